@@ -1,0 +1,1 @@
+"""4-bit training of neural networks for PyTorch."""
