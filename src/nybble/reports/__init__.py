@@ -1,0 +1,1 @@
+"""Tables, figures and pages made from recorded studies; nothing here trains or measures."""

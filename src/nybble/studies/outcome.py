@@ -1,0 +1,186 @@
+"""What a comparison needs to know of one run, and what it derives from the runs of one recipe.
+
+A row of the table is made from the runs of one recipe, paired with the baseline's runs of the same
+seeds.  Derived here, in one place:
+
+* the metric at the end of training (the last epoch, never the best one: choosing the best epoch on
+  the test set would flatter the noisier recipe);
+* the paired difference to the baseline (`statistics.paired_difference`);
+* the wall time until the baseline's final metric was reached: for each seed, the time at the end of
+  the first epoch whose metric is at least the baseline's final one of that seed.  A seed that never
+  got there counts as not reached; the median is over the seeds that did, and both are reported.
+
+Runs that failed stay in the row: they lower `finished`, and their reason is listed.
+"""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from nybble.studies.statistics import paired_difference, spread
+
+FINISHED = "finished"
+"""The status of a run whose metric counts; every other status is shown as it is."""
+
+
+@dataclass(frozen=True)
+class Point:
+    """One epoch of a run: `seconds` is the wall time from the start of training to its end."""
+
+    epoch: int
+    seconds: float
+    train_loss: float | None
+    metric: float | None
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """One run: which recipe and seed, how it ended, and its curve.
+
+    `metric` is in the units of the report (accuracy in percent) and None without a result;
+    `dead_layers` are the converted layers whose weight gradient was zero in every step that was
+    looked at.
+    """
+
+    recipe: str
+    seed: int
+    status: str
+    folder: str
+    metric: float | None = None
+    reason: str = ""
+    seconds: float | None = None
+    saved_bytes: int | None = None
+    dead_layers: tuple[str, ...] = ()
+    curve: tuple[Point, ...] = ()
+    reused: bool = False
+
+    @property
+    def finished(self) -> bool:
+        """Whether the run's metric counts."""
+        return self.status == FINISHED and self.metric is not None and math.isfinite(self.metric)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The run as JSON values (a NaN or infinite number becomes null)."""
+        return _finite_numbers(asdict(self))
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> Outcome:
+        """The inverse of `to_dict`.
+
+        >>> run = Outcome("fp32", 0, "finished", "runs/a", 91.5, curve=(Point(1, 2.0, 0.5, 91.5),))
+        >>> Outcome.from_dict(run.to_dict()) == run
+        True
+        """
+        fields = dict(data)
+        fields["dead_layers"] = tuple(fields.get("dead_layers", ()))
+        fields["curve"] = tuple(Point(**point) for point in fields.get("curve", ()))
+        return cls(**fields)
+
+
+def _finite_numbers(value: Any) -> Any:
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    if isinstance(value, dict):
+        return {key: _finite_numbers(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite_numbers(item) for item in value]
+    return value
+
+
+@dataclass(frozen=True)
+class Reached:
+    """Wall time until the baseline's final metric was reached, over the seeds of one recipe."""
+
+    reached: int
+    of: int
+    median_seconds: float | None
+    seconds: tuple[float | None, ...] = field(default=())
+
+    def to_dict(self) -> dict[str, Any]:
+        """The times as JSON values."""
+        return {
+            "reached": self.reached,
+            "of": self.of,
+            "median_seconds": self.median_seconds,
+            "seconds": list(self.seconds),
+        }
+
+
+def time_to_reach(run: Outcome, target: float) -> float | None:
+    """Seconds until the end of the first epoch whose metric is at least `target`, or None.
+
+    >>> run = Outcome("r", 0, "finished", "", 3.0, curve=(Point(1, 10.0, None, 1.0),
+    ...     Point(2, 20.0, None, 4.0), Point(3, 30.0, None, 3.0)))
+    >>> time_to_reach(run, 3.0), time_to_reach(run, 5.0)
+    (20.0, None)
+    """
+    for point in run.curve:
+        if point.metric is not None and point.metric >= target:
+            return point.seconds
+    return None
+
+
+def reach(runs: Mapping[int, Outcome], baseline: Mapping[int, Outcome]) -> Reached:
+    """`time_to_reach` for every seed whose baseline finished.
+
+    >>> base = {0: Outcome("fp32", 0, "finished", "", 3.0)}
+    >>> reach({0: Outcome("r", 0, "failed", "")}, base)
+    Reached(reached=0, of=1, median_seconds=None, seconds=(None,))
+    """
+    times: list[float | None] = []
+    for seed, reference in sorted(baseline.items()):
+        if reference.finished and reference.metric is not None and seed in runs:
+            times.append(time_to_reach(runs[seed], reference.metric))
+    found = [time for time in times if time is not None]
+    median = statistics.median(found) if found else None
+    return Reached(len(found), len(times), median, tuple(times))
+
+
+def make_row(
+    recipe: str, outcomes: Sequence[Outcome], seeds: Sequence[int], baseline: str | None
+) -> dict[str, Any]:
+    """The row of one recipe as JSON values, from all outcomes of the comparison.
+
+    `baseline` is the recipe that the others are compared with, or None when it is not among them;
+    then there are no differences and no times.
+    """
+    runs = {run.seed: run for run in outcomes if run.recipe == recipe}
+    reference = {run.seed: run for run in outcomes if run.recipe == baseline}
+    metrics = [_metric(runs.get(seed)) for seed in seeds]
+    row: dict[str, Any] = {
+        "recipe": recipe,
+        "baseline": recipe == baseline,
+        "metric": {**spread(metrics).to_dict(), "values": metrics},
+        "difference": None,
+        "time_to_baseline": None,
+        "finished": sum(run.finished for run in runs.values()),
+        "runs": len(seeds),
+        "problems": [_problem(run) for _, run in sorted(runs.items()) if not run.finished],
+        "missing": [seed for seed in seeds if seed not in runs],
+        "saved_bytes": _common([run.saved_bytes for run in runs.values()]),
+        "dead_layers": sorted({name for run in runs.values() for name in run.dead_layers}),
+    }
+    if baseline is not None:
+        row["time_to_baseline"] = reach(runs, reference).to_dict()
+        if recipe != baseline:
+            against = [_metric(reference.get(seed)) for seed in seeds]
+            row["difference"] = paired_difference(metrics, against).to_dict()
+    return row
+
+
+def _metric(run: Outcome | None) -> float | None:
+    return run.metric if run is not None and run.finished else None
+
+
+def _problem(run: Outcome) -> str:
+    reason = f": {run.reason}" if run.reason else ""
+    return f"seed {run.seed} {run.status}{reason}"
+
+
+def _common(values: Sequence[int | None]) -> int | None:
+    known = [value for value in values if value is not None]
+    return max(known) if known else None
