@@ -1,0 +1,89 @@
+# Everything a contributor or a reader runs. Each target sets up what it needs: a virtual
+# environment in .venv, the pinned packages of constraints.txt, and the compiled module. What is set
+# up is remembered by stamp files in .venv named after the content of the files they depend on, so a
+# second call reuses it and a changed pin or source file renews it.
+#
+#   make demo      train a network in float32 and in 4 bits, print the table, write the report
+#   make test      lint, types, tests
+#   make format    rewrite sources in the project's style
+#   make mutation  break the code in many small ways and count what the tests notice
+#   make fallback  install without a compiler into a throw-away environment and check it
+#
+# PYTHON=python3.12 make test   chooses the interpreter (3.11 or newer) for a new .venv.
+# PIP_FLAGS                     is passed to every pip install, for example an index of your own.
+
+SHELL := /bin/sh
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test lint types unit format mutation fallback clean
+
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check
+PIP_FLAGS ?=
+PYTEST_FLAGS ?= -n 2
+
+# The newest tested Python comes first; a shim that exists but does not run is passed over.
+PYTHON ?= $(shell for p in python3.11 python3.12 python3.13 python3.14 python3; do \
+	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' >/dev/null 2>&1 && echo $$p && break; done)
+
+# Where there is a compiler, a failed build is an error and not a reason to install without it.
+COMPILER := $(shell command -v $${CXX:-c++} || command -v g++ || command -v clang++)
+NATIVE := $(if $(COMPILER),NYBBLE_REQUIRE_NATIVE=1,)
+
+CXX_FILES := $(wildcard csrc/*.cpp csrc/*.hpp)
+PINS := $(shell cat pyproject.toml constraints.txt | cksum | cut -d' ' -f1)
+SOURCES := $(shell cat pyproject.toml CMakeLists.txt $(CXX_FILES) | cksum | cut -d' ' -f1)
+PACKAGES_STAMP := $(VENV)/.stamp-packages-$(PINS)
+BUILD_STAMP := $(VENV)/.stamp-build-$(SOURCES)
+
+help:
+	@sed -n '2,/^$$/s/^# \{0,1\}//p' Makefile
+
+setup: $(BUILD_STAMP)
+
+$(BIN)/python:
+	@test -n "$(PYTHON)" || { echo "make: no Python 3.11 or newer was found; name one: make PYTHON=/path/to/python" >&2; exit 2; }
+	$(PYTHON) -m venv $(VENV)
+
+# Listed as an order-only prerequisite: the interpreter's date says nothing about the packages.
+$(PACKAGES_STAMP): | $(BIN)/python
+	$(NATIVE) $(PIP) install $(PIP_FLAGS) -c constraints.txt -e '.[dev,vision]'
+	@rm -f $(VENV)/.stamp-*
+	@touch $@ $(BUILD_STAMP)
+
+$(BUILD_STAMP): | $(PACKAGES_STAMP)
+	test -f $@ || $(NATIVE) $(PIP) install $(PIP_FLAGS) --no-deps -c constraints.txt -e .
+	@rm -f $(VENV)/.stamp-build-*
+	@touch $@
+
+DEMO_OUT ?= runs/demo
+demo: setup
+	$(BIN)/nybble compare vision --data mnist5k --model cnn --recipes fp32,sun2020 --seeds 0,1,2 --out $(DEMO_OUT)
+
+test: lint types unit
+
+lint: setup
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/clang-format --dry-run -Werror $(CXX_FILES)
+
+types: setup
+	$(BIN)/mypy
+
+unit: setup
+	$(BIN)/python -m pytest $(PYTEST_FLAGS)
+
+format: setup
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+	$(BIN)/clang-format -i $(CXX_FILES)
+
+MUTATION_FLAGS ?=
+mutation: setup
+	$(BIN)/python tools/mutate.py $(MUTATION_FLAGS)
+
+fallback: setup
+	$(BIN)/python tools/check_fallback.py
+
+clean:
+	rm -rf build .mypy_cache .pytest_cache .ruff_cache .hypothesis

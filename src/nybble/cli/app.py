@@ -1,0 +1,152 @@
+"""The `nybble` program: the table of commands, and what errors look like to a user.
+
+A command is one line in `COMMANDS` and one file `nybble/cli/<name>.py` with a function `command`
+(or a `typer.Typer` of that name, for a command with subcommands). Only the command that is asked
+for is imported, so `nybble --help` does not wait for torch.
+
+Exit status: 0 done; 2 bad input or a full disk, one line on stderr, no traceback; 130 interrupted;
+1 with a traceback is a bug in nybble. A command ends with another status by `raise typer.Exit(n)`.
+"""
+
+from __future__ import annotations
+
+import errno
+import importlib
+import os
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from importlib.metadata import version
+from typing import Annotated, Any
+
+import typer
+
+from nybble.errors import UserError
+
+COMMANDS: dict[str, str] = {
+    "train": "Train one model with one recipe.",
+    "compare": "Train the same model with several recipes and seeds, and compare them.",
+    "bench": "Measure speed: what a training step costs against float32.",
+    "data": "List the data sets that can be used here.",
+    "recipes": "List the 4-bit recipes, or print one in full.",
+    "summary": "Show what every layer of a converted model runs in how many bits.",
+    "formats": "Print the number formats and their code tables.",
+    "doctor": "Check this installation: CPU, backend, packages and self-tests.",
+}
+
+_MACHINE_ERRNOS = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM})
+_NO_SPACE = os.strerror(errno.ENOSPC)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the program on `arguments` (the process's own if None) and return its exit status.
+
+    >>> main(["--version"])
+    nybble 0.1.0
+    0
+    """
+    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    try:
+        status = _build(arguments)(arguments, prog_name="nybble", standalone_mode=False)
+        sys.stdout.flush()  # a full disk or a closed pipe shows here, not after the last handler
+        return status if isinstance(status, int) else 0
+    except UserError as error:
+        return _complain(str(error))
+    except typer.TyperException as error:  # an unknown option, a missing argument, ...
+        return _complain(error.format_message(), _help_hint(error))
+    except (KeyboardInterrupt, typer.Abort):
+        print("nybble: interrupted", file=sys.stderr)
+        return 130
+    except BrokenPipeError:
+        # The reader (`| head`) has gone. Python would complain again while closing stdout.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except Exception as error:
+        trouble = _machine_trouble(error)
+        if trouble is None:
+            raise
+        return _complain(trouble)
+
+
+def run() -> None:
+    """The entry point of the installed program."""
+    sys.exit(main())
+
+
+def _build(arguments: Sequence[str]) -> typer.Typer:
+    """The typer application, with the real command that is asked for and only names of the others."""
+    app = typer.Typer(
+        help="4-bit training of neural networks for PyTorch.",
+        epilog="Example: nybble compare vision --data mnist5k --recipes fp32,sun2020 --seeds 0,1,2",
+        no_args_is_help=True,
+        add_completion=False,
+        pretty_exceptions_enable=False,
+        context_settings={"help_option_names": ["-h", "--help"]},
+    )
+    app.callback()(_options)
+    wanted = next((word for word in arguments if not word.startswith("-")), None)
+    for name, line in COMMANDS.items():
+        command = _load(name) if name == wanted else _not_asked_for
+        if isinstance(command, typer.Typer):
+            app.add_typer(command, name=name, short_help=line)
+        else:
+            app.command(name, short_help=line)(command)
+    return app
+
+
+def _load(name: str) -> Callable[..., Any] | typer.Typer:
+    command: Callable[..., Any] | typer.Typer = importlib.import_module(
+        f"nybble.cli.{name}"
+    ).command
+    return command
+
+
+def _not_asked_for() -> None:
+    """Stands in the help's list for a command whose file is not imported in this run."""
+
+
+def _show_version(asked: bool) -> None:
+    if asked:
+        typer.echo(f"nybble {version('nybble')}")
+        raise typer.Exit
+
+
+def _options(
+    _version: Annotated[
+        bool,
+        typer.Option(
+            "--version", is_eager=True, callback=_show_version, help="Show the version and exit."
+        ),
+    ] = False,
+) -> None:
+    """4-bit training of neural networks for PyTorch."""
+
+
+def _complain(message: str, hint: str = "") -> int:
+    line = " ".join(message.split())
+    print(f"nybble: error: {line}{hint}", file=sys.stderr)
+    return 2
+
+
+def _help_hint(error: typer.TyperException) -> str:
+    context = getattr(error, "ctx", None)
+    return f" See `{context.command_path} --help`." if context is not None else ""
+
+
+def _causes(error: BaseException | None) -> Iterator[BaseException]:
+    while error is not None:
+        yield error
+        error = error.__cause__ or error.__context__
+
+
+def _machine_trouble(error: Exception) -> str | None:
+    """One line for an error that the machine, not nybble, is the cause of; None for all others.
+
+    A full disk also arrives as text: safetensors and torch wrap the system's error in their own.
+    """
+    for cause in _causes(error):
+        if isinstance(cause, OSError) and cause.errno in _MACHINE_ERRNOS:
+            where = f": {cause.filename}" if cause.filename else ""
+            return f"{cause.strerror}{where}. Nothing more was written."
+        if _NO_SPACE in str(cause):
+            return f"{_NO_SPACE}: {cause}. Nothing more was written."
+    return None
