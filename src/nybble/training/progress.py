@@ -1,0 +1,101 @@
+"""What the user sees while a run goes on: a live line on a terminal, plain lines elsewhere.
+
+log.txt in the run's folder gets plain lines from the first second, whatever the terminal. The
+screen part goes to stderr, so that stdout holds the result only. Lines inside an epoch are limited
+by time: one at once, then at most one every few seconds.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from nybble.training.files import disk_errors
+
+LINE_EVERY_SECONDS = 10.0
+
+
+class Reporter:
+    """Writes to log.txt and, unless `quiet`, to stderr. Use as a context manager."""
+
+    def __init__(self, folder: Path, quiet: bool = False) -> None:
+        self._path = folder / "log.txt"
+        with disk_errors(f"The log {self._path}"):
+            self._log = open(self._path, "a", encoding="utf-8")  # noqa: SIM115 (closed by close())
+        self._quiet = quiet
+        self._last_line = float("-inf")
+        self._live: Any = None
+        self._bar: Any = None
+
+    def __enter__(self) -> Reporter:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """End the live line and close the log."""
+        if self._live is not None:
+            self._live.stop()
+            self._live = None
+        with suppress(OSError):  # a full disk was reported when the line was written
+            self._log.close()
+
+    def start(self, total_steps: int, done: int) -> None:
+        """Begin the live line, if stderr is a terminal."""
+        if self._quiet or not sys.stderr.isatty():
+            return
+        from rich.console import Console
+        from rich.progress import BarColumn, Progress, TextColumn
+
+        self._live = Progress(
+            BarColumn(bar_width=24),
+            TextColumn("{task.description}"),
+            console=Console(stderr=True),
+            refresh_per_second=4,
+        )
+        self._bar = self._live.add_task("", total=total_steps, completed=done)
+        self._live.start()
+
+    def say(self, line: str) -> None:
+        """One line to the log and to the screen."""
+        self._write_log(line)
+        if self._quiet:
+            return
+        if self._live is not None:
+            self._live.console.print(line, markup=False, highlight=False)
+        else:
+            print(line, file=sys.stderr, flush=True)
+
+    def step(self, done: int, line: str) -> None:
+        """The state after a step: the live line always, a plain line now and then."""
+        now = time.monotonic()
+        due = now - self._last_line >= LINE_EVERY_SECONDS
+        if self._live is not None:
+            self._live.update(self._bar, completed=done, description=line)
+        if due:
+            self._last_line = now
+            self._write_log(line)
+            if self._live is None and not self._quiet:
+                print(line, file=sys.stderr, flush=True)
+
+    def _write_log(self, line: str) -> None:
+        stamp = time.strftime("%Y-%m-%d %H:%M:%S")
+        with disk_errors(f"The log {self._path}"):
+            self._log.write(f"{stamp}  {line}\n")
+            self._log.flush()
+
+
+def clock(seconds: float) -> str:
+    """Seconds as h:mm:ss or m:ss.
+
+    >>> clock(3725), clock(59.4)
+    ('1:02:05', '0:59')
+    """
+    whole = round(seconds)
+    hours, rest = divmod(whole, 3600)
+    minutes, left = divmod(rest, 60)
+    return f"{hours}:{minutes:02d}:{left:02d}" if hours else f"{minutes}:{left:02d}"

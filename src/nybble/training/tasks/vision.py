@@ -1,0 +1,76 @@
+"""Image classification: cross-entropy, accuracy."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from nybble.training.config import TrainConfig
+from nybble.training.data import DataOptions, ImageData, load_data
+from nybble.training.data.batches import Batches
+from nybble.training.models.registry import build_model, check_model_name
+
+TEST_BATCH = 500
+
+
+class VisionTask:
+    """Classify images; see `nybble.training.tasks.base.Task`."""
+
+    metric = "accuracy"
+    higher_is_better = True
+
+    def __init__(self, config: TrainConfig) -> None:
+        check_model_name(config.model)
+        self.config = config
+        data = load_data(config.data, DataOptions(config.resize, config.on_corrupt))
+        self.data = limit(data, config.limit_train, config.limit_test)
+        self.batches = Batches(self.data, config.batch_size, config.seed, config.augmentation)
+        self.steps_per_epoch = self.batches.steps_per_epoch
+
+    def describe(self) -> dict[str, Any]:
+        data = self.data
+        return {
+            "name": data.name,
+            "train": len(data.train_x),
+            "test": len(data.test_x),
+            "shape": list(data.train_x.shape[1:]),
+            "classes": list(data.classes),
+            "augmentation": self.batches.augmentation,
+            "notes": list(data.notes),
+        }
+
+    def model(self) -> nn.Module:
+        return build_model(
+            self.config.model, len(self.data.classes), self.data.channels, self.config.zero_init
+        )
+
+    def batch(self, epoch: int, step: int) -> tuple[Tensor, Tensor]:
+        return self.batches.batch(epoch, step)
+
+    def test_batches(self) -> Iterator[tuple[Tensor, Tensor]]:
+        for start in range(0, len(self.data.test_x), TEST_BATCH):
+            yield self.batches.test_batch(start, TEST_BATCH)
+
+    def loss(self, output: Tensor, target: Tensor) -> Tensor:
+        return F.cross_entropy(output, target, label_smoothing=self.config.label_smoothing)
+
+    def score(self, output: Tensor, target: Tensor) -> tuple[float, int]:
+        return float((output.argmax(1) == target).sum()), len(target)
+
+
+def limit(data: ImageData, train: int | None, test: int | None) -> ImageData:
+    """Keep `train` and `test` images, chosen at random, the same for every run."""
+    chosen = torch.Generator().manual_seed(0)
+    changes: dict[str, Tensor] = {}
+    for part, count in (("train", train), ("test", test)):
+        images: Tensor = getattr(data, f"{part}_x")
+        if count is not None and count < len(images):
+            keep = torch.randperm(len(images), generator=chosen)[:count]
+            changes[f"{part}_x"] = images[keep]
+            changes[f"{part}_y"] = getattr(data, f"{part}_y")[keep]
+    return replace(data, **changes)  # type: ignore[arg-type]
