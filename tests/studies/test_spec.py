@@ -20,7 +20,9 @@ WORD = st.text(alphabet="abcXYZ019._-", min_size=1, max_size=8)
 SPEC = st.builds(
     RecipeSpec,
     WORD,
-    st.dictionaries(WORD, WORD, max_size=3).map(lambda d: tuple(sorted(d.items()))),
+    st.dictionaries(
+        WORD, st.builds("".join, st.tuples(st.sampled_from(["", "+"]), WORD)), max_size=3
+    ).map(lambda d: tuple(sorted(d.items()))),
 )
 
 
@@ -48,6 +50,8 @@ def test_order_of_switches_does_not_make_another_recipe() -> None:
         ("sun2020:factor=", "is not a switch"),
         ("sun2020:a=1+", "is not a switch"),
         ("sun2020:a=1=2", "is not a switch"),
+        ("sun2020:a=++1", "is not a switch"),
+        ("sun2020:a=1++b=2", "is not a switch"),
         ("sun2020:a=1+a=2", "given twice"),
         ("fp32,fp32", "there twice"),
     ],

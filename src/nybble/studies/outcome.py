@@ -65,7 +65,7 @@ class Outcome:
 
     def to_dict(self) -> dict[str, Any]:
         """The run as JSON values (a NaN or infinite number becomes null)."""
-        return _finite_numbers(asdict(self))
+        return {key: _finite_numbers(value) for key, value in asdict(self).items()}
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Outcome:

@@ -4,10 +4,10 @@
     RECIPE   = NAME [ ":" KEY "=" VALUE { "+" KEY "=" VALUE } ]
     SEEDS    = (N | N "-" N) { "," (N | N "-" N) }
 
-`fp32,sun2020,sun2020:factor=1.848+odd_offset=1` is three recipes: a comma (or semicolon, which
+`fp32,sun2020,sun2020:factor=1.848+odd_offset=+1` is three recipes: a comma (or semicolon, which
 needs no thought inside quotes) always ends a recipe, and a plus sign joins the switches of one.  So
-names, keys and values cannot contain `, ; + : =` or spaces; `odd_offset=1` is written without a
-plus sign.
+names, keys and values cannot contain `, ; + : =` or spaces, except that a value may begin with a
+plus sign: `odd_offset=+1` is one switch, as `get_recipe` reads it.
 
 Whether a recipe or a switch exists is the registry's business (`nybble.recipes.get_recipe` takes
 the same text); here only the text is read.
@@ -21,6 +21,7 @@ from dataclasses import dataclass
 from nybble.errors import UserError
 
 _WORD = re.compile(r"[^\s,;+:=]+")
+_SWITCH = re.compile(r"([^\s,;+:=]+)=(\+?[^\s,;+:=]+)")
 
 
 @dataclass(frozen=True)
@@ -34,8 +35,8 @@ class RecipeSpec:
     def text(self) -> str:
         """The form that `get_recipe` reads, equal for equal recipes whatever the order written.
 
-        >>> RecipeSpec("sun2020", (("odd_offset", "1"), ("factor", "1.848"))).text
-        'sun2020:factor=1.848+odd_offset=1'
+        >>> RecipeSpec("sun2020", (("odd_offset", "+1"), ("factor", "1.848"))).text
+        'sun2020:factor=1.848+odd_offset=+1'
         >>> RecipeSpec("fp32").text
         'fp32'
         """
@@ -58,13 +59,14 @@ def parse_recipe(text: str) -> RecipeSpec:
     if not _WORD.fullmatch(name):
         raise UserError(f"recipe '{given}': no name; write NAME or NAME:KEY=VALUE+KEY=VALUE")
     switches: list[tuple[str, str]] = []
-    for part in rest.split("+") if colon else []:
-        key, _, value = part.partition("=")
-        if not (_WORD.fullmatch(key) and _WORD.fullmatch(value)):
+    for part in re.split(r"(?<!=)\+", rest) if colon else []:  # the plus in "=+1" is a sign
+        found = _SWITCH.fullmatch(part)
+        if not found:
             raise UserError(
                 f"recipe '{given}': '{part}' is not a switch; "
                 f"write {name}:KEY=VALUE, more of them joined by +"
             )
+        key, value = found[1], found[2]
         if key in dict(switches):
             raise UserError(f"recipe '{given}': switch '{key}' is given twice; keep one")
         switches.append((key, value))
@@ -77,8 +79,8 @@ def parse_recipes(text: str) -> tuple[RecipeSpec, ...]:
     Raises:
         UserError: the list is empty, has an empty entry, or names the same recipe twice.
 
-    >>> [spec.text for spec in parse_recipes("fp32,sun2020,sun2020:factor=1.848+odd_offset=1")]
-    ['fp32', 'sun2020', 'sun2020:factor=1.848+odd_offset=1']
+    >>> [spec.text for spec in parse_recipes("fp32,sun2020,sun2020:factor=1.848+odd_offset=+1")]
+    ['fp32', 'sun2020', 'sun2020:factor=1.848+odd_offset=+1']
     """
     if not text.strip():
         raise UserError("recipes: the list is empty; give for example fp32,sun2020")
@@ -166,8 +168,8 @@ def apply_switches(recipes: tuple[RecipeSpec, ...], switches: str) -> tuple[Reci
 def slug(text: str) -> str:
     """A folder name for a recipe: different texts give different names.
 
-    >>> slug("sun2020:factor=1.848+odd_offset=1")
-    'sun2020@factor=1.848+odd_offset=1'
+    >>> slug("sun2020:factor=1.848+odd_offset=+1")
+    'sun2020@factor=1.848+odd_offset=+1'
     >>> slug("sun2020-strict")
     'sun2020-strict'
     """

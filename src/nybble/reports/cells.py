@@ -1,0 +1,255 @@
+"""The words and numbers of a comparison's table, once, for the terminal, HTML and Markdown.
+
+Every difference is printed with its interval or with the reason why it has none.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+NONE = "-"
+"""An empty cell: the quantity does not exist for this row."""
+
+
+def header(record: Mapping[str, Any]) -> list[str]:
+    """Column titles.
+
+    >>> from nybble.studies import sample
+    >>> header(sample.record())[:3]
+    ['recipe', 'accuracy (%)', 'difference to fp32 [95 %]']
+    """
+    metric = record["metric"]
+    unit = f" ({metric['unit']})" if metric.get("unit") else ""
+    baseline = record["baseline"] or "baseline"
+    return [
+        "recipe",
+        f"{metric['name']}{unit}",
+        f"difference to {baseline} [95 %]",
+        "step time",
+        f"time to {baseline}'s {metric['name']}",
+        "saved for backward",
+        "runs",
+    ]
+
+
+def cells(record: Mapping[str, Any], row: Mapping[str, Any]) -> list[str]:
+    """The cells of one row, in the order of `header`.
+
+    >>> from nybble.studies import sample
+    >>> record = sample.record()
+    >>> cells(record, record["rows"][2])[:3]
+    ['sun2020:factor=1.848 (1)', '91.27 ± 0.59', '-0.23 [-0.75, +0.28]']
+    """
+    digits = int(record["metric"].get("digits", 2))
+    return [
+        label(row),
+        mean_sd(row["metric"], digits),
+        NONE if row["baseline"] else difference(row["difference"], digits),
+        step_time(row.get("step_time")),
+        reached(row["time_to_baseline"]),
+        saved(row, record),
+        runs(row),
+    ]
+
+
+def label(row: Mapping[str, Any]) -> str:
+    """The recipe, with a mark when it was chosen on other seeds."""
+    return f"{row['recipe']} (1)" if row.get("selected") else str(row["recipe"])
+
+
+def mean_sd(metric: Mapping[str, Any], digits: int) -> str:
+    """Mean ± sd, and how many runs it is the mean of when that is not all of them.
+
+    >>> mean_sd({"n": 3, "mean": 91.5, "sd": 0.5, "given": 3}, 2)
+    '91.50 ± 0.50'
+    >>> mean_sd({"n": 1, "mean": 91.5, "sd": None, "given": 3}, 2)
+    '91.50 (1 of 3 runs)'
+    """
+    if metric["mean"] is None:
+        return "no result"
+    text = f"{metric['mean']:.{digits}f}"
+    if metric["sd"] is not None:
+        text += f" ± {metric['sd']:.{digits}f}"
+    if metric["n"] < metric["given"]:
+        text += f" ({metric['n']} of {metric['given']} runs)"
+    elif metric["n"] == 1:
+        text += " (1 run)"
+    return text
+
+
+def difference(found: Mapping[str, Any] | None, digits: int) -> str:
+    """The paired difference with its t interval, or the reason why there is none.
+
+    >>> difference({"n": 1, "mean": -1.0, "t_interval": None}, 2)
+    '-1.00 [n/a: 1 pair]'
+    """
+    if found is None or found["mean"] is None:
+        return "n/a: no pair of finished runs"
+    mean = f"{found['mean']:+.{digits}f}"
+    interval = found["t_interval"]
+    if interval is None:
+        return f"{mean} [n/a: {found['n']} pair]"
+    text = f"{mean} [{interval['low']:+.{digits}f}, {interval['high']:+.{digits}f}]"
+    return text + (f" ({found['n']} pairs)" if found.get("dropped") else "")
+
+
+def step_time(found: Mapping[str, Any] | None) -> str:
+    """The median ratio of wall times with its interval, or its extremes below six pairs.
+
+    >>> step_time({"wall": {"n": 3, "median": 1.5, "min": 1.4, "max": 1.7, "interval": None}})
+    '1.50x (1.40 to 1.70)'
+    """
+    wall = found["wall"] if found else None
+    if not wall or wall["median"] is None:
+        return "not measured"
+    interval = wall["interval"]
+    if interval:
+        return f"{wall['median']:.2f}x [{interval['low']:.2f}, {interval['high']:.2f}]"
+    return f"{wall['median']:.2f}x ({wall['min']:.2f} to {wall['max']:.2f})"
+
+
+def reached(found: Mapping[str, Any] | None) -> str:
+    """When the baseline's final metric was reached, and by how many of the seeds.
+
+    >>> reached({"reached": 2, "of": 3, "median_seconds": 75.0})
+    '1 min 15 s (2 of 3)'
+    >>> reached({"reached": 0, "of": 3, "median_seconds": None})
+    'not reached (0 of 3)'
+    """
+    if found is None or found["of"] == 0:
+        return "n/a"
+    count = f"({found['reached']} of {found['of']})"
+    if found["median_seconds"] is None:
+        return f"not reached {count}"
+    return f"{duration(found['median_seconds'])} {count}"
+
+
+def saved(row: Mapping[str, Any], record: Mapping[str, Any]) -> str:
+    """Bytes saved for backward, and how many times fewer than the baseline's.
+
+    >>> saved({"saved_bytes": 2_000_000, "baseline": False}, {"rows": []})
+    '2.0 MB'
+    """
+    count = row["saved_bytes"]
+    if count is None:
+        return "not measured"
+    text = size(count)
+    reference = next((r["saved_bytes"] for r in record["rows"] if r["baseline"]), None)
+    if reference and count and not row["baseline"]:
+        text += f" ({reference / count:.1f}x less)"
+    return text
+
+
+def runs(row: Mapping[str, Any]) -> str:
+    """How many runs finished, and what is wrong with the others and with any layer.
+
+    >>> runs({"finished": 2, "runs": 3, "problems": ["seed 1 failed"], "missing": [],
+    ...     "dead_layers": ["conv1"]})
+    '2 of 3, 1 dead layer'
+    """
+    text = str(row["finished"])
+    if row["finished"] != row["runs"]:
+        text += f" of {row['runs']}"
+    if row["dead_layers"]:
+        dead = len(row["dead_layers"])
+        text += f", {dead} dead layer{'s' if dead > 1 else ''}"
+    return text
+
+
+def notes(record: Mapping[str, Any]) -> list[str]:
+    """What a reader must know to read the table: how it was measured, what failed, what is dead.
+
+    >>> from nybble.studies import sample
+    >>> print("\\n".join(notes(sample.record())[-2:]))
+    sun2020: seed 2 failed: loss is NaN <at> step 7.
+    sun2020: layers without any gradient: layer2.conv1.
+    """
+    metric, seeds = record["metric"], record["seeds"]
+    found = [
+        f"{metric['name'].capitalize()} at the end of training, mean ± standard deviation over "
+        f"{_count(len(seeds), 'seed')} ({', '.join(map(str, seeds))})."
+    ]
+    if record["baseline"]:
+        found.append(
+            f"Difference to {record['baseline']}: paired by seed, with the 95 % t interval of the "
+            "mean" + ("." if len(seeds) > 1 else "; one seed gives no interval.")
+        )
+    else:
+        found.append("fp32 is not among the recipes, so there are no differences.")
+    found += _timing_notes(record.get("timing"))
+    if record.get("selection"):
+        found.append(_selection_note(record["selection"]))
+    for row in record["rows"]:
+        found += [f"{row['recipe']}: {problem}." for problem in row["problems"]]
+        if row["missing"]:
+            found.append(
+                f"{row['recipe']}: not run yet: seeds {', '.join(map(str, row['missing']))}."
+            )
+        if row["dead_layers"]:
+            found.append(
+                f"{row['recipe']}: layers without any gradient: {', '.join(row['dead_layers'])}."
+            )
+    return found
+
+
+def _timing_notes(timing: Mapping[str, Any] | None) -> list[str]:
+    if not timing:
+        return []
+    how = ", ".join(dict.fromkeys(timing["backend"].values()))
+    return [
+        f"Step time: median over {timing['pairs']} pairs of steps measured in turn in one process "
+        f"(batch {timing['batch_size']}, {_count(timing['threads'], 'thread')}, backend {how}); "
+        "the bracket is its 95 % interval by order statistics, or else the smallest and largest."
+    ]
+
+
+def _selection_note(selection: Mapping[str, Any]) -> str:
+    seeds = ", ".join(map(str, selection["seeds"]))
+    return (
+        f"(1) Chosen among {_count(len(selection['candidates']), 'setting')} by the best mean "
+        f"after {_count(selection['epochs'], 'epoch')} on other seeds ({seeds}); "
+        "the rows without this mark were not chosen."
+    )
+
+
+def _count(number: int, word: str) -> str:
+    return f"{number} {word}" + ("" if number == 1 else "s")
+
+
+def duration(seconds: float) -> str:
+    """Seconds as a person would say them.
+
+    >>> duration(9.34), duration(75), duration(7260)
+    ('9.3 s', '1 min 15 s', '2 h 1 min')
+    """
+    if seconds < 59.95:
+        return f"{seconds:.1f} s"
+    whole = round(seconds)
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60} s"
+    minutes = round(seconds / 60)
+    return f"{minutes // 60} h {minutes % 60} min"
+
+
+def size(count: int) -> str:
+    """A number of bytes in decimal units.
+
+    >>> size(812), size(1_540_000), size(2_345)
+    ('812 B', '1.5 MB', '2.3 kB')
+    """
+    value = float(count)
+    for unit in ("B", "kB", "MB", "GB"):
+        if value < 999.95 or unit == "GB":
+            return f"{value:.0f} B" if unit == "B" else f"{value:.1f} {unit}"
+        value /= 1000
+    raise AssertionError("unreachable: the last unit always returns")
+
+
+def column_widths(table: Sequence[Sequence[str]]) -> list[int]:
+    """The widest cell of every column.
+
+    >>> column_widths([["a", "bcd"], ["ef", "g"]])
+    [2, 3]
+    """
+    return [max(len(cell) for cell in column) for column in zip(*table, strict=True)]
