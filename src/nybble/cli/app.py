@@ -41,7 +41,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the program on `arguments` (the process's own if None) and return its exit status.
 
     >>> main(["--version"])
-    nybble 0.1.0
+    nybble ...
     0
     """
     arguments = list(sys.argv[1:] if arguments is None else arguments)
@@ -73,7 +73,7 @@ def run() -> None:
 
 
 def _build(arguments: Sequence[str]) -> typer.Typer:
-    """The typer application, with the real command that is asked for and only names of the others."""
+    """The typer application: the command that is asked for, and only the names of the others."""
     app = typer.Typer(
         help="4-bit training of neural networks for PyTorch.",
         epilog="Example: nybble compare vision --data mnist5k --recipes fp32,sun2020 --seeds 0,1,2",
@@ -123,6 +123,8 @@ def _options(
 
 def _complain(message: str, hint: str = "") -> int:
     line = " ".join(message.split())
+    if hint and not line.endswith((".", "?", "!")):
+        line += "."
     print(f"nybble: error: {line}{hint}", file=sys.stderr)
     return 2
 

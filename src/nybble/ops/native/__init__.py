@@ -12,9 +12,10 @@ Not done here: the Gemm kernels. The module has the CPU probe, the dispatch tabl
 from __future__ import annotations
 
 import importlib
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from functools import lru_cache
-from types import MappingProxyType, ModuleType
+from types import ModuleType
 
 __all__ = ["Availability", "Probe", "available", "core", "probe"]
 
@@ -31,7 +32,7 @@ class Probe:
     reason: str
     isa: str | None = None
     isas: tuple[str, ...] = ()
-    cpu: MappingProxyType[str, bool] = MappingProxyType({})
+    cpu: Mapping[str, bool] = field(default_factory=dict)
     openmp: bool = False
     threads: int = 1
     version: str | None = None
@@ -82,7 +83,7 @@ def probe() -> Probe:
         reason=f"compiled module {module.version()}, instruction set {module.isa()}",
         isa=module.isa(),
         isas=module.isas(),
-        cpu=MappingProxyType(module.cpu_features()),
+        cpu=module.cpu_features(),
         openmp=module.has_openmp(),
         threads=module.max_threads(),
         version=module.version(),
