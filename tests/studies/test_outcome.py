@@ -11,11 +11,11 @@ import pytest
 from nybble.errors import UserError
 from nybble.studies import sample
 from nybble.studies.outcome import Outcome, Point, make_row, reach, time_to_reach
-from nybble.studies.record import read_record, write_json
+from nybble.studies.record import read_record, write_record
 
 
 def run(recipe: str, seed: int, metric: float | None, **more: object) -> Outcome:
-    status = "finished" if metric is not None else "failed"
+    status = "complete" if metric is not None else "failed"
     return Outcome(recipe, seed, status, f"runs/{recipe}{seed}", metric, **more)  # type: ignore[arg-type]
 
 
@@ -61,6 +61,15 @@ def test_time_to_reach_is_the_first_epoch_at_least_at_the_target() -> None:
     assert time_to_reach(item, 90.1) is None
 
 
+def test_a_loss_is_reached_from_above() -> None:
+    curve = (Point(1, 5.0, None, 3.0), Point(2, 9.0, None, 2.0))
+    item = run("a", 0, 2.0, curve=curve)
+    assert time_to_reach(item, 2.5, higher_is_better=False) == 9.0
+    assert time_to_reach(item, 1.9, higher_is_better=False) is None
+    row = make_row("a", [item], [0], "a", higher_is_better=False)
+    assert row["time_to_baseline"]["median_seconds"] == 9.0
+
+
 def test_reach_uses_each_seeds_own_target() -> None:
     base = {0: run("a", 0, 80.0), 1: run("a", 1, 90.0), 2: run("a", 2, None)}
     runs = {seed: run("b", seed, 85.0, curve=(Point(1, 5.0, None, 85.0),)) for seed in (0, 1, 2)}
@@ -77,7 +86,7 @@ def test_dead_layers_of_any_seed_are_listed() -> None:
 def test_record_round_trips_and_is_strict_json(tmp_path: Path) -> None:
     record = sample.record()
     path = tmp_path / "deep" / "comparison.json"
-    write_json(path, record)
+    write_record(path, record)
     assert read_record(path) == json.loads(json.dumps(record, allow_nan=False))
     assert not list(path.parent.glob("*.tmp"))
 
@@ -122,5 +131,5 @@ def test_missing_record_and_unwritable_place(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="cannot read"):
         read_record(tmp_path / "none.json")
     (tmp_path / "file").write_text("")
-    with pytest.raises(UserError, match="cannot write"):
-        write_json(tmp_path / "file" / "c.json", {})
+    with pytest.raises(UserError, match="could not be written"):
+        write_record(tmp_path / "file" / "c.json", {})

@@ -6,9 +6,10 @@ seeds.  Derived here, in one place:
 * the metric at the end of training (the last epoch, never the best one: choosing the best epoch on
   the test set would flatter the noisier recipe);
 * the paired difference to the baseline (`statistics.paired_difference`);
-* the wall time until the baseline's final metric was reached: for each seed, the time at the end of
-  the first epoch whose metric is at least the baseline's final one of that seed.  A seed that never
-  got there counts as not reached; the median is over the seeds that did, and both are reported.
+* the time until the baseline's final metric was reached: for each seed, the wall time spent in
+  training steps up to the end of the first epoch whose metric is at least as good as the baseline's
+  final one of that seed.  A seed that never got there counts as not reached; the median is over the
+  seeds that did, and both are reported.
 
 Runs that failed stay in the row: they lower `finished`, and their reason is listed.
 """
@@ -22,14 +23,15 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from nybble.studies.statistics import paired_difference, spread
+from nybble.training.files import finite
 
-FINISHED = "finished"
+COMPLETE = "complete"
 """The status of a run whose metric counts; every other status is shown as it is."""
 
 
 @dataclass(frozen=True)
 class Point:
-    """One epoch of a run: `seconds` is the wall time from the start of training to its end."""
+    """One epoch of a run; `seconds` is the wall time of all training steps up to its end."""
 
     epoch: int
     seconds: float
@@ -61,17 +63,18 @@ class Outcome:
     @property
     def finished(self) -> bool:
         """Whether the run's metric counts."""
-        return self.status == FINISHED and self.metric is not None and math.isfinite(self.metric)
+        return self.status == COMPLETE and self.metric is not None and math.isfinite(self.metric)
 
     def to_dict(self) -> dict[str, Any]:
         """The run as JSON values (a NaN or infinite number becomes null)."""
-        return {key: _finite_numbers(value) for key, value in asdict(self).items()}
+        values: dict[str, Any] = finite(asdict(self))
+        return values
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Outcome:
         """The inverse of `to_dict`.
 
-        >>> run = Outcome("fp32", 0, "finished", "runs/a", 91.5, curve=(Point(1, 2.0, 0.5, 91.5),))
+        >>> run = Outcome("fp32", 0, "complete", "runs/a", 91.5, curve=(Point(1, 2.0, 0.5, 91.5),))
         >>> Outcome.from_dict(run.to_dict()) == run
         True
         """
@@ -79,16 +82,6 @@ class Outcome:
         fields["dead_layers"] = tuple(fields.get("dead_layers", ()))
         fields["curve"] = tuple(Point(**point) for point in fields.get("curve", ()))
         return cls(**fields)
-
-
-def _finite_numbers(value: Any) -> Any:
-    if isinstance(value, float) and not math.isfinite(value):
-        return None
-    if isinstance(value, dict):
-        return {key: _finite_numbers(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_finite_numbers(item) for item in value]
-    return value
 
 
 @dataclass(frozen=True)
@@ -110,38 +103,48 @@ class Reached:
         }
 
 
-def time_to_reach(run: Outcome, target: float) -> float | None:
-    """Seconds until the end of the first epoch whose metric is at least `target`, or None.
+def time_to_reach(run: Outcome, target: float, higher_is_better: bool = True) -> float | None:
+    """Seconds until the end of the first epoch whose metric is at least as good as `target`.
 
-    >>> run = Outcome("r", 0, "finished", "", 3.0, curve=(Point(1, 10.0, None, 1.0),
+    None if there is no such epoch.
+
+    >>> run = Outcome("r", 0, "complete", "", 3.0, curve=(Point(1, 10.0, None, 1.0),
     ...     Point(2, 20.0, None, 4.0), Point(3, 30.0, None, 3.0)))
     >>> time_to_reach(run, 3.0), time_to_reach(run, 5.0)
     (20.0, None)
     """
     for point in run.curve:
-        if point.metric is not None and point.metric >= target:
+        if point.metric is None:
+            continue
+        if point.metric >= target if higher_is_better else point.metric <= target:
             return point.seconds
     return None
 
 
-def reach(runs: Mapping[int, Outcome], baseline: Mapping[int, Outcome]) -> Reached:
+def reach(
+    runs: Mapping[int, Outcome], baseline: Mapping[int, Outcome], higher_is_better: bool = True
+) -> Reached:
     """`time_to_reach` for every seed whose baseline finished.
 
-    >>> base = {0: Outcome("fp32", 0, "finished", "", 3.0)}
+    >>> base = {0: Outcome("fp32", 0, "complete", "", 3.0)}
     >>> reach({0: Outcome("r", 0, "failed", "")}, base)
     Reached(reached=0, of=1, median_seconds=None, seconds=(None,))
     """
     times: list[float | None] = []
     for seed, reference in sorted(baseline.items()):
         if reference.finished and reference.metric is not None and seed in runs:
-            times.append(time_to_reach(runs[seed], reference.metric))
+            times.append(time_to_reach(runs[seed], reference.metric, higher_is_better))
     found = [time for time in times if time is not None]
     median = statistics.median(found) if found else None
     return Reached(len(found), len(times), median, tuple(times))
 
 
 def make_row(
-    recipe: str, outcomes: Sequence[Outcome], seeds: Sequence[int], baseline: str | None
+    recipe: str,
+    outcomes: Sequence[Outcome],
+    seeds: Sequence[int],
+    baseline: str | None,
+    higher_is_better: bool = True,
 ) -> dict[str, Any]:
     """The row of one recipe as JSON values, from all outcomes of the comparison.
 
@@ -165,7 +168,7 @@ def make_row(
         "dead_layers": sorted({name for run in runs.values() for name in run.dead_layers}),
     }
     if baseline is not None:
-        row["time_to_baseline"] = reach(runs, reference).to_dict()
+        row["time_to_baseline"] = reach(runs, reference, higher_is_better).to_dict()
         if recipe != baseline:
             against = [_metric(reference.get(seed)) for seed in seeds]
             row["difference"] = paired_difference(metrics, against).to_dict()

@@ -19,15 +19,14 @@ reader never sees half of it.
 
 from __future__ import annotations
 
-import contextlib
 import json
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from nybble.errors import UserError
 from nybble.studies.outcome import Outcome, make_row
+from nybble.training.files import disk_errors, write_json
 
 SCHEMA = "nybble.comparison/1"
 
@@ -60,7 +59,8 @@ def make_record(
     """
     if baseline is not None and baseline not in recipes:
         raise UserError(f"baseline '{baseline}' is not among the recipes {', '.join(recipes)}")
-    rows = [make_row(recipe, outcomes, seeds, baseline) for recipe in recipes]
+    better = bool(metric.get("higher_is_better", True))
+    rows = [make_row(recipe, outcomes, seeds, baseline, better) for recipe in recipes]
     winner = selection["winner"] if selection else None
     for row in rows:
         row["selected"] = dict(selection) if selection and row["recipe"] == winner else None
@@ -86,25 +86,15 @@ def make_record(
     }
 
 
-def write_json(path: Path, value: Mapping[str, Any]) -> None:
-    """Write `value` to `path` so that the file is either the old one or the whole new one.
+def write_record(path: Path, record: Mapping[str, Any]) -> None:
+    """Write `record` so that the file is either the old one or the whole new one.
 
     Raises:
         UserError: the file cannot be written (for example a full disk).
     """
-    temporary = path.with_name(path.name + ".tmp")
-    try:
+    with disk_errors(f"The record {path}"):
         path.parent.mkdir(parents=True, exist_ok=True)
-        with temporary.open("w", encoding="utf-8") as file:
-            json.dump(value, file, indent=1, ensure_ascii=False, allow_nan=False)
-            file.write("\n")
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except OSError as error:
-        with contextlib.suppress(OSError):
-            temporary.unlink()
-        raise UserError(f"cannot write {path}: {error.strerror or error}") from error
+        write_json(path, dict(record))
 
 
 def read_record(path: Path) -> dict[str, Any]:

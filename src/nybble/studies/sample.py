@@ -43,7 +43,7 @@ def outcomes() -> list[Outcome]:
                 Outcome(
                     recipe,
                     seed,
-                    "finished",
+                    "complete",
                     folder,
                     metric,
                     seconds=40.0,
@@ -97,7 +97,7 @@ def record(**changes: Any) -> dict[str, Any]:
         "command": "nybble compare vision --data fashion-mnist --model resnet8 --seeds 0,1,2",
         "created": "2026-11-22T12:00:00+00:00",
         "task": "vision",
-        "metric": {"name": "accuracy", "unit": "%", "digits": 2},
+        "metric": {"name": "accuracy", "unit": "%", "digits": 2, "higher_is_better": True},
         "baseline": FP32,
         "configuration": {"data": "fashion-mnist", "model": "resnet8", "epochs": 4, "lr": 0.1},
         "environment": {
