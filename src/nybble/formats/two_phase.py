@@ -1,0 +1,56 @@
+"""Two-phase rounding: one gradient tensor, rounded on the even and on the odd grid in one go.
+
+Sun et al. (NeurIPS 2020) quantise the incoming gradient twice: once to the powers 4^n for one
+matrix product and once to the odd powers of two for the other, so that the errors of the two
+roundings tend to oppose each other. Both grids are a constant apart in the float32 bit pattern
+(see `log.py`), so clamping and reading the input are shared.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from nybble.errors import UserError
+from nybble.formats.base import as_float32
+from nybble.formats.log import LogFormat, aligned_plan
+from nybble.formats.rounding import Rounding
+
+
+def two_phase_integers(
+    x: Tensor,
+    even_format: LogFormat,
+    odd_format: LogFormat,
+    rounding: Rounding | None = None,
+    random: Tensor | None = None,
+) -> tuple[Tensor, Tensor]:
+    """Return the integers of x on both grids, each as `round_to_integers` gives them.
+
+    Args:
+        x: already scaled, any float dtype and shape; not modified.
+        even_format, odd_format: two logarithmic formats, usually `f` and `f.odd()`.
+        rounding: for both; None means each format's default.
+        random: for Stochastic: used for both.
+
+    Raises:
+        UserError: a format that is not logarithmic.
+
+    >>> even = LogFormat(4, 4)
+    >>> two_phase_integers(torch.tensor([1.0, -2.0, 3.0]), even, even.odd())
+    (tensor([  64.,  -64.,  256.]), tensor([  64., -256.,  256.]))
+    """
+    for fmt in (even_format, odd_format):
+        if not isinstance(fmt, LogFormat):
+            raise UserError(f"two-phase rounding needs logarithmic formats, not {fmt.name}.")
+    even = aligned_plan(even_format, rounding or even_format.default_rounding)
+    odd = aligned_plan(odd_format, rounding or odd_format.default_rounding)
+    bound = max(even_format.max_value, odd_format.max_value)
+    if even is None or odd is None or not (even.covers(bound) and odd.covers(bound)):
+        return (
+            even_format.round_to_integers(x, rounding, random),
+            odd_format.round_to_integers(x, rounding, random),
+        )
+    y = torch.clamp(as_float32(x), -bound, bound)
+    bits = y.view(torch.int32)
+    other = bits.add(odd.add)
+    return even.finish(bits.add_(even.add)), odd.finish(other)
