@@ -1,0 +1,329 @@
+"""Break the code in many small ways, and count how many of them the tests notice.
+
+A parent process imports torch and pytest once, and forks for every mutant; the child loads the
+mutated module before anything else of nybble, then runs the tests of that module's folder, its own
+file first, and stops at the first failure. A mutant that no test notices survives and is printed.
+The unchanged code runs first: its tests must pass, and their time sets the limit for a mutant.
+
+    python tools/mutate.py                          all mutants of formats, quantizers and ops
+    python tools/mutate.py --sample 300 --seed 1    a repeatable random part of them
+    python tools/mutate.py --only quantizers/scales --sample 20
+
+Ends with status 1 when less than `--goal` of the mutants is killed. The result is a JSON record.
+
+Not done: mutants are not run against the tests of later layers, so a mutant of `formats` that only
+a test of `ops` would notice counts as survived; C++ is not mutated.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import importlib.abc
+import importlib.machinery
+import importlib.util
+import json
+import os
+import platform
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+import traceback
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from types import CodeType, ModuleType
+from typing import Any
+
+from mutants import Mutant, apply, mutants
+
+ROOT = Path(__file__).resolve().parent.parent
+SOURCE = ROOT / "src"
+SUBJECTS = ("formats", "quantizers", "ops")
+# A mutant may take this many times as long as the unchanged code, and no less than the seconds.
+PATIENCE, LEAST_SECONDS = 4.0, 20.0
+NO_TESTS = 5  # pytest's exit status
+
+
+@dataclass(frozen=True)
+class Job:
+    """A mutant in its file, or (mutant None) the unchanged file."""
+
+    path: Path
+    mutant: Mutant | None
+
+    @property
+    def module(self) -> str:
+        parts = self.path.relative_to(SOURCE).with_suffix("").parts
+        return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+    @property
+    def name(self) -> str:
+        return str(self.path.relative_to(SOURCE / "nybble"))
+
+
+@dataclass
+class Outcome:
+    job: Job
+    verdict: str  # "killed", "timeout" or "survived": no test failed
+    seconds: float
+    log: str = field(repr=False, default="")
+
+
+def tests_of(path: Path) -> list[list[str]]:
+    """The pytest runs that judge a file, in order: quick ones of its own, its folder, slow ones.
+
+    `ops/reference/gemm.py` -> tests/ops/**/test_*gemm*.py and the file's doctests, then tests/ops.
+    """
+    parts = path.relative_to(SOURCE / "nybble").parts
+    folder = ROOT / "tests" / parts[0]
+    own = sorted(str(p) for p in folder.rglob(f"test_*{path.stem.strip('_')}*.py"))
+    everything = [str(folder)] if folder.is_dir() else []
+    runs = [[*own, str(path), "-m", "not slow"], [*everything, "-m", "not slow"]]
+    return [*runs, [*everything, "-m", "slow"]] if everything else runs[:1]
+
+
+class _Loader(importlib.abc.InspectLoader):
+    """Loads one module from a changed syntax tree, under the name and path of the original."""
+
+    def __init__(self, path: Path, code: CodeType) -> None:
+        self.path, self.code = path, code
+
+    def get_source(self, fullname: str) -> str:
+        return self.path.read_text(encoding="utf-8")
+
+    def get_code(self, fullname: str) -> CodeType:
+        return self.code
+
+    def is_package(self, fullname: str) -> bool:
+        return self.path.name == "__init__.py"
+
+
+class _Finder(importlib.abc.MetaPathFinder):
+    def __init__(self, name: str, path: Path, code: CodeType) -> None:
+        self.name, self.loader = name, _Loader(path, code)
+
+    def find_spec(
+        self, fullname: str, path: object = None, target: ModuleType | None = None
+    ) -> importlib.machinery.ModuleSpec | None:
+        if fullname != self.name:
+            return None
+        return importlib.util.spec_from_file_location(
+            fullname,
+            self.loader.path,
+            loader=self.loader,
+            submodule_search_locations=(
+                [str(self.loader.path.parent)] if self.loader.is_package(fullname) else None
+            ),
+        )
+
+
+def _child(job: Job, scratch: str) -> int:
+    """Load the mutant, run its tests, and return 0 if none of them failed, else 1."""
+    os.environ["TMPDIR"] = tempfile.tempdir = scratch
+    os.chdir(ROOT)
+    if job.mutant is not None:
+        tree = apply(job.path.read_text(encoding="utf-8"), job.mutant)
+        code = compile(tree, str(job.path), "exec")
+        sys.meta_path.insert(0, _Finder(job.module, job.path, code))
+    import pytest
+
+    importlib.import_module(job.module)
+    common = ["-x", "-q", "-p", "no:cacheprovider", f"--basetemp={scratch}/pytest"]
+    statuses = []
+    for run in tests_of(job.path):
+        statuses.append(int(pytest.main([*common, *run])))
+        if statuses[-1] not in (0, NO_TESTS):
+            return 1
+    if set(statuses) == {NO_TESTS}:
+        print(f"no test runs for {job.name}")
+        return int(job.mutant is None)
+    return 0
+
+
+def _fork(job: Job, log: Path, scratch: str) -> int:
+    """Start the child and return its process id."""
+    process = os.fork()
+    if process:
+        return process
+    status = 1
+    try:
+        os.setsid()  # its own process group: a time-out also ends what the tests started
+        out = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+        os.dup2(out, 1)
+        os.dup2(out, 2)
+        status = _child(job, scratch)
+    except BaseException:  # a mutant that cannot be imported, or that ends the interpreter
+        traceback.print_exc()
+    finally:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(status)
+
+
+def run_jobs(
+    jobs: Sequence[Job],
+    limits: Mapping[Path, float],
+    parallel: int,
+    report: Callable[[Outcome], None],
+) -> list[Outcome]:
+    """Run every job in a process of its own, `parallel` at a time, and return what came out."""
+    waiting, running, outcomes = list(jobs)[::-1], {}, []
+    with tempfile.TemporaryDirectory(prefix="nybble-mutation-") as folder:
+        while waiting or running:
+            while waiting and len(running) < parallel:
+                job = waiting.pop()
+                scratch = tempfile.mkdtemp(dir=folder)
+                log = Path(scratch) / "log.txt"
+                start = time.monotonic()
+                limit = limits.get(job.path, float("inf"))
+                running[_fork(job, log, scratch)] = (job, log, start, start + limit)
+            for process, (job, log, start, end) in list(running.items()):
+                ended, status = os.waitpid(process, os.WNOHANG)
+                late = not ended and time.monotonic() > end
+                if late:
+                    os.killpg(process, signal.SIGKILL)
+                    os.waitpid(process, 0)
+                elif not ended:
+                    continue
+                noticed = "timeout" if late else "killed" if status else "survived"
+                seconds = time.monotonic() - start
+                outcome = Outcome(job, noticed, seconds, log.read_text(errors="replace"))
+                del running[process]
+                shutil.rmtree(log.parent, ignore_errors=True)
+                outcomes.append(outcome)
+                report(outcome)
+            time.sleep(0.01)
+    return outcomes
+
+
+def all_jobs(only: Sequence[str]) -> list[Job]:
+    """Every mutant of the files under the folders (or files) `only`, relative to src/nybble."""
+    paths: list[Path] = []
+    for name in only:
+        place = SOURCE / "nybble" / name
+        if not place.exists():
+            raise SystemExit(f"mutate: no {name} under {SOURCE / 'nybble'}")
+        paths += sorted(place.rglob("*.py")) if place.is_dir() else [place]
+    return [Job(p, m) for p in paths for m in mutants(p.read_text(encoding="utf-8"))]
+
+
+def baseline(paths: Sequence[Path], parallel: int) -> dict[Path, float]:
+    """Run the tests of every file unchanged; return how long a mutant of it may take."""
+
+    def report(outcome: Outcome) -> None:
+        state = "pass" if outcome.verdict == "survived" else "FAIL"
+        print(f"unchanged {outcome.job.name}: {state} in {outcome.seconds:.1f} s", flush=True)
+
+    outcomes = run_jobs([Job(p, None) for p in paths], {}, parallel, report)
+    failed = [o for o in outcomes if o.verdict != "survived"]
+    for outcome in failed:
+        print(outcome.log[-3000:])
+    if failed:
+        names = ", ".join(o.job.name for o in failed)
+        raise SystemExit(f"mutate: the tests of the unchanged code fail or are missing: {names}")
+    return {o.job.path: max(LEAST_SECONDS, PATIENCE * o.seconds) for o in outcomes}
+
+
+def show(outcome: Outcome) -> None:
+    """One line for a mutant, and its change when it survived."""
+    mutant = outcome.job.mutant
+    assert mutant is not None
+    print(
+        f"{outcome.verdict:9}{outcome.seconds:6.1f} s  {outcome.job.name}:{mutant.line}"
+        f"  {mutant.operator}",
+        flush=True,
+    )
+    if outcome.verdict == "survived":
+        print(f"    - {mutant.before}\n    + {mutant.after}", flush=True)
+
+
+def record(outcomes: Sequence[Outcome], total: int, options: argparse.Namespace) -> dict[str, Any]:
+    """What is written as JSON."""
+    import torch
+
+    commit = subprocess.run(
+        ["git", "rev-parse", "HEAD"], cwd=ROOT, capture_output=True, text=True, check=False
+    ).stdout.strip()
+    verdicts = Counter(o.verdict for o in outcomes)
+
+    def score(key: Callable[[Outcome], str]) -> dict[str, dict[str, int]]:
+        table: dict[str, Counter[str]] = {}
+        for o in outcomes:
+            table.setdefault(key(o), Counter())[o.verdict] += 1
+        return {name: dict(sorted(counts.items())) for name, counts in sorted(table.items())}
+
+    return {
+        "kind": "mutation",
+        "command": {k: v for k, v in vars(options).items() if k != "out"},
+        "commit": commit or None,
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "mutants": total,
+        "run": len(outcomes),
+        **{name: verdicts[name] for name in ("killed", "timeout", "survived")},
+        "score": 1 - verdicts["survived"] / max(1, len(outcomes)),
+        "by_file": score(lambda o: o.job.name),
+        "by_operator": score(lambda o: o.job.mutant.operator if o.job.mutant else ""),
+        "survivors": [
+            {"file": o.job.name, **asdict(o.job.mutant)}
+            for o in sorted(
+                outcomes, key=lambda o: (o.job.name, o.job.mutant and o.job.mutant.site)
+            )
+            if o.verdict == "survived" and o.job.mutant is not None
+        ],
+    }
+
+
+def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
+    parser.add_argument("--only", nargs="+", default=list(SUBJECTS), metavar="PATH")
+    parser.add_argument("--sample", type=int, metavar="N", help="run N mutants drawn at random")
+    parser.add_argument("--seed", type=int, default=0, help="of the sample")
+    parser.add_argument("--jobs", type=int, default=2, help="processes at a time")
+    parser.add_argument("--goal", type=float, default=0.9, help="least share killed, for status 0")
+    parser.add_argument("--out", type=Path, default=ROOT / "results" / "mutation.json")
+    return parser.parse_args(arguments)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    options = parse(arguments)
+    jobs = all_jobs(options.only)
+    total = len(jobs)
+    if options.sample is not None and options.sample < total:
+        chosen = sorted(random.Random(options.seed).sample(range(total), options.sample))
+        jobs = [jobs[i] for i in chosen]
+    print(f"{len(jobs)} of {total} mutants of {', '.join(options.only)}", flush=True)
+
+    # Imported here once, so that no child pays for it. Nothing of nybble is: a child must be the
+    # first to load the mutated module. One thread: a pool of threads does not survive a fork.
+    os.environ["OMP_NUM_THREADS"] = "1"
+    import hypothesis.strategies
+    import pytest
+    import scipy.stats
+    import torch
+
+    del hypothesis, pytest, scipy
+    torch.set_num_threads(1)
+    loaded = [name for name in sys.modules if name.split(".")[0] == "nybble"]
+    assert not loaded, f"{loaded} would stay unmutated in every child"
+
+    limits = baseline(sorted({job.path for job in jobs}), options.jobs)
+    outcomes = run_jobs(jobs, limits, options.jobs, show)
+    result = record(outcomes, total, options)
+    options.out.parent.mkdir(parents=True, exist_ok=True)
+    options.out.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+    print(
+        f"{result['killed']} killed, {result['timeout']} timed out, {result['survived']} survived: "
+        f"{100 * result['score']:.1f} % noticed. Written to {options.out}"
+    )
+    return int(result["score"] < options.goal)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
