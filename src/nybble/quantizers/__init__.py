@@ -1,1 +1,55 @@
 """Scale, rounding and their composition; packing; counter-based random bits; fixed-order sums."""
+
+from nybble.formats import LogNearest, Nearest, Rounding, Stochastic
+from nybble.quantizers.packing import (
+    pack4,
+    pack_bits,
+    pack_codes,
+    unpack4,
+    unpack_bits,
+    unpack_codes,
+)
+from nybble.quantizers.random import RandomKey, random24
+from nybble.quantizers.scales import (
+    PACT,
+    SAWB,
+    AbsMax,
+    Fit,
+    GradScale,
+    MinMax,
+    ScaleConfig,
+    Unit,
+    absolute_max,
+    pact_alpha_grad,
+    pact_masks,
+)
+from nybble.quantizers.sums import per_channel_sum, tree_mean, tree_sum
+
+__all__ = [
+    "PACT",
+    "SAWB",
+    "AbsMax",
+    "Fit",
+    "GradScale",
+    "LogNearest",
+    "MinMax",
+    "Nearest",
+    "RandomKey",
+    "Rounding",
+    "ScaleConfig",
+    "Stochastic",
+    "Unit",
+    "absolute_max",
+    "pack4",
+    "pack_bits",
+    "pack_codes",
+    "pact_alpha_grad",
+    "pact_masks",
+    "per_channel_sum",
+    "random24",
+    "tree_mean",
+    "tree_sum",
+    "unpack4",
+    "unpack_bits",
+    "unpack_codes",
+]

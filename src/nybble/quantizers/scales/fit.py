@@ -1,0 +1,172 @@
+"""What a scale finds in a tensor: `Fit`, and the interface of all scales: `ScaleConfig`.
+
+Convention: x ~= value * scale, where `value` is a member of the format. In float32, one rounding
+an operation:
+
+    y = fl(x * inv)                  inv = fl(1 / scale) unless a scale says otherwise (NV)
+    t = y            or, affine,     t = fl(y + zero_point)
+    code = format.encode(t)
+    value = format.decode(code)      or, affine, value = decoded - zero_point (exact)
+    x' = fl(value * scale)
+
+A scale that is NaN (statistics that were not finite) makes every x' NaN.
+
+Not done here: gradients (nn does them), and scales that depend on another tensor.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import asdict, dataclass, fields
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
+
+import torch
+from torch import Tensor
+
+from nybble.errors import UserError, suggest
+from nybble.quantizers.scales.arithmetic import inverse_of, to_array, to_tensor
+
+if TYPE_CHECKING:
+    from nybble.formats import Format
+
+__all__ = ["Fit", "Granularity", "ScaleConfig", "scale_from_dict", "value_range"]
+
+Granularity = Literal["tensor", "channel", "row", "block"]
+
+
+@dataclass(frozen=True)
+class Fit:
+    """A scale, ready to use on the tensor it was fitted to.
+
+    scale: float32. `()` for granularity "tensor"; broadcastable to x for "channel"
+        (`[1, .., C, .., 1]`) and "row" (`[.., 1]`); for "block" the shape of x with dimension
+        `axis` replaced by its number of blocks.
+    inv: float32, the shape of `scale`: what x is multiplied by.
+    zero_point: float32 `()`, integer-valued, or None.
+    axis: the one dimension along which the scale varies ("channel", "block", and "row" of a
+        matrix), counted from 0; None where there is none or more than one.
+    blocks: elements of a block, for "block", else None.
+    bound: float32, the shape of `scale`: the magnitude that the format's largest value stands for
+        where the scale clips (SAWB, PACT), else None. For two-sided PACT `[upper, lower]`.
+    scale_codes, global_scale: the stored form of block scales: uint8 codes of the scale's own
+        format and, for NV, the tensor's float32 scale; scale = fl(decoded code * global scale).
+    """
+
+    scale: Tensor
+    inv: Tensor
+    zero_point: Tensor | None = None
+    granularity: Granularity = "tensor"
+    axis: int | None = None
+    blocks: int | None = None
+    bound: Tensor | None = None
+    scale_codes: Tensor | None = None
+    global_scale: Tensor | None = None
+
+    @classmethod
+    def of(cls, scale: Tensor, **info: Any) -> Fit:
+        """A fit with `inv = fl(1 / scale)`.
+
+        >>> Fit.of(torch.tensor(4.0)).inv
+        tensor(0.2500)
+        """
+        return cls(scale=scale, inv=to_tensor(inverse_of(to_array(scale))), **info)
+
+    def scaled(self, x: Tensor) -> Tensor:
+        """`fl(x * inv)`, plus the zero point where there is one: what the format encodes.
+
+        >>> Fit.of(torch.tensor(0.5)).scaled(torch.tensor([1.0, -3.0]))
+        tensor([ 2., -6.])
+        """
+        y = x.detach().to(torch.float32) * self._spread(self.inv, x.shape)
+        return y if self.zero_point is None else y.add_(self.zero_point)
+
+    def dequantize(self, values: Tensor) -> Tensor:
+        """`fl(value * scale)`, where a zero point is first subtracted.
+
+        >>> Fit.of(torch.tensor(0.5)).dequantize(torch.tensor([2.0, -6.0]))
+        tensor([ 1., -3.])
+        """
+        if self.zero_point is not None:
+            values = values - self.zero_point
+        return values * self._spread(self.scale, values.shape)
+
+    def poisoned(self, statistic: Tensor) -> Fit:
+        """This fit, with a NaN scale where `statistic` (a scalar tensor, such as max|x|) is not
+        finite. For scales that do not look at x themselves: without it a NaN would get code 0.
+
+        >>> Fit.of(torch.tensor(2.0)).poisoned(torch.tensor(float("inf"))).scale
+        tensor(nan)
+        """
+        bad = torch.where(torch.isfinite(statistic), 0.0, float("nan")).to(torch.float32)
+        return Fit(**{**self._info(), "scale": self.scale + bad, "inv": self.inv + bad})
+
+    def to(self, device: torch.device | str) -> Fit:
+        """This fit with its tensors on another device."""
+        info = self._info()
+        moved = {key: v.to(device) for key, v in info.items() if isinstance(v, Tensor)}
+        return Fit(**{**info, **moved})
+
+    def _info(self) -> dict[str, Any]:
+        return {field.name: getattr(self, field.name) for field in fields(self)}
+
+    def _spread(self, a: Tensor, shape: torch.Size) -> Tensor:
+        """`a` in a shape that broadcasts to x: only block scales need repeating."""
+        if self.granularity != "block" or self.axis is None or self.blocks is None:
+            return a
+        if shape[self.axis] == 0:
+            return a.new_ones(shape)
+        repeated = a.repeat_interleave(self.blocks, dim=self.axis)
+        return repeated.narrow(self.axis, 0, shape[self.axis])
+
+
+class ScaleConfig(ABC):
+    """How the real range is mapped on a format. Subclasses are frozen dataclasses of plain values.
+
+    `short` is what recipes and tables print; `to_dict` and `scale_from_dict` are the JSON form.
+    """
+
+    families: ClassVar[dict[str, type[ScaleConfig]]] = {}
+
+    def __init_subclass__(cls) -> None:
+        ScaleConfig.families[cls.__name__.lower()] = cls
+
+    @abstractmethod
+    def fit(self, x: Tensor, format: Format) -> Fit:
+        """The fit of `x` (any float type and shape, on any device; not modified)."""
+
+    @property
+    @abstractmethod
+    def short(self) -> str:
+        """A short printable form, such as `sawb(ibm15)`."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """A JSON-able dict."""
+        return {"family": type(self).__name__.lower(), **asdict(self)}  # type: ignore[call-overload]
+
+
+def scale_from_dict(data: dict[str, Any]) -> ScaleConfig:
+    """The scale of a `to_dict()`.
+
+    >>> from nybble.quantizers.scales import Unit
+    >>> scale_from_dict(Unit().to_dict())
+    Unit()
+    """
+    values = dict(data)
+    family = values.pop("family", None)
+    if family not in ScaleConfig.families:
+        raise UserError(
+            f"unknown scale {family!r}; use one of {', '.join(ScaleConfig.families)}."
+            f"{suggest(str(family), ScaleConfig.families)}"
+        )
+    try:
+        return ScaleConfig.families[family](**values)
+    except TypeError as error:
+        raise UserError(f"scale {family!r}: {error}") from None
+
+
+@lru_cache(maxsize=256)
+def value_range(format: Format) -> tuple[float, float]:
+    """Smallest and largest finite value of a format."""
+    values = [v for v in format.values() if abs(v) < float("inf")]
+    return min(values), max(values)

@@ -1,0 +1,179 @@
+"""GradScale: a power of two per layer that keeps gradients on the format (Sun et al., NeurIPS
+2020, "trainable" gradient scale; the rule is read from reading notes of the paper, see below).
+
+The gradient is multiplied by s, a power of two; the statistic is max|s * g| against the format's
+largest value Max:
+
+    max in (Max/2, Max]    keep
+    max in (0, Max/2]      s * 2       (underflow)
+    max >  Max             s / 2       (overflow)
+
+Zero (an idle layer) and NaN or infinity (a step that a loss scaler skips) never move it. s stays
+within [2**-126, 2**126]: both s and 1 / s are normal float32 numbers. One step an iteration, so a
+drift of 2**k is tracked in k iterations.
+
+What no stored text of the paper says, and is decided here: the start. The first usable gradient
+sets s by one exact fit, `warm_start`: the power of two with max in (Max/2, Max], so no iteration
+is lost to a search. Whether the new s is used at once or in the next iteration is `mode`.
+
+All of it is exact: multiplying by a power of two rounds nothing (short of overflow), and exponents
+come from frexp. Fit.scale = 1 / s and Fit.inv = s.
+
+Not done here: the state. A layer keeps s, and calls these functions once an iteration.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+import torch
+from torch import Tensor
+
+from nybble.errors import UserError
+from nybble.quantizers.scales.fit import Fit, ScaleConfig
+
+if TYPE_CHECKING:
+    from nybble.formats import Format
+
+__all__ = ["MAX_EXPONENT", "GradScale", "absolute_max", "update", "usable", "warm_start"]
+
+MAX_EXPONENT = 126
+
+
+def absolute_max(x: Tensor) -> Tensor:
+    """max|x| as a float32 scalar tensor: NaN if there is one, 0 for an empty tensor.
+
+    >>> absolute_max(torch.tensor([1.0, -3.0]))
+    tensor(3.)
+    """
+    x = x.detach()
+    if x.numel() == 0:
+        return torch.zeros((), dtype=torch.float32, device=x.device)
+    lo, hi = torch.aminmax(x)  # one read, no |x| in memory
+    return torch.maximum(-lo, hi).to(torch.float32)
+
+
+def usable(statistic: Tensor) -> Tensor:
+    """Whether a statistic may set or move a scale: finite and not zero. Boolean tensor.
+
+    >>> usable(torch.tensor([0.0, 2.0, float("inf"), float("nan")]))
+    tensor([False,  True, False, False])
+    """
+    return (statistic > 0) & torch.isfinite(statistic)
+
+
+def warm_start(statistic: Tensor, max_value: float, default: float = 1.0) -> Tensor:
+    """The power of two s with `statistic * s` in (max_value / 2, max_value].
+
+    `statistic`: float32, max|g| of the unscaled gradient; the result has its shape. `default`
+    where the statistic is zero or not finite. Exponents are kept within +-126.
+
+    >>> warm_start(torch.tensor([64.0, 65.0, 33.0, 0.75]), 64.0)
+    tensor([ 1.0000,  0.5000,  1.0000, 64.0000])
+    """
+    statistic = statistic.detach().to(torch.float32)
+    ok = usable(statistic)
+    # statistic = m * 2^e and max_value = t * 2^f with m, t in [1/2, 1): the exponent is f - e, or
+    # one less when m > t.
+    m, e = torch.frexp(torch.where(ok, statistic, 1.0))
+    t, f = torch.frexp(torch.tensor(max_value, dtype=torch.float32))
+    exponent = int(f) - e - (m > float(t)).to(e.dtype)
+    return torch.where(ok, power_of_two(exponent), default)
+
+
+def power_of_two(exponent: Tensor) -> Tensor:
+    """2**exponent, exactly, from integers; exponents are first kept within +-126.
+
+    >>> power_of_two(torch.tensor([-3, 200], dtype=torch.int32)).tolist() == [0.125, 2.0**126]
+    True
+    """
+    biased = exponent.to(torch.int32).clamp(-MAX_EXPONENT, MAX_EXPONENT) + 127
+    return (biased << 23).view(torch.float32)
+
+
+def update(scale: Tensor, scaled_max: Tensor, max_value: float) -> Tensor:
+    """The next s after an iteration in which max|s * g| was `scaled_max`; float32, as `scale`.
+
+    >>> s = torch.tensor(4.0)
+    >>> [float(update(s, torch.tensor(m), 64.0)) for m in (64.0, 32.0, 64.5, 0.0, float("nan"))]
+    [4.0, 8.0, 2.0, 4.0, 4.0]
+    """
+    scale = scale.detach()
+    low, high = 2.0**-MAX_EXPONENT, 2.0**MAX_EXPONENT
+    doubled = (scale * 2.0).clamp(max=high)
+    halved = (scale * 0.5).clamp(min=low)
+    moved = torch.where(scaled_max > max_value, halved, scale)
+    moved = torch.where(scaled_max <= max_value / 2, doubled, moved)
+    return torch.where(usable(scaled_max), moved, scale)
+
+
+@dataclass(frozen=True)
+class GradScale(ScaleConfig):
+    """The scale of a layer's output gradient; see the module.
+
+    mode: "delayed" uses the stored s and moves it afterwards; "immediate" moves it by the same
+    rule first and uses the moved one; "fit" takes the exact power of two at every step.
+    """
+
+    mode: Literal["delayed", "immediate", "fit"] = "delayed"
+
+    def __post_init__(self) -> None:
+        if self.mode not in ("delayed", "immediate", "fit"):
+            raise UserError(
+                f"GradScale: mode must be 'delayed', 'immediate' or 'fit', got {self.mode!r}"
+            )
+
+    def fit(self, x: Tensor, format: Format) -> Fit:
+        """The exact fit to `x`: what the first gradient of a layer gets (no state is read).
+
+        >>> from nybble.formats import get_format
+        >>> GradScale().fit(torch.tensor([0.75, -0.1]), get_format("fp4_radix4")).inv
+        tensor(64.)
+        """
+        statistic = absolute_max(x)
+        return self.fit_scale(self.warm_start(statistic, format.max_value)).poisoned(statistic)
+
+    @staticmethod
+    def fit_scale(s: Tensor) -> Fit:
+        """The fit of a given s: scale = 1 / s (exact), inv = s; both `()`.
+
+        >>> GradScale.fit_scale(torch.tensor([64.0])).scale
+        tensor(0.0156)
+        """
+        s = s.detach().to(torch.float32).reshape(())
+        return Fit(scale=torch.reciprocal(s), inv=s)
+
+    @staticmethod
+    def warm_start(statistic: Tensor, max_value: float, default: float = 1.0) -> Tensor:
+        """`warm_start` of this module."""
+        return warm_start(statistic, max_value, default)
+
+    @staticmethod
+    def update(scale: Tensor, scaled_max: Tensor, max_value: float) -> Tensor:
+        """`update` of this module."""
+        return update(scale, scaled_max, max_value)
+
+    def step(self, scale: Tensor, statistic: Tensor, max_value: float) -> tuple[Tensor, Tensor]:
+        """(s to use now, s to keep for the next iteration), from the stored s and max|g|.
+
+        A stored s of 0 means "none yet": the first usable statistic sets it by `warm_start`, and
+        until then s = 1 is used and 0 is kept. Works without a synchronisation.
+
+        >>> used, kept = GradScale().step(torch.tensor(1.0), torch.tensor(16.0), 64.0)
+        >>> used, kept
+        (tensor(1.), tensor(2.))
+        """
+        statistic = statistic.detach().to(torch.float32)
+        fresh = warm_start(statistic, max_value)
+        kept = torch.where(usable(statistic), fresh, 0.0)
+        if self.mode == "fit":
+            return fresh, torch.where(usable(statistic), fresh, scale)
+        moved = update(scale, statistic * scale, max_value)
+        used = moved if self.mode == "immediate" else scale
+        started = scale > 0
+        return torch.where(started, used, fresh), torch.where(started, moved, kept)
+
+    @property
+    def short(self) -> str:
+        return f"gradscale({self.mode})"

@@ -1,0 +1,196 @@
+"""PACT, a learned clip for activations (Choi et al., arXiv 1805.06085).
+
+    unsigned    y = clip(x, 0, alpha)              on uint4: 16 levels, scale = alpha / 15
+    symmetric   y = clip(x, -alpha, alpha)         on int4_sym: 15 levels, scale = alpha / 7
+    two_sided   y = clip(x, -lower, upper)         on int4: 16 levels and a zero point; alpha is
+                                                   [upper, lower], two magnitudes
+
+    scale = max(fl(max(alpha, 2**-126) / levels), 2**-126)         inv = fl(1 / scale)
+    two_sided: the affine formulas of minmax.py with lo = -lower, hi = upper
+
+A clip that training pushed to zero or below is used as 2**-126: every number is clipped then, and
+the gradient of alpha brings it back. A NaN or infinite clip makes the scale NaN.
+
+Gradient of alpha, for an incoming gradient g (that of y, of the same shape as x):
+
+    unsigned    dalpha = tree_sum(g where x >= alpha, else 0)
+    symmetric   dalpha = tree_sum(g where x >= alpha, -g where x <= -alpha, else 0)
+    two_sided   dupper = tree_sum(g where x >= upper), dlower = tree_sum(-g where x <= -lower)
+    dx = g where neither (and, unsigned, x >= 0), else 0
+
+Initial clip: with rate and decay as they are, alpha hardly moves from where it starts, so it starts
+where the quantisation error of the first batch is least. Tried are top * 2**(-k/8), k = 0..63,
+with top = the largest magnitude on each side; the one with the least tree_sum((x' - x)**2) wins,
+ties going to the larger clip. Beyond 2**16 elements every `step`-th is used, `step` odd so that it
+walks through all channels. NaN and infinite elements count as 0, and data without an element on
+the clip's side give alpha = 1. No random numbers: the same batch gives the same clip.
+
+Not done here: the parameter itself, its decay and rate (nn makes them); PACT+ (a gradient of the
+rounding error inside the range).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from nybble.errors import UserError
+from nybble.quantizers.scales.arithmetic import MIN_SCALE, clamp, scale_of, to_array, to_tensor
+from nybble.quantizers.scales.fit import Fit, ScaleConfig, value_range
+from nybble.quantizers.scales.minmax import affine_fit
+from nybble.quantizers.sums import tree_sum, tree_sum_last
+
+if TYPE_CHECKING:
+    from nybble.formats import Format
+
+__all__ = ["PACT", "pact_alpha_grad", "pact_masks"]
+
+Kind = Literal["unsigned", "symmetric", "two_sided"]
+
+_CANDIDATES = 64
+_STEPS_PER_OCTAVE = 8
+_SAMPLE = 1 << 16
+
+
+@dataclass(frozen=True)
+class PACT(ScaleConfig):
+    """A clip that is learned; see the module. `kind`: "unsigned", "symmetric" or "two_sided"."""
+
+    kind: Kind = "unsigned"
+
+    def __post_init__(self) -> None:
+        if self.kind not in ("unsigned", "symmetric", "two_sided"):
+            raise UserError(
+                f"PACT: kind must be 'unsigned', 'symmetric' or 'two_sided', got {self.kind!r}"
+            )
+
+    @property
+    def clips(self) -> int:
+        """How many clips there are to learn: 2 for "two_sided", else 1."""
+        return 2 if self.kind == "two_sided" else 1
+
+    def fit(self, x: Tensor, format: Format) -> Fit:
+        """The fit of the initial clip of `x` (what the first batch gets).
+
+        >>> from nybble.formats import get_format
+        >>> PACT().fit(torch.tensor([15.0, 3.0]), get_format("uint4")).scale
+        tensor(1.)
+        """
+        return self.fit_alpha(self.initial_alpha(x, format), format)
+
+    def fit_alpha(self, alpha: Tensor, format: Format) -> Fit:
+        """The fit of given clips: `alpha` has 1 element, or 2 `[upper, lower]` for "two_sided".
+
+        >>> from nybble.formats import get_format
+        >>> PACT("symmetric").fit_alpha(torch.tensor([3.5]), get_format("int4_sym")).scale
+        tensor(0.5000)
+        """
+        levels = self._levels(format)
+        if alpha.numel() != self.clips:
+            raise UserError(
+                f"PACT: kind {self.kind!r} takes {self.clips} clip(s), got {alpha.numel()}"
+            )
+        array = clamp(to_array(alpha.detach().to(torch.float32).reshape(-1)), low=MIN_SCALE)
+        with np.errstate(all="ignore"):
+            if self.kind == "two_sided":
+                fit = affine_fit(to_tensor(-array[1]), to_tensor(array[0]), format)
+                return Fit(fit.scale, fit.inv, fit.zero_point, bound=to_tensor(array))
+            scale = to_tensor(scale_of(array[0], levels))
+            return Fit.of(scale, bound=to_tensor(array[0]))
+
+    def initial_alpha(self, x: Tensor, format: Format) -> Tensor:
+        """The clip(s) of least squared quantisation error on `x`; float32 `[clips]`, positive.
+
+        `x`: any shape and float type. Deterministic; see the module.
+
+        >>> from nybble.formats import get_format
+        >>> PACT().initial_alpha(torch.linspace(0, 15, 16), get_format("uint4"))
+        tensor([15.])
+        """
+        self._levels(format)
+        flat = x.detach().to(torch.float32).reshape(-1)
+        flat = torch.where(torch.isfinite(flat), flat, 0.0)
+        if flat.numel() == 0:
+            return torch.ones(self.clips, dtype=torch.float32, device=x.device)
+        lo, hi = torch.aminmax(flat)
+        if self.kind == "symmetric":
+            tops = torch.maximum(-lo, hi).reshape(1)
+        else:
+            tops = torch.stack([hi, -lo])[: self.clips].clamp(min=0.0)
+        sample = flat[:: _odd_step(flat.numel())]
+        errors = []
+        candidates = [tops * 2.0 ** (-k / _STEPS_PER_OCTAVE) for k in range(_CANDIDATES)]
+        for candidate in candidates:
+            fit = self.fit_alpha(candidate, format)
+            error = fit.dequantize(format.round(fit.scaled(sample))) - sample
+            errors.append(error.mul_(error))
+        # argmin over a tensor may break ties either way; the first least one is the larger clip.
+        totals = tree_sum_last(torch.stack(errors)).tolist()
+        best = candidates[totals.index(min(totals))]
+        return torch.where(tops > 0, best.clamp(min=MIN_SCALE), 1.0)
+
+    def _levels(self, format: Format) -> float:
+        low, high = value_range(format)
+        low = -high if format.name.endswith("_sym") else low
+        fits = {
+            "unsigned": low == 0,
+            "symmetric": low == -high,
+            "two_sided": format.unit == 1.0 and high - low == 2**format.bits - 1,
+        }
+        if not fits[self.kind]:
+            use = {"unsigned": "uint4", "symmetric": "int4_sym", "two_sided": "int4"}[self.kind]
+            raise UserError(
+                f"PACT: kind {self.kind!r} does not fit format {format.name!r}; use {use!r}"
+            )
+        return high
+
+    @property
+    def short(self) -> str:
+        return f"pact({self.kind})"
+
+
+def pact_masks(x: Tensor, alpha: Tensor, kind: Kind) -> tuple[Tensor, Tensor]:
+    """(below, above): boolean tensors of the shape of x, the elements that each clip holds.
+
+    dx is g where neither is set. For "unsigned" `below` is x < 0, which no clip learns from.
+
+    >>> pact_masks(torch.tensor([-1.0, 0.5, 2.0]), torch.tensor([2.0]), "unsigned")
+    (tensor([ True, False, False]), tensor([False, False,  True]))
+    """
+    clips = alpha.detach().to(torch.float32).reshape(-1).clamp(min=MIN_SCALE)
+    x = x.detach()
+    above = x >= clips[0]
+    if kind == "unsigned":
+        return x < 0, above
+    return x <= -clips[-1], above
+
+
+def pact_alpha_grad(grad: Tensor, below: Tensor, above: Tensor, kind: Kind) -> Tensor:
+    """The gradient of alpha, float32 `[1]` or `[2]` (upper, lower); see the module.
+
+    `grad`: the gradient with respect to the quantised activation, before masking.
+
+    >>> g = torch.tensor([1.0, 10.0, 100.0])
+    >>> below, above = torch.tensor([True, False, False]), torch.tensor([False, False, True])
+    >>> [pact_alpha_grad(g, below, above, k).tolist() for k in ("unsigned", "symmetric")]
+    [[100.0], [99.0]]
+    >>> pact_alpha_grad(g, below, above, "two_sided").tolist()
+    [100.0, -1.0]
+    """
+    grad = grad.detach().to(torch.float32)
+    upper = torch.where(above, grad, 0.0)
+    if kind == "unsigned":
+        return tree_sum(upper).reshape(1)
+    lower = torch.where(below, -grad, 0.0)
+    if kind == "symmetric":
+        return tree_sum(upper + lower).reshape(1)
+    return torch.stack([tree_sum(upper), tree_sum(lower)])
+
+
+def _odd_step(n: int) -> int:
+    """The sampling step: 1 up to 2**16 elements, else the next odd number that gets there."""
+    return 1 if n <= _SAMPLE else -(-n // _SAMPLE) | 1
