@@ -1,0 +1,112 @@
+"""Runs side by side: one process a run, a few at a time, stopped together.
+
+A child has a process group of its own, so Ctrl-C reaches only the parent, which then asks every
+child once, by SIGTERM, to save and stop; a second signal would end a child before it has saved.  A
+child whose parent is gone (SIGKILL) stops itself in the same way, so no run goes on unseen and no
+two processes write to one folder.
+
+Progress of a child is in its log.txt only, and every child takes the threads of its configuration.
+The step times of such runs disturb each other, which is why the ratio of step times in the table is
+measured separately (`steptime`).
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from multiprocessing.connection import Connection, wait
+from multiprocessing.process import BaseProcess
+
+from nybble.errors import UserError
+from nybble.studies.outcome import Outcome
+from nybble.training.config import TrainConfig
+from nybble.training.signals import Interrupted, StopRequest
+
+RunOne = Callable[[TrainConfig], Outcome]
+Crashed = Callable[[TrainConfig, str], Outcome]
+Event = tuple[int, TrainConfig, Outcome | None]
+
+POLL_SECONDS = 0.2
+
+
+def side_by_side(
+    waiting: list[tuple[int, TrainConfig]], jobs: int, run_one: RunOne, crashed: Crashed
+) -> Iterator[Event]:
+    """Run the configurations in `jobs` processes at a time.
+
+    Yields (place, config, None) when a run starts and (place, config, outcome) when it has ended.
+    `run_one` is called in the child; `crashed` (in the parent) makes the outcome of a child that
+    ended without an answer.
+
+    Raises:
+        Interrupted: a signal; the children have been asked to save and have ended.
+        UserError: a child could not go on and no other one could (a full disk).
+    """
+    context = multiprocessing.get_context("spawn")
+    queue = list(waiting)
+    active: dict[int, tuple[BaseProcess, Connection, int, TrainConfig]] = {}
+    with StopRequest() as stop:
+        try:
+            while queue or active:
+                while queue and len(active) < jobs and stop.signum is None:
+                    place, config = queue.pop(0)
+                    receiver, sender = context.Pipe(duplex=False)
+                    child = context.Process(target=_work, args=(config, sender, run_one))
+                    child.start()
+                    sender.close()
+                    active[child.sentinel] = (child, receiver, place, config)
+                    yield place, config, None
+                if stop.signum is not None:
+                    raise Interrupted(
+                        "Stopped; every run has saved a checkpoint. The same command continues.",
+                        stop.signum,
+                    )
+                for ended in wait(list(active), timeout=POLL_SECONDS):
+                    if isinstance(ended, int):
+                        process, receiver, place, config = active.pop(ended)
+                        process.join()
+                        yield place, config, _answer(process, receiver, config, crashed)
+        finally:
+            for process, *_ in active.values():
+                process.terminate()
+            for process, *_ in active.values():
+                process.join()
+
+
+def _work(config: TrainConfig, sender: Connection, run_one: RunOne) -> None:
+    """In the child: train quietly and send the outcome, or the error that stops all."""
+    if hasattr(os, "setpgrp"):
+        os.setpgrp()
+    threading.Thread(target=_stop_with_parent, daemon=True).start()
+    try:
+        sender.send(run_one(replace(config, quiet=True)))
+    except Interrupted as stopped:
+        sender.send(("interrupted", str(stopped), stopped.signum))
+    except Exception as error:
+        sender.send(("error", str(error), 0))
+
+
+def _stop_with_parent() -> None:
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+        os.kill(os.getpid(), signal.SIGTERM)
+
+
+def _answer(
+    process: BaseProcess, receiver: Connection, config: TrainConfig, crashed: Crashed
+) -> Outcome:
+    try:
+        answer = receiver.recv() if receiver.poll() else None
+    except EOFError:
+        answer = None
+    if isinstance(answer, Outcome):
+        return answer
+    if isinstance(answer, tuple):
+        kind, message, signum = answer
+        raise Interrupted(message, signum) if kind == "interrupted" else UserError(message)
+    return crashed(config, f"its process ended with status {process.exitcode}")
