@@ -136,6 +136,27 @@ class Integer(Format):
         codes = ints.to(torch.int8).view(torch.uint8)
         return codes if self.bits == 8 else codes.bitwise_and_((1 << self.bits) - 1)
 
+    def integers(self, codes: Tensor) -> Tensor:
+        """Return the integer of every code by sign extension, without a table.
+
+        >>> Integer(4).integers(torch.tensor([7, 8, 15], dtype=torch.uint8))
+        tensor([ 7., -8., -1.])
+        """
+        if codes.dtype != torch.uint8:
+            return super().integers(codes)
+        if not self.signed:
+            return codes.to(torch.float32)
+        sign = 1 << (self.bits - 1)  # (code xor sign) - sign, modulo 256
+        return codes.bitwise_xor(sign).sub_(sign).view(torch.int8).to(torch.float32)
+
+    def decode(self, codes: Tensor) -> Tensor:
+        """Return the value of every code: the unit is 1, so it is `integers`.
+
+        >>> Integer(4, signed=False).decode(torch.tensor([15], dtype=torch.uint8))
+        tensor([15.])
+        """
+        return self.integers(codes)
+
     def round(
         self, x: Tensor, rounding: Rounding | None = None, random: Tensor | None = None
     ) -> Tensor:

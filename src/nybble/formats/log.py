@@ -16,8 +16,8 @@ one step of 2^24 in the bit pattern. So, with c chosen to bring the thresholds t
     (bits(x) + c) & 0xFF000000   is a power of 4 (times a constant), with the sign in place,
 
 in two integer passes, exactly, with no logarithm and no table. Any other factor is another c: the
-smallest float32 at or above the threshold decides. A NaN carries into the sign bit and leaves only
-that bit, which the last pass (hardshrink: the levels below the smallest become +0) removes.
+smallest float32 at or above the threshold decides. A NaN carries out of the exponent field and
+becomes a tiny number; the last pass (hardshrink) turns all that is below the smallest level to +0.
 
 ns/element, one thread, 1 Mi float32 in the L3 cache, torch 2.13 on Zen 3: see `two_phase.py`.
 """
@@ -38,6 +38,7 @@ from nybble.formats.rounding import LogNearest, Nearest, Rounding, Stochastic
 
 #: Octaves per level of the bases whose levels are equally spaced, aligned bit patterns.
 _ALIGNED_OCTAVES = {2: 1, 4: 2, 16: 4}
+_NO_MANTISSA = -(1 << 23)
 
 
 @dataclass(frozen=True)
@@ -179,8 +180,7 @@ class LogFormat(Format):
             return result if out is None else out.copy_(result)
         plan = aligned_plan(self, chosen)
         if plan is not None:
-            y = torch.clamp(x, -self.max_value, self.max_value, out=out)
-            return plan.finish(y.view(torch.int32).add_(plan.add))
+            return plan.run(x, self.max_value, out)
         result = self.integers(self._nearest_codes(x, chosen))
         return result if out is None else out.copy_(result)
 
@@ -295,23 +295,45 @@ def _with_sign(m: Tensor, x: Tensor, bits: int) -> Tensor:
 
 @dataclass(frozen=True)
 class AlignedPlan:
-    """The constants of the bit-pattern path: add, mask, scale to integers, drop below 1."""
+    """The constants of the bit-pattern path: shrink, clamp, add, mask, scale, drop below 1."""
 
+    shrink: float | None  # magnitudes up to here are zero, where that is not the rule's threshold
     add: int
     mask: int
     scale: float
+    base: int
     limit_bits: int  # float32 bits from which rounding would go beyond the largest level
 
     def covers(self, bound: float) -> bool:
         """Whether every magnitude up to `bound` rounds to a level of the format."""
         return float32_bits(bound) < self.limit_bits
 
+    def run(self, x: Tensor, bound: float, out: Tensor | None = None) -> Tensor:
+        """Return the float32 integers of x (float32; not modified unless it is `out`)."""
+        if self.shrink is None:
+            y = torch.clamp(x, -bound, bound, out=out)
+        else:
+            y = torch.empty_like(x) if out is None else out
+            torch.ops.aten.hardshrink.out(x, self.shrink, out=y).clamp_(-bound, bound)
+        return self.finish(y.view(torch.int32).add_(self.add))
+
     def finish(self, bits: Tensor) -> Tensor:
         """Turn `bits(clamped x) + add` (int32, overwritten) into float32 integers, in place."""
         y = bits.bitwise_and_(self.mask).view(torch.float32)
         if self.scale != 1.0:
             y.mul_(self.scale)
-        return torch.ops.aten.hardshrink.out(y, 0.5, out=y)  # type: ignore[no-any-return]
+        if self.shrink is None:
+            return _hardshrink_(y, 0.5)
+        # What is left one level below the smallest belongs to the smallest: 1/b -> 1.
+        _hardshrink_(y, 0.5 / self.base)
+        y.add_(y.clamp(-1.0 / self.base, 1.0 / self.base), alpha=self.base - 1)
+        y.view(torch.int32).bitwise_and_(_NO_MANTISSA)
+        return y
+
+
+def _hardshrink_(y: Tensor, bound: float) -> Tensor:
+    torch.ops.aten.hardshrink.out(y, bound, out=y)
+    return y
 
 
 @lru_cache(maxsize=256)
@@ -322,19 +344,33 @@ def aligned_plan(fmt: LogFormat, rounding: Rounding) -> AlignedPlan | None:
     next one above the largest value included (so that a clamp at the largest value suffices).
 
     >>> hex(aligned_plan(LogFormat(4, 4), LogNearest("1.6")).add)
-    '0xe00000'
+    '0x3e00000'
     """
     octaves = _ALIGNED_OCTAVES.get(fmt.base)
-    if octaves is None or fmt.unit is None or isinstance(rounding, Stochastic):
+    if octaves is None or fmt.max_integer is None or not isinstance(rounding, LogNearest):
         return None
     shift = 22 + octaves.bit_length()
     step = 1 << shift
-    bits = [float32_bits(t) for t in _thresholds(fmt, rounding)]
+    bits = [float32_bits(t) for t in _thresholds(fmt, LogNearest(rounding.factor))]
     if any(bits[i + 1] - bits[i] != step for i in range(len(bits) - 1)):
         return None
+    shrink = None
+    if rounding.underflow == "half":
+        shrink = nearest_float32(fmt.magnitudes()[0] / 2)
+    # Any multiple of the step may be added as well. Enough of them bring the smallest level to 1
+    # (or 2), and a carry out of the exponent field for every NaN, signalling ones included.
     add = -bits[0] % step
+    while add < 1 << 23 or bits[0] + add < 127 << 23:
+        add += step
     first = torch.tensor([bits[0] + add], dtype=torch.int32).view(torch.float32).item()
-    plan = AlignedPlan(add=add, mask=-step, scale=1.0 / first, limit_bits=bits[-1] + step)
+    plan = AlignedPlan(
+        shrink=shrink,
+        add=add,
+        mask=-step,
+        scale=1.0 / first,
+        base=fmt.base,
+        limit_bits=bits[-1] + step,
+    )
     return plan if plan.covers(fmt.max_value) else None
 
 
@@ -366,7 +402,7 @@ def _stochastic_aligned(fmt: LogFormat, x: Tensor, u: Tensor, out: Tensor | None
     bits.clamp_(min=first_bits - step)
     hi = bits.add(step).view(torch.float32)
     lo = bits.view(torch.float32)
-    torch.ops.aten.hardshrink.out(lo, first / 2, out=lo)
+    _hardshrink_(lo, first / 2)
     width = hi.sub_(lo)
     up = step_up(magnitude.sub_(lo).div_(width), u)
     lo.add_(up.mul_(width)).mul_(1.0 / first)
