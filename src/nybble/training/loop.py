@@ -10,80 +10,161 @@ with one seed see the same initial weights and batches.
 
 from __future__ import annotations
 
+import signal
 import statistics
+import sys
 import time
+from contextlib import suppress
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from nybble.training import machine, schedule
+from nybble.errors import UserError
+from nybble.training import diagnose, schedule
+from nybble.training.checkpoint import load_checkpoint, save_checkpoint
 from nybble.training.config import TrainConfig
+from nybble.training.files import disk_errors
+from nybble.training.folder import CHECKPOINTS, check_folder, claim_folder
+from nybble.training.machine import commit
 from nybble.training.optimizers import build_optimizer, set_lr
+from nybble.training.prepare import build_model, environment
 from nybble.training.progress import Reporter, clock
-from nybble.training.result import write_result
+from nybble.training.record import dead_layers, run_record
+from nybble.training.result import read_result, write_result
 from nybble.training.saved import measure_saved_bytes
 from nybble.training.seeds import derive, globals_restored, seed_globals
+from nybble.training.signals import Interrupted, StopRequest
 from nybble.training.state import RunState
 from nybble.training.tasks import make_task
+from nybble.training.tensorboard import check_tensorboard, make_writer
 from nybble.training.watch import GradientWatch
 
 
 def train(config: TrainConfig) -> dict[str, Any]:
-    """Train as `config` says and return the result (docs/training.md describes its fields)."""
-    with globals_restored():
-        return Run(config).train()
+    """Train as `config` says; return the result, the content of OUT/result.json.
+
+    A run that is finished already is not repeated under `resume`: its result is returned.
+
+    Raises:
+        UserError: bad input, a folder that holds something else, a full disk.
+        NonFiniteError: the loss or a gradient became NaN or infinite; names step and layer.
+        Interrupted: SIGINT or SIGTERM arrived; the run is saved and can be resumed.
+    """
+    check_folder(config)
+    if config.tensorboard:
+        check_tensorboard()
+    if config.resume:
+        finished = read_result(config.run_folder())
+        if finished is not None and finished.get("status") == "finished":
+            return finished
+    threads = torch.get_num_threads()
+    try:
+        with globals_restored():
+            return Run(config).train()
+    finally:
+        torch.set_num_threads(threads)
+
+
+class NonFiniteError(UserError):
+    """Training stopped because a number was NaN or infinite."""
 
 
 class Run:
-    """One run: model, optimizer, state, and the folder they are recorded in."""
+    """One run: task, model, optimizer, and the state that a checkpoint holds."""
 
     def __init__(self, config: TrainConfig) -> None:
         self.config = config
+        self.folder = config.run_folder()
         if config.threads is not None:
             torch.set_num_threads(config.threads)
+        if not config.quiet:
+            print(f"loading {config.data}", file=sys.stderr, flush=True)
         self.task = make_task(config)
-        self.model, self.recipe = build(config, self.task)
-        self.loss_scale = config.loss_scale or float(getattr(self.recipe, "loss_scale", None) or 1)
+        seed_globals(derive(config.seed, "init"))
+        self.model, self.recipe = build_model(config, self.task)
+        scale = config.loss_scale or getattr(self.recipe, "loss_scale", None) or 1.0
+        self.loss_scale = float(scale)
         self.optimizer = build_optimizer(self.model, config, self.recipe is not None)
         self.state = RunState()
         self.watch = GradientWatch(self.model, self.task.steps_per_epoch)
         self.total_steps = config.epochs * self.task.steps_per_epoch
-        self.folder = config.run_folder()
-        self.folder.mkdir(parents=True, exist_ok=True)
-
-    def train(self) -> dict[str, Any]:
-        with Reporter(self.folder, self.config.quiet) as self.reporter:
-            self.reporter.start(self.total_steps, self.done)
-            while self.state.epoch < self.config.epochs:
-                while self.state.step < self.task.steps_per_epoch:
-                    self.step()
-                self.finish_epoch()
-        return self.write("complete")
+        self.commit = commit()
+        self.saved_at: int | None = None
+        self.writer: Any = None
 
     @property
     def done(self) -> int:
+        """Training steps taken since the beginning."""
         return self.state.epoch * self.task.steps_per_epoch + self.state.step
 
+    # -- the run ------------------------------------------------------------------------------
+
+    def train(self) -> dict[str, Any]:
+        """Run to the end, or until a signal or an error stops it."""
+        with (
+            StopRequest() as self.stop,
+            Reporter(claim_folder(self.config), self.config.quiet) as self.reporter,
+        ):
+            self.reporter.say(self.headline())
+            self.resume()
+            if self.config.tensorboard:
+                self.writer = make_writer(self.folder, self.done)
+            self.write("running")
+            self.reporter.start(self.total_steps, self.done)
+            try:
+                while self.state.epoch < self.config.epochs:
+                    while self.state.step < self.task.steps_per_epoch:
+                        self.check_stop()
+                        self.step()
+                        every = self.config.checkpoint_every
+                        if every and self.done % every == 0:
+                            self.save()
+                    self.finish_epoch()
+                self.save()
+            except Exception as error:
+                self.note_failure(error)
+                raise
+            finally:
+                if self.writer is not None:
+                    self.writer.close()
+            record = self.write("finished")
+            self.reporter.say(f"finished: {self.folder}")
+        return record
+
+    def headline(self) -> str:
+        config, about = self.config, self.task.describe()
+        return (
+            f"{config.task}: {about['name']} ({about['train']} train, {about['test']} test), "
+            f"{config.model}, recipe {config.recipe}, seed {config.seed}, "
+            f"{config.epochs} epochs of {self.task.steps_per_epoch} steps, "
+            f"{torch.get_num_threads()} threads -> {self.folder}"
+        )
+
     def step(self) -> None:
-        state, config, task = self.state, self.config, self.task
+        """One training step: batch, forward, backward, optimizer."""
+        state, config = self.state, self.config
         started, cpu_started = time.perf_counter(), time.process_time()
-        share = schedule.factor(config.schedule, self.done, self.total_steps, config.warmup)
-        set_lr(self.optimizer, share)
-        inputs, target = task.batch(state.epoch, state.step)
-        seed_globals(derive(config.seed, "step", state.epoch, state.step))
+        set_lr(
+            self.optimizer,
+            schedule.factor(config.schedule, self.done, self.total_steps, config.warmup),
+        )
+        inputs, target = self.batch()
+        before = [(buffer, buffer.clone()) for buffer in self.model.buffers()]
         self.model.train()
+        seed_globals(derive(config.seed, "step", state.epoch, state.step))
         output, loss = self.forward(inputs, target)
+        value = float(loss.detach())
+        if value - value != 0:  # NaN or infinite
+            raise self.non_finite(f"the loss is {value}", before, inputs, target)
         self.optimizer.zero_grad(set_to_none=True)
-        (loss * self.loss_scale if self.loss_scale != 1 else loss).backward()
-        if self.loss_scale != 1:
-            for parameter in self.model.parameters():
-                if parameter.grad is not None:
-                    parameter.grad.mul_(1 / self.loss_scale)
+        self.backward(loss)
+        if not diagnose.gradients_finite(self.model):
+            raise self.non_finite("a gradient is not finite", before, inputs, target)
         self.watch.observe(state.step)
         self.optimizer.step()
-        state.loss_sum += float(loss.detach())
-        score, count = task.score(output.detach(), target)
+        score, count = self.task.score(output.detach(), target)
+        state.loss_sum += value
         state.score_sum += score
         state.score_count += count
         state.step += 1
@@ -93,17 +174,178 @@ class Run:
         state.elapsed += seconds
         state.step_ms.append(1000 * seconds)
         self.reporter.step(self.done, self.progress_line())
+        if self.writer is not None:
+            self.writer.add_scalar("train/loss_step", value, self.done)
+
+    def batch(self) -> tuple[Tensor, Tensor]:
+        inputs, target = self.task.batch(self.state.epoch, self.state.step)
+        if self.config.channels_last and inputs.dim() == 4:
+            inputs = inputs.contiguous(memory_format=torch.channels_last)
+        return inputs, target
 
     def forward(self, inputs: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
-        if self.state.saved_bytes is None:
-            with measure_saved_bytes(self.model) as saved:
-                output = self.model(inputs)
-                loss = self.task.loss(output, target)
-            self.state.saved_bytes = saved.release()
-        else:
+        """Output and loss; the first step of a run also counts the bytes saved for backward."""
+        if self.state.saved_bytes is not None:
+            output = self.model(inputs)
+            return output, self.task.loss(output, target)
+        with measure_saved_bytes(self.model) as saved:
             output = self.model(inputs)
             loss = self.task.loss(output, target)
+        self.state.saved_bytes = saved.release()
         return output, loss
+
+    def backward(self, loss: Tensor) -> None:
+        """Gradients of the loss; computed on the scaled loss, divided exactly afterwards."""
+        if self.loss_scale == 1:
+            loss.backward()
+            return
+        (loss * self.loss_scale).backward()
+        for parameter in self.model.parameters():
+            if parameter.grad is not None:
+                parameter.grad.mul_(1 / self.loss_scale)
+
+    def finish_epoch(self) -> None:
+        """Test, record the epoch, move to the next one."""
+        state, metric = self.state, self.task.metric
+        started = time.perf_counter()
+        test_loss, test_score = self.evaluate()
+        gradients = self.watch.report()
+        record = {
+            "epoch": state.epoch + 1,
+            "train_loss": state.loss_sum / state.step,
+            f"train_{metric}": state.score_sum / state.score_count,
+            "test_loss": test_loss,
+            f"test_{metric}": test_score,
+            "lr": self.optimizer.param_groups[0]["lr"],
+            "seconds": state.seconds,
+            "cpu_seconds": state.cpu_seconds,
+            "test_seconds": time.perf_counter() - started,
+            "elapsed_seconds": state.elapsed,
+            "step_ms": statistics.median(state.step_ms),
+            "gradients": gradients,
+        }
+        state.epochs.append(record)
+        self.reporter.say(
+            f"epoch {state.epoch + 1}/{self.config.epochs}  "
+            f"train loss {record['train_loss']:.4f} "
+            f"{metric} {100 * record[f'train_{metric}']:.2f} %  "
+            f"test loss {test_loss:.4f} {metric} {100 * test_score:.2f} %  "
+            f"{record['step_ms']:.1f} ms/step  {clock(state.elapsed)}"
+        )
+        for name in dead_layers(self.model, gradients["dead"], self.recipe is not None):
+            self.warn(
+                f"layer '{name}' got no weight gradient in the whole of epoch {record['epoch']}"
+            )
+        if self.writer is not None:
+            for key in ("train_loss", f"train_{metric}", "test_loss", f"test_{metric}", "lr"):
+                self.writer.add_scalar(key.replace("_", "/", 1), record[key], record["epoch"])
+        state.next_epoch()
+        self.watch.reset()
+        self.write("running")
+
+    @torch.no_grad()
+    def evaluate(self) -> tuple[float, float]:
+        """Mean loss and metric over the test set; leaves the state as it was."""
+        self.model.eval()
+        loss_sum = score_sum = 0.0
+        items = scored = 0
+        for inputs, target in self.task.test_batches():
+            self.check_stop()
+            output = self.model(inputs)
+            score, size = self.task.score(output, target)
+            loss_sum += float(self.task.loss(output, target)) * len(target)
+            items += len(target)
+            score_sum += score
+            scored += size
+        return loss_sum / items, score_sum / scored
+
+    # -- stopping, saving, resuming -----------------------------------------------------------
+
+    def check_stop(self) -> None:
+        """After SIGINT or SIGTERM: save, and raise Interrupted."""
+        if self.stop.signum is None:
+            return
+        self.save()
+        name = signal.Signals(self.stop.signum).name
+        raise Interrupted(
+            f"stopped by {name} after step {self.done} of {self.total_steps}; "
+            f"the run is saved in {self.folder}",
+            self.stop.signum,
+        )
+
+    def save(self) -> None:
+        """Write a checkpoint, unless the newest one is of this step."""
+        if self.saved_at == self.done:
+            return
+        self.state.gradients = self.watch.state
+        content = {
+            "model": dict(self.model.state_dict()),
+            "optimizer": self.optimizer.state_dict(),
+            "state": self.state.to_dict(),
+            "environment": environment(),
+        }
+        save_checkpoint(self.folder / CHECKPOINTS, self.done, content)
+        self.saved_at = self.done
+
+    def resume(self) -> None:
+        """Continue from the newest whole checkpoint, if there is one."""
+        if not self.config.resume:
+            return
+        found = load_checkpoint(self.folder / CHECKPOINTS)
+        if found is None:
+            self.reporter.say("nothing to resume: starting from the beginning")
+            return
+        self.model.load_state_dict(found.content["model"])
+        self.optimizer.load_state_dict(found.content["optimizer"])
+        self.state = RunState.from_dict(found.content["state"])
+        if self.state.gradients:
+            self.watch.state = self.state.gradients
+        self.saved_at = found.step
+        for problem in found.problems:
+            self.warn(problem)
+        now = environment()
+        for key, before in found.content["environment"].items():
+            if now.get(key) != before:
+                self.warn(
+                    f"{key} was {before} when the checkpoint was saved and is {now.get(key)}: "
+                    "the run continues, but may differ in the last bits from an uninterrupted one"
+                )
+        self.reporter.say(f"resumed after step {self.done} of {self.total_steps}")
+
+    def warn(self, text: str) -> None:
+        """A warning on the screen, in the log and in the result."""
+        self.state.warnings.append(text)
+        self.reporter.say(f"warning: {text}")
+
+    def non_finite(
+        self, what: str, before: list[tuple[Tensor, Tensor]], inputs: Tensor, target: Tensor
+    ) -> NonFiniteError:
+        """Repeat the step from the state before it, and say where the trouble began."""
+        with torch.no_grad():
+            for buffer, value in before:
+                if buffer.shape == value.shape:
+                    buffer.copy_(value)
+
+        def repeat() -> Tensor:
+            seed_globals(derive(self.config.seed, "step", self.state.epoch, self.state.step))
+            loss = self.task.loss(self.model(inputs), target)
+            return loss * self.loss_scale
+
+        place = diagnose.locate(self.model, repeat, inputs)
+        return NonFiniteError(
+            f"Training stopped at step {self.done + 1} (epoch {self.state.epoch + 1}, step "
+            f"{self.state.step + 1}): {what}. The first non-finite value arose {place}. "
+            "A smaller --lr or a longer --warmup often helps."
+        )
+
+    def note_failure(self, error: Exception) -> None:
+        """Leave a result that says why there is none; never hide the error itself."""
+        stopped = isinstance(error, Interrupted)
+        with suppress(UserError):  # a full disk is often the error itself
+            self.reporter.say(f"{'' if stopped else 'failed: '}{error}")
+            self.write("interrupted" if stopped else "failed", error=str(error))
+
+    # -- records ------------------------------------------------------------------------------
 
     def progress_line(self) -> str:
         state = self.state
@@ -117,84 +359,8 @@ class Run:
             f"{recent:.1f} ms/step  {clock(left)} left"
         )
 
-    def finish_epoch(self) -> None:
-        state, metric = self.state, self.task.metric
-        started = time.perf_counter()
-        test_loss, test_score = self.evaluate()
-        record = {
-            "epoch": state.epoch + 1,
-            "train_loss": state.loss_sum / state.step,
-            f"train_{metric}": state.score_sum / state.score_count,
-            "test_loss": test_loss,
-            f"test_{metric}": test_score,
-            "lr": self.optimizer.param_groups[0]["lr"],
-            "seconds": state.seconds,
-            "cpu_seconds": state.cpu_seconds,
-            "test_seconds": time.perf_counter() - started,
-            "elapsed_seconds": state.elapsed,
-            "step_ms": statistics.median(state.step_ms),
-            "gradients": self.watch.report(),
-        }
-        state.epochs.append(record)
-        self.reporter.say(
-            f"epoch {state.epoch + 1}/{self.config.epochs}  "
-            f"train loss {record['train_loss']:.4f} {metric} {100 * record[f'train_{metric}']:.2f} %"
-            f"  test loss {test_loss:.4f} {metric} {100 * test_score:.2f} %  "
-            f"{record['step_ms']:.1f} ms/step  {clock(state.elapsed)}"
-        )
-        state.next_epoch()
-        self.watch.reset()
-        self.write("running")
-
-    @torch.no_grad()
-    def evaluate(self) -> tuple[float, float]:
-        self.model.eval()
-        loss_sum = score_sum = 0.0
-        count = 0
-        for inputs, target in self.task.test_batches():
-            output = self.model(inputs)
-            score, size = self.task.score(output, target)
-            loss_sum += float(self.task.loss(output, target)) * len(target)
-            score_sum += score
-            count += size
-        return loss_sum / count, score_sum / count
-
-    def write(self, status: str) -> dict[str, Any]:
-        record = self.record(status)
-        write_result(self.folder, record)
-        return record
-
-    def record(self, status: str) -> dict[str, Any]:
-        state = self.state
-        return {
-            "status": status,
-            "config": {**self.config.to_dict(), "lr": self.config.resolved_lr()},
-            "data": self.task.describe(),
-            "saved_bytes": state.saved_bytes,
-            "machine": machine.machine(),
-            "versions": machine.versions(),
-            "commit": machine.commit(),
-            "epochs": state.epochs,
-        }
-
-
-def build(config: TrainConfig, task: Any) -> tuple[nn.Module, Any]:
-    """The model, converted, and its recipe (None for fp32)."""
-    seed_globals(derive(config.seed, "init"))
-    model = task.model()
-    if config.recipe == "fp32":
-        return model, None
-    import nybble
-    from nybble.recipes import get_recipe
-
-    recipe = get_recipe(config.recipe)
-    rules = {pattern: None if name == "none" else name for pattern, name in config.rules}
-    nybble.convert(
-        model,
-        recipe,
-        rules or None,
-        backend=config.backend,
-        accumulate=config.accumulate,
-        seed=config.seed,
-    )
-    return model, recipe
+    def write(self, status: str, error: str | None = None) -> dict[str, Any]:
+        """Write result.json and return its content."""
+        record = run_record(self, status, error)
+        with disk_errors(f"The result in {self.folder}"):
+            return write_result(self.folder, record)

@@ -25,11 +25,10 @@ def versions() -> dict[str, str]:
 
 def machine() -> dict[str, Any]:
     """Processor model, cores usable by this process, torch's threads and vector instructions."""
+    affinity = getattr(os, "sched_getaffinity", None)
     return {
         "cpu": cpu_model(),
-        "cores": len(os.sched_getaffinity(0))
-        if hasattr(os, "sched_getaffinity")
-        else os.cpu_count(),
+        "cores": len(affinity(0)) if affinity is not None else os.cpu_count(),
         "threads": torch.get_num_threads(),
         "instructions": torch.backends.cpu.get_cpu_capability(),
         "system": platform.system(),

@@ -10,8 +10,7 @@ from __future__ import annotations
 import sys
 import time
 from contextlib import suppress
-from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from nybble.training.files import disk_errors
 
@@ -19,12 +18,13 @@ LINE_EVERY_SECONDS = 10.0
 
 
 class Reporter:
-    """Writes to log.txt and, unless `quiet`, to stderr. Use as a context manager."""
+    """Writes to the open file `log` (and closes it) and, unless `quiet`, to stderr.
 
-    def __init__(self, folder: Path, quiet: bool = False) -> None:
-        self._path = folder / "log.txt"
-        with disk_errors(f"The log {self._path}"):
-            self._log = open(self._path, "a", encoding="utf-8")  # noqa: SIM115 (closed by close())
+    Use as a context manager.
+    """
+
+    def __init__(self, log: IO[str], quiet: bool = False) -> None:
+        self._log = log
         self._quiet = quiet
         self._last_line = float("-inf")
         self._live: Any = None
@@ -84,7 +84,7 @@ class Reporter:
 
     def _write_log(self, line: str) -> None:
         stamp = time.strftime("%Y-%m-%d %H:%M:%S")
-        with disk_errors(f"The log {self._path}"):
+        with disk_errors(f"The log {self._log.name}"):
             self._log.write(f"{stamp}  {line}\n")
             self._log.flush()
 

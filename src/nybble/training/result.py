@@ -1,17 +1,26 @@
 """The record of a run: one JSON file, rewritten whole (atomically) after every epoch.
 
-schema     "nybble.run"; schema_version 1: a reader refuses a newer one
-status     "running", "interrupted", "failed" (with `error`), "complete"
-config     every field of TrainConfig; lr resolved; seeds
-data, model, recipe    what they were (sizes, parameter count, the recipe's own record)
-versions, machine, commit
-epochs     a list, one entry an epoch:
-           epoch, train_loss, train_<metric>, test_loss, test_<metric>, lr (of the last step),
-           seconds, cpu_seconds (training steps), test_seconds, elapsed_seconds (training steps
-           since the beginning), step_ms (median), gradients {nonzero, dead}
-saved_bytes            kept for backward by the first training step
-final      the last epoch's entry without its gradients; best_<metric>
-warnings   dead layers, resumed from a previous checkpoint, ...
+The fields:
+
+    schema     "nybble.run"; schema_version 1: a reader refuses a newer one
+    status     "running", "interrupted", "failed" (both with `error`) or "finished"
+    config     every field of TrainConfig as given; `lr`, `loss_scale`, `seed` as used
+    data, model, recipe    what they were: sizes, number of weights, the recipe's own record
+    versions, machine, commit    of the code ("-dirty": with local changes); null outside git
+    metric     its name; `higher_is_better`
+    steps, total_steps     taken and planned
+    saved_bytes            kept for backward by the first training step
+    epochs     a list, one entry an epoch:
+               epoch, train_loss, train_<metric>, test_loss, test_<metric>, lr (of the last step),
+               seconds, cpu_seconds, step_ms (training steps: sum, sum, median), test_seconds,
+               elapsed_seconds (training steps since the beginning of the run),
+               gradients: {"nonzero": {parameter: share}, "dead": [weights without any gradient]}
+    final      the last epoch's entry without its gradients; best_<metric>
+    dead_layers            converted layers (float32: all) with a dead weight in some epoch
+    warnings   dead layers, resumed from a previous checkpoint, ...
+
+Metrics are shares in [0, 1]. Wall times, CPU times, `written` and `warnings` about a resume are the
+only fields that differ between a resumed run and one that was never stopped.
 """
 
 from __future__ import annotations
@@ -28,9 +37,11 @@ SCHEMA_VERSION = 1
 FILE = "result.json"
 
 
-def write_result(folder: Path, record: dict[str, Any]) -> None:
-    """Write `record` as the folder's result.json."""
-    write_json(folder / FILE, {"schema": SCHEMA, "schema_version": SCHEMA_VERSION, **record})
+def write_result(folder: Path, record: dict[str, Any]) -> dict[str, Any]:
+    """Write `record` as the folder's result.json; return what was written."""
+    record = {"schema": SCHEMA, "schema_version": SCHEMA_VERSION, **record}
+    write_json(folder / FILE, record)
+    return record
 
 
 def read_result(folder: Path) -> dict[str, Any] | None:

@@ -1,6 +1,7 @@
 """Seeds as pure functions of (seed, purpose, position).
 
-    derive(seed, purpose, *position) = the first 8 bytes of SHA-256("nybble/seed/purpose/position...")
+    derive(seed, purpose, *position) = the first 63 bits of
+                                       SHA-256("nybble/<seed>/<purpose>/<position>/...")
 
 Every random choice of a run (initial weights, batch order, augmentation, the step's own generator)
 is drawn from a generator seeded this way, so nothing depends on how many numbers something else

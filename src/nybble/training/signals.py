@@ -14,7 +14,7 @@ from typing import Any
 from nybble.errors import NybbleError
 
 
-class Interrupted(NybbleError):
+class Interrupted(NybbleError):  # noqa: N818 (not an error of anybody's)
     """A run that was asked to stop, and has been saved. `status` is the shell's 128 + signal."""
 
     def __init__(self, message: str, signum: int) -> None:

@@ -1,4 +1,4 @@
-"""Fashion-MNIST (Xiao et al., 2017): 60,000 train and 10,000 test images, 28 x 28, grey, 10 classes.
+"""Fashion-MNIST (Xiao et al. 2017): 60,000 train, 10,000 test images, 28 x 28, grey, 10 classes.
 
 Read from the Debian package `dataset-fashion-mnist` (/usr/share/datasets/fashion-mnist, gzip IDX).
 `fashion-mnist:DIR` reads the same four files from another folder (gzip or not).

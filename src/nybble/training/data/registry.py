@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 from nybble.errors import UserError, suggest
-from nybble.training.data import fashion_mnist, mnist5k
+from nybble.training.data import cifar10, fashion_mnist, folder, hf, mnist5k, mnist10k
 from nybble.training.data.base import DataOptions, ImageData, Source
 
 SOURCES: dict[str, Source] = {
     source.name: source
     for source in (
         mnist5k.SOURCE,
+        mnist10k.SOURCE,
         fashion_mnist.SOURCE,
+        cifar10.SOURCE,
+        folder.SOURCE,
+        hf.SOURCE,
     )
 }
 

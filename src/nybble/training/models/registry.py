@@ -86,9 +86,9 @@ def _build_user_model(name: str, num_classes: int, in_channels: int) -> nn.Modul
         )
     offered = {"num_classes": num_classes, "in_channels": in_channels}
     try:
-        parameters = inspect.signature(builder).parameters.values()
-    except ValueError:
-        parameters = {}.values()  # type: ignore[assignment]
+        parameters = list(inspect.signature(builder).parameters.values())
+    except ValueError:  # a builtin without a signature
+        parameters = []
     takes_any = any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters)
     accepted = {parameter.name for parameter in parameters}
     arguments = {k: v for k, v in offered.items() if takes_any or k in accepted}

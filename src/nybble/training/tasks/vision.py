@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from nybble.errors import UserError
 from nybble.training.config import TrainConfig
 from nybble.training.data import DataOptions, ImageData, load_data
 from nybble.training.data.batches import Batches
@@ -45,9 +46,34 @@ class VisionTask:
         }
 
     def model(self) -> nn.Module:
-        return build_model(
+        model = build_model(
             self.config.model, len(self.data.classes), self.data.channels, self.config.zero_init
         )
+        self.check(model)
+        return model
+
+    def check(self, model: nn.Module) -> None:
+        """Try the model on one test image; UserError if it does not fit the data."""
+        inputs, _ = self.batches.test_batch(0, 1)
+        asked = f"The model '{self.config.model}' does not fit the data '{self.data.name}'"
+        shape = list(inputs.shape)
+        was_training = model.training
+        try:
+            with torch.no_grad():
+                output = model.eval()(inputs)
+        except Exception as error:
+            raise UserError(
+                f"{asked}: given images {shape} it raised {type(error).__name__}: {error}"
+            ) from error
+        finally:
+            model.train(was_training)
+        expected = [1, len(self.data.classes)]
+        if not isinstance(output, Tensor) or list(output.shape) != expected:
+            got = list(output.shape) if isinstance(output, Tensor) else type(output).__name__
+            raise UserError(
+                f"{asked}: given images {shape} it must return {expected} "
+                f"(one number a class), it returned {got}."
+            )
 
     def batch(self, epoch: int, step: int) -> tuple[Tensor, Tensor]:
         return self.batches.batch(epoch, step)

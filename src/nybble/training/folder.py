@@ -1,0 +1,106 @@
+"""The folder of a run: whose it is, and that nobody else writes to it.
+
+    OUT/config.json, log.txt, result.json, checkpoints/, tensorboard/ (if asked for)
+
+Nothing is ever overwritten: a folder with other files, another configuration or a run that needs
+--resume is refused. The log file is locked while a process trains there; the system drops the lock
+when the process dies, however it dies.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import IO, Any
+
+from nybble.errors import UserError
+from nybble.training.config import TrainConfig
+from nybble.training.files import disk_errors, write_json
+
+CONFIG_FILE = "config.json"
+LOG_FILE = "log.txt"
+CHECKPOINTS = "checkpoints"
+SCHEMA = "nybble.config"
+
+
+def check_folder(config: TrainConfig) -> None:
+    """UserError unless `config` may write to its folder. Writes nothing."""
+    folder = config.run_folder()
+    if not folder.exists():
+        return
+    if not folder.is_dir():
+        raise UserError(f"The output {folder} is a file, not a folder; choose another --out.")
+    entries = [path.name for path in folder.iterdir() if not path.name.endswith(".tmp")]
+    if not entries or entries == [LOG_FILE]:
+        return
+    path = folder / CONFIG_FILE
+    if CONFIG_FILE not in entries:
+        raise UserError(
+            f"The output folder {folder} is not empty and holds no nybble run "
+            f"({', '.join(sorted(entries)[:3])}); choose another --out."
+        )
+    differences = _differences(_read(path), config.identity())
+    if differences:
+        raise UserError(
+            f"The output folder {folder} holds another run ({'; '.join(differences)}); "
+            "choose another --out."
+        )
+    if not config.resume:
+        raise UserError(
+            f"The output folder {folder} holds this run already; add --resume to continue it "
+            "(or to see its result), or choose another --out."
+        )
+
+
+def claim_folder(config: TrainConfig) -> IO[str]:
+    """Make the folder, lock it, write config.json; return the open log file, which is the lock."""
+    folder = config.run_folder()
+    with disk_errors(f"The output folder {folder}"):
+        folder.mkdir(parents=True, exist_ok=True)
+        log = open(folder / LOG_FILE, "a", encoding="utf-8")  # noqa: SIM115 (the reporter closes it)
+        try:
+            _lock(log, folder)
+            if not (folder / CONFIG_FILE).exists():
+                write_json(
+                    folder / CONFIG_FILE,
+                    {"schema": SCHEMA, "schema_version": 1, "config": config.to_dict()},
+                )
+        except BaseException:
+            log.close()
+            raise
+    return log
+
+
+def _lock(log: IO[str], folder: Path) -> None:
+    try:
+        import fcntl
+    except ImportError:  # no such locks on this system
+        return
+    try:
+        fcntl.flock(log, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise UserError(
+            f"Another process is training in {folder}; wait for it or choose another --out."
+        ) from None
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        record = json.loads(path.read_text())
+        config = record["config"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UserError(
+            f"{path} is not the configuration of a nybble run ({error}); choose another --out."
+        ) from None
+    if not isinstance(config, dict):
+        raise UserError(f"{path} is not the configuration of a nybble run; choose another --out.")
+    return config
+
+
+def _differences(there: dict[str, Any], asked: dict[str, Any]) -> list[str]:
+    defaults = TrainConfig().identity()
+    return [
+        f"{name} is {there.get(name, defaults[name])!r} there, {value!r} was asked for"
+        for name, value in asked.items()
+        if there.get(name, defaults[name]) != value
+    ]

@@ -1,0 +1,73 @@
+"""The content of result.json, put together from a run."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING, Any
+
+from torch import nn
+
+from nybble.training.machine import machine, versions
+
+if TYPE_CHECKING:
+    from nybble.training.loop import Run
+
+
+def run_record(run: Run, status: str, error: str | None = None) -> dict[str, Any]:
+    """Everything that result.json says about `run`; result.py describes the fields."""
+    state, metric = run.state, run.task.metric
+    epochs = state.epochs
+    parameters = sum(parameter.numel() for parameter in run.model.parameters())
+    record: dict[str, Any] = {
+        "status": status,
+        "error": error,
+        "config": run.config.to_dict(),
+        "seed": run.config.seed,
+        "lr": run.config.resolved_lr(),
+        "loss_scale": run.loss_scale,
+        "metric": metric,
+        "higher_is_better": run.task.higher_is_better,
+        "data": run.task.describe(),
+        "model": {"name": run.config.model, "parameters": parameters},
+        "recipe": recipe_record(run.config.recipe, run.recipe),
+        "versions": versions(),
+        "machine": machine(),
+        "commit": run.commit,
+        "written": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+        "steps": run.done,
+        "total_steps": run.total_steps,
+        "saved_bytes": state.saved_bytes,
+        "epochs": epochs,
+        "dead_layers": sorted(
+            {
+                name
+                for epoch in epochs
+                for name in dead_layers(
+                    run.model, epoch["gradients"]["dead"], run.recipe is not None
+                )
+            }
+        ),
+        "warnings": state.warnings,
+    }
+    if epochs:
+        key = f"test_{metric}"
+        best = max if run.task.higher_is_better else min
+        record["final"] = {k: v for k, v in epochs[-1].items() if k != "gradients"}
+        record[f"best_{metric}"] = best(epoch[key] for epoch in epochs)
+    return record
+
+
+def recipe_record(name: str, recipe: Any) -> dict[str, Any]:
+    """The recipe as it was asked for, and its own record."""
+    return {"name": name, "record": recipe.to_dict() if recipe is not None else None}
+
+
+def dead_layers(model: nn.Module, dead: list[str], converted: bool) -> list[str]:
+    """Layers whose weight is in `dead`: the converted layers, or every layer of a float32 run."""
+    layers = sorted({name.rpartition(".")[0] for name in dead})
+    if not converted:
+        return layers
+    from nybble.nn import quantized_layers
+
+    quantized = {name for name, _ in quantized_layers(model)}
+    return [layer for layer in layers if layer in quantized]
