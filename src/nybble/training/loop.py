@@ -30,7 +30,7 @@ from nybble.training.machine import commit
 from nybble.training.optimizers import build_optimizer, set_lr
 from nybble.training.prepare import build_model, environment
 from nybble.training.progress import Reporter, clock
-from nybble.training.record import dead_layers, run_record
+from nybble.training.record import layers_of, run_record
 from nybble.training.result import read_result, write_result
 from nybble.training.saved import measure_saved_bytes
 from nybble.training.seeds import derive, globals_restored, seed_globals
@@ -56,7 +56,7 @@ def train(config: TrainConfig) -> dict[str, Any]:
         check_tensorboard()
     if config.resume:
         finished = read_result(config.run_folder())
-        if finished is not None and finished.get("status") == "finished":
+        if finished is not None and finished.get("status") == "complete":
             return finished
     threads = torch.get_num_threads()
     try:
@@ -128,7 +128,7 @@ class Run:
             finally:
                 if self.writer is not None:
                     self.writer.close()
-            record = self.write("finished")
+            record = self.write("complete")
             self.reporter.say(f"finished: {self.folder}")
         return record
 
@@ -209,7 +209,8 @@ class Run:
         state, metric = self.state, self.task.metric
         started = time.perf_counter()
         test_loss, test_score = self.evaluate()
-        gradients = self.watch.report()
+        nonzero, dead = self.watch.report()
+        dead = layers_of(self.model, dead, self.recipe is not None)
         record = {
             "epoch": state.epoch + 1,
             "train_loss": state.loss_sum / state.step,
@@ -222,7 +223,7 @@ class Run:
             "test_seconds": time.perf_counter() - started,
             "elapsed_seconds": state.elapsed,
             "step_ms": statistics.median(state.step_ms),
-            "gradients": gradients,
+            "gradients": {"nonzero": nonzero, "dead": dead},
         }
         state.epochs.append(record)
         self.reporter.say(
@@ -232,7 +233,7 @@ class Run:
             f"test loss {test_loss:.4f} {metric} {100 * test_score:.2f} %  "
             f"{record['step_ms']:.1f} ms/step  {clock(state.elapsed)}"
         )
-        for name in dead_layers(self.model, gradients["dead"], self.recipe is not None):
+        for name in dead:
             self.warn(
                 f"layer '{name}' got no weight gradient in the whole of epoch {record['epoch']}"
             )

@@ -21,9 +21,9 @@ def run_record(run: Run, status: str, error: str | None = None) -> dict[str, Any
     record: dict[str, Any] = {
         "status": status,
         "error": error,
-        "config": run.config.to_dict(),
+        "config": {**run.config.to_dict(), "lr": run.config.resolved_lr()},
         "seed": run.config.seed,
-        "lr": run.config.resolved_lr(),
+        "folder": str(run.folder),
         "loss_scale": run.loss_scale,
         "metric": metric,
         "higher_is_better": run.task.higher_is_better,
@@ -38,15 +38,7 @@ def run_record(run: Run, status: str, error: str | None = None) -> dict[str, Any
         "total_steps": run.total_steps,
         "saved_bytes": state.saved_bytes,
         "epochs": epochs,
-        "dead_layers": sorted(
-            {
-                name
-                for epoch in epochs
-                for name in dead_layers(
-                    run.model, epoch["gradients"]["dead"], run.recipe is not None
-                )
-            }
-        ),
+        "dead_layers": sorted({name for epoch in epochs for name in epoch["gradients"]["dead"]}),
         "warnings": state.warnings,
     }
     if epochs:
@@ -62,9 +54,9 @@ def recipe_record(name: str, recipe: Any) -> dict[str, Any]:
     return {"name": name, "record": recipe.to_dict() if recipe is not None else None}
 
 
-def dead_layers(model: nn.Module, dead: list[str], converted: bool) -> list[str]:
-    """Layers whose weight is in `dead`: the converted layers, or every layer of a float32 run."""
-    layers = sorted({name.rpartition(".")[0] for name in dead})
+def layers_of(model: nn.Module, weights: list[str], converted: bool) -> list[str]:
+    """The layers that own `weights`: the converted ones of them, or all in a float32 run."""
+    layers = sorted({name.rpartition(".")[0] for name in weights})
     if not converted:
         return layers
     from nybble.nn import quantized_layers

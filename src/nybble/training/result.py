@@ -3,8 +3,8 @@
 The fields:
 
     schema     "nybble.run"; schema_version 1: a reader refuses a newer one
-    status     "running", "interrupted", "failed" (both with `error`) or "finished"
-    config     every field of TrainConfig as given; `lr`, `loss_scale`, `seed` as used
+    status     "running", "interrupted", "failed" (both with `error`) or "complete"
+    config     every field of TrainConfig, `lr` as used; `loss_scale` as used
     data, model, recipe    what they were: sizes, number of weights, the recipe's own record
     versions, machine, commit    of the code ("-dirty": with local changes); null outside git
     metric     its name; `higher_is_better`
@@ -14,9 +14,10 @@ The fields:
                epoch, train_loss, train_<metric>, test_loss, test_<metric>, lr (of the last step),
                seconds, cpu_seconds, step_ms (training steps: sum, sum, median), test_seconds,
                elapsed_seconds (training steps since the beginning of the run),
-               gradients: {"nonzero": {parameter: share}, "dead": [weights without any gradient]}
+               gradients: {"nonzero": {parameter: mean share of non-zero entries},
+                           "dead": [layers whose weight had no gradient in the whole epoch]}
     final      the last epoch's entry without its gradients; best_<metric>
-    dead_layers            converted layers (float32: all) with a dead weight in some epoch
+    dead_layers            converted layers (float32: all) that were dead in some epoch
     warnings   dead layers, resumed from a previous checkpoint, ...
 
 Metrics are shares in [0, 1]. Wall times, CPU times, `written` and `warnings` about a resume are the

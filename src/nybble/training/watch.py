@@ -8,8 +8,6 @@ this epoch has one now.
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from torch import nn
 
@@ -50,13 +48,8 @@ class GradientWatch:
             if share > 0:
                 entry[2] = 1
 
-    def report(self) -> dict[str, Any]:
-        """{"nonzero": {name: mean share}, "dead": [names of weights without any gradient]}."""
-        return {
-            "nonzero": {n: e[1] / max(1, e[0]) for n, e in self.state.items()},
-            "dead": [
-                name
-                for name, parameter in self._parameters
-                if parameter.dim() > 1 and not self.state[name][2]
-            ],
-        }
+    def report(self) -> tuple[dict[str, float], list[str]]:
+        """(mean share of non-zero entries of every parameter, weights without any gradient)."""
+        nonzero = {name: entry[1] / max(1, entry[0]) for name, entry in self.state.items()}
+        dead = [n for n, p in self._parameters if p.dim() > 1 and not self.state[n][2]]
+        return nonzero, dead

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -66,7 +67,8 @@ class DataOptions:
 class Source:
     """One kind of data that `--data` accepts.
 
-    usage: what the user types; find: where it is, or None, and the places looked at.
+    usage: what the user types; find: where it is, or None, and the places looked at; argument:
+    whether text after a colon (a folder, a name) is taken.
     """
 
     name: str
@@ -75,7 +77,7 @@ class Source:
     install: str
     load: Callable[[str, DataOptions], ImageData]
     find: Callable[[], Found]
-    takes_argument: bool = False
+    argument: Literal["none", "optional", "required"] = "none"
     licence: str = ""
 
 

@@ -95,6 +95,6 @@ SOURCE = Source(
     install=INSTALL,
     load=load,
     find=find,
-    takes_argument=True,
+    argument="required",
     licence="not stated by its authors",
 )

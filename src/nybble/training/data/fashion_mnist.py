@@ -78,6 +78,6 @@ SOURCE = Source(
     install=INSTALL,
     load=load,
     find=find,
-    takes_argument=False,
+    argument="optional",
     licence="MIT",
 )

@@ -53,7 +53,7 @@ def load(argument: str, options: DataOptions | None = None) -> ImageData:
                 f"{test_folder} has the class '{unknown[0]}', which {train_folder} has not."
             )
         train_x, train_y, train_bad = _read(train_folder, classes, options)
-        test_x, test_y, test_bad = _read(test_folder, classes, options)
+        test_x, test_y, test_bad = _read(test_folder, classes, options, all_classes=False)
         if train_x.shape[1:] != test_x.shape[1:]:
             raise UserError(
                 f"The images of {train_folder} are {_size(train_x)} and those of {test_folder} "
@@ -90,7 +90,7 @@ def _classes(folder: Path) -> tuple[str, ...]:
 
 
 def _read(
-    folder: Path, classes: tuple[str, ...], options: DataOptions
+    folder: Path, classes: tuple[str, ...], options: DataOptions, all_classes: bool = True
 ) -> tuple[Tensor, Tensor, list[str]]:
     from PIL import Image
 
@@ -110,7 +110,7 @@ def _read(
             f"{len(classes)} sub-folders."
         )
     empty = [name for label, name in enumerate(classes) if label not in labels]
-    if empty and folder.name not in TEST_NAMES:
+    if empty and all_classes:
         raise UserError(f"The class folder {folder / empty[0]} holds no images; remove it.")
     if len(classes) == 1:
         raise UserError(
@@ -145,6 +145,6 @@ SOURCE = Source(
     install=INSTALL,
     load=load,
     find=find,
-    takes_argument=True,
+    argument="required",
     licence="yours",
 )

@@ -116,6 +116,6 @@ SOURCE = Source(
     install=INSTALL,
     load=load,
     find=find,
-    takes_argument=True,
+    argument="required",
     licence="the set's own",
 )

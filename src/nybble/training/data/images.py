@@ -41,8 +41,7 @@ def stack_images(
     for index, name in enumerate(names):
         try:
             image = decode(index)
-            grey = image.mode in ("1", "L", "I", "F", "I;16")
-            image = image.convert("L" if grey else "RGB")
+            image = _eight_bits(image)
             if options.resize is not None and image.size != (options.resize, options.resize):
                 image = image.resize((options.resize, options.resize), resample=2)  # bilinear
             arrays.append(np.asarray(image, dtype=np.uint8))
@@ -60,6 +59,17 @@ def stack_images(
     _check_sizes(arrays, [names[i] for i in kept], what)
     colour = any(array.ndim == 3 for array in arrays)
     return torch.stack([_planes(array, colour) for array in arrays]), kept, corrupt
+
+
+def _eight_bits(image: Any) -> Any:
+    """The image in mode L (grey) or RGB; of 16 bits the upper eight."""
+    if image.mode.startswith("I;16"):
+        from PIL import Image
+
+        return Image.fromarray((np.asarray(image).astype(np.uint16) >> 8).astype(np.uint8))
+    if image.mode in ("I", "F"):
+        raise ValueError(f"its pixels have 32 bits (mode {image.mode}); save it with 8")
+    return image.convert("L" if image.mode in ("1", "L") else "RGB")
 
 
 def _planes(array: np.ndarray[Any, Any], colour: bool) -> Tensor:

@@ -101,5 +101,6 @@ SOURCE = Source(
     install=INSTALL,
     load=load,
     find=find,
+    argument="optional",
     licence="MIT (package)",
 )

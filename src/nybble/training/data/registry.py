@@ -30,8 +30,8 @@ def load_data(name: str, options: DataOptions | None = None) -> ImageData:
         usages = ", ".join(source.usage for source in SOURCES.values())
         raise UserError(f"Unknown data '{name}'; choose one of {usages}.{suggest(kind, SOURCES)}")
     source = SOURCES[kind]
-    if source.takes_argument and not argument:
-        raise UserError(f"The data '{name}' needs an argument: {source.usage}.")
-    if colon and not argument:
-        raise UserError(f"The data '{name}' ends in a colon; write {source.usage}.")
+    if source.argument == "required" and not argument:
+        raise UserError(f"The data '{name}' needs what follows the colon: {source.usage}.")
+    if colon and source.argument == "none":
+        raise UserError(f"The data '{kind}' takes nothing after a colon; write {source.usage}.")
     return source.load(argument, options or DataOptions())
