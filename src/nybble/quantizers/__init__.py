@@ -9,6 +9,8 @@ from nybble.quantizers.packing import (
     unpack_bits,
     unpack_codes,
 )
+from nybble.quantizers.qtensor import QTensor
+from nybble.quantizers.quantizer import Quantizer, quantize
 from nybble.quantizers.random import RandomKey, random24
 from nybble.quantizers.scales import (
     PACT,
@@ -34,6 +36,8 @@ __all__ = [
     "LogNearest",
     "MinMax",
     "Nearest",
+    "QTensor",
+    "Quantizer",
     "RandomKey",
     "Rounding",
     "ScaleConfig",
@@ -46,6 +50,7 @@ __all__ = [
     "pact_alpha_grad",
     "pact_masks",
     "per_channel_sum",
+    "quantize",
     "random24",
     "tree_mean",
     "tree_sum",

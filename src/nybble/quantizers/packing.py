@@ -7,7 +7,7 @@ code `i` in its low half and code `i + 32` in its high half:
 
 The last block is filled up with code 0, so `n` codes take `32 * ceil(n / 64)` bytes. This is the
 order a SIMD kernel wants: one 32-byte load, one mask and one shift give 64 codes in order.
-Codes of 5 to 8 bits: one to a byte, unchanged.
+Codes of 5 to 8 bits: one to a byte, unchanged. Codes of 9 to 16 bits: two bytes, low byte first.
 Bits: eight to a byte, lowest bit first, `ceil(n / 8)` bytes, filled up with 0 (the order of
 `numpy.packbits(..., bitorder="little")`).
 
@@ -59,7 +59,9 @@ def packed_bytes(n: int, bits: int) -> int:
     (32, 32, 64, 10)
     """
     _check_bits(bits)
-    return n if bits > 4 else (n + BLOCK - 1) // BLOCK * (BLOCK // 2)
+    if bits > 4:
+        return n if bits <= 8 else 2 * n
+    return (n + BLOCK - 1) // BLOCK * (BLOCK // 2)
 
 
 def packed_bytes_bits(n: int) -> int:
@@ -123,17 +125,24 @@ def unpack4(packed: Tensor, n: int) -> Tensor:
 
 
 def pack_codes(codes: Tensor, bits: int) -> Tensor:
-    """Pack codes of a format of `bits` bits: `pack4` up to 4 bits, a flat byte a code up to 8.
+    """Pack codes of a format of `bits` bits, as its `encode` gives them: uint8 up to 8 bits, int32
+    above. Flat uint8: `pack4` up to 4 bits, one byte a code up to 8, two bytes up to 16.
 
     >>> pack_codes(torch.tensor([[200, 3]], dtype=torch.uint8), 8).tolist()
     [200, 3]
+    >>> pack_codes(torch.tensor([0x1234, 0xFFFF], dtype=torch.int32), 16).tolist()
+    [52, 18, 255, 255]
     """
     _check_bits(bits)
-    return pack4(codes) if bits <= 4 else _flat_bytes(codes, "pack_codes")
+    if bits <= 8:
+        return pack4(codes) if bits <= 4 else _flat_bytes(codes, "pack_codes")
+    if codes.dtype is not torch.int32:
+        raise UserError(f"pack_codes: codes of {bits} bits are int32, got {codes.dtype}")
+    return codes.contiguous().view(-1).to(torch.int16).view(torch.uint8)
 
 
 def unpack_codes(packed: Tensor, n: int, bits: int) -> Tensor:
-    """The `n` codes of `pack_codes`: uint8 `[n]`.
+    """The `n` codes of `pack_codes`: `[n]`, uint8 up to 8 bits, int32 above.
 
     >>> unpack_codes(torch.tensor([200, 3], dtype=torch.uint8), 2, 8).tolist()
     [200, 3]
@@ -142,8 +151,12 @@ def unpack_codes(packed: Tensor, n: int, bits: int) -> Tensor:
     if bits <= 4:
         return unpack4(packed, n)
     flat = _flat_bytes(packed, "unpack_codes")
-    _check_length("unpack_codes", flat.numel(), n, n)
-    return flat
+    _check_length("unpack_codes", flat.numel(), packed_bytes(n, bits), n)
+    if bits <= 8:
+        return flat
+    if flat.storage_offset() % 2:
+        flat = flat.clone()
+    return flat.view(torch.int16).to(torch.int32).bitwise_and_(0xFFFF)
 
 
 def pack_bits(mask: Tensor) -> Tensor:
@@ -207,8 +220,8 @@ def _words(flat: Tensor) -> Tensor:
 
 
 def _check_bits(bits: int) -> None:
-    if not 2 <= bits <= 8:
-        raise UserError(f"packing: codes have 2 to 8 bits, got {bits}")
+    if not 2 <= bits <= 16:
+        raise UserError(f"packing: codes have 2 to 16 bits, got {bits}")
 
 
 def _check_length(who: str, got: int, want: int, n: int) -> None:

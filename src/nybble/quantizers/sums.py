@@ -53,7 +53,9 @@ def tree_mean(x: Tensor) -> Tensor:
     >>> tree_mean(torch.tensor([1.0, 2.0, 6.0]))
     tensor(3.)
     """
-    return tree_sum(x) / max(x.numel(), 1)
+    # A tensor, because CUDA divides by a Python number through its reciprocal.
+    count = torch.full((), float(max(x.numel(), 1)), device=x.device)
+    return tree_sum(x) / count
 
 
 def per_channel_sum(x: Tensor, dim: int) -> Tensor:

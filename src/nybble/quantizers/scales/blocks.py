@@ -32,13 +32,14 @@ import torch
 from torch import Tensor
 
 from nybble.errors import UserError
-from nybble.quantizers.scales.arithmetic import divide, inverse_of, scale_of
+from nybble.formats import get_format
+from nybble.quantizers.scales.arithmetic import divide, scale_of, to_array, to_tensor
 from nybble.quantizers.scales.fit import Fit
 
 if TYPE_CHECKING:
     from nybble.formats import Format
 
-__all__ = ["block_max", "mx_fit", "nv_fit"]
+__all__ = ["block_max", "mx_fit", "mx_from_codes", "nv_fit", "nv_from_codes"]
 
 _E4M3_MAX = 448.0
 _E4M3_SMALLEST = 2.0**-6  # smallest normal: what torchao clamps to
@@ -71,11 +72,21 @@ def mx_fit(top: Tensor, format: Format, info: dict[str, Any]) -> Fit:
     emax = math.floor(math.log2(format.max_value))
     exponent = (top.contiguous().view(torch.int32) >> 23) - 127 - emax
     exponent = torch.where(top > 0, exponent.clamp(-126, 127), 0)
-    finite = torch.isfinite(top)
-    codes = torch.where(finite, exponent + 127, 255)
-    # 2^127 has no normal reciprocal but an exact one, 2^-127.
-    scale = torch.where(finite, (codes << 23).view(torch.float32), float("nan"))
-    return Fit(scale, torch.reciprocal(scale), scale_codes=codes.to(torch.uint8), **info)
+    codes = torch.where(torch.isfinite(top), exponent + 127, 255).to(torch.uint8)
+    return mx_from_codes(codes, info)
+
+
+def mx_from_codes(codes: Tensor, info: dict[str, Any]) -> Fit:
+    """The fit of E8M0 codes: 2**(code - 127), NaN for 255.
+
+    >>> mx_from_codes(torch.tensor([127, 255], dtype=torch.uint8), {}).scale
+    tensor([1., nan])
+    """
+    # Code 0, which mx_fit never writes, would be 2^-127, half the bits of the smallest normal.
+    bits = torch.where(codes == 0, 1 << 22, codes.to(torch.int32) << 23)
+    scale = torch.where(codes == 255, float("nan"), bits.view(torch.float32))
+    # 2^127 has a subnormal reciprocal, which is exact.
+    return Fit(scale, torch.reciprocal(scale), scale_codes=codes, **info)
 
 
 def nv_fit(top: Tensor, format: Format, info: dict[str, Any]) -> Fit:
@@ -86,21 +97,22 @@ def nv_fit(top: Tensor, format: Format, info: dict[str, Any]) -> Fit:
     >>> fit.global_scale, fit.scale
     (tensor(1.), tensor([448.,   1.]))
     """
-    from nybble.formats import get_format
-
-    e4m3 = get_format("fp8_e4m3")
     if format.max_value * _E4M3_MAX > 2.0**20:
         raise UserError(f"NV block scales are for narrow formats, not for {format.name!r}")
     largest = top.max() if top.numel() else top.new_zeros(())
-    whole = scale_of(largest, _E4M3_MAX * format.max_value)
+    whole = to_tensor(scale_of(to_array(largest), _E4M3_MAX * format.max_value))
     wanted = divide(top, format.max_value) / whole
-    codes = e4m3.encode(wanted.clamp(_E4M3_SMALLEST, _E4M3_MAX))
-    block = e4m3.decode(codes)
+    codes = get_format("fp8_e4m3").encode(wanted.clamp(_E4M3_SMALLEST, _E4M3_MAX))
     # A NaN in one block makes `whole`, and with it the whole tensor, NaN.
-    return Fit(
-        scale=whole * block,
-        inv=inverse_of(whole) / block,
-        scale_codes=codes,
-        global_scale=whole,
-        **info,
-    )
+    return nv_from_codes(codes, whole, info)
+
+
+def nv_from_codes(codes: Tensor, whole: Tensor, info: dict[str, Any]) -> Fit:
+    """The fit of E4M3 codes and the tensor's scale.
+
+    >>> nv_from_codes(torch.tensor([56], dtype=torch.uint8), torch.tensor(0.5), {}).scale
+    tensor([0.5000])
+    """
+    block = get_format("fp8_e4m3").decode(codes)
+    inv = torch.reciprocal(whole) / block
+    return Fit(whole * block, inv, scale_codes=codes, global_scale=whole, **info)

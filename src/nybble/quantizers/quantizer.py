@@ -1,0 +1,215 @@
+"""Quantizer = format + scale + rounding + transform: what happens to one operand of one Gemm.
+
+    q = quantize(x, quantizer)         codes, packed, with their scale: a QTensor
+    q.dequantize()                     fl(value * scale)
+
+The order of operations is that of scales/fit.py. The 24 random bits of stochastic rounding are a
+pure function of a `RandomKey` and the element index; without a key stochastic rounding is refused,
+so that no result ever depends on a hidden generator.
+
+Not done here: transforms (Hadamard); the field is there and must be None.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+import nybble.formats
+from nybble.errors import UserError
+from nybble.formats import Format, LogNearest, Nearest, Rounding, Stochastic, get_format
+from nybble.formats.rounding import rounding_name
+from nybble.quantizers.qtensor import QTensor
+from nybble.quantizers.random import RandomKey, random24
+from nybble.quantizers.scales import PACT, Fit, ScaleConfig, Unit, scale_from_dict
+
+__all__ = ["Quantizer", "format_from_dict", "format_to_dict", "quantize"]
+
+_ROUNDINGS: dict[str, type[Nearest] | type[LogNearest] | type[Stochastic]] = {
+    kind.__name__: kind for kind in (Nearest, LogNearest, Stochastic)
+}
+
+
+@dataclass(frozen=True)
+class Quantizer:
+    """What happens to one operand; see the module. `rounding=None` is the format's default.
+
+    >>> from nybble.quantizers import SAWB
+    >>> q = Quantizer(get_format("int4_sym"), SAWB())
+    >>> q.short
+    'int4_sym·sawb(ibm15)'
+    >>> Quantizer.from_dict(q.to_dict()) == q
+    True
+    """
+
+    format: Format
+    scale: ScaleConfig
+    rounding: Rounding | None = None
+    transform: None = None
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.format, Format):
+            raise UserError(
+                f"Quantizer: format must be a Format, got {self.format!r}; "
+                "use nybble.formats.get_format(name)"
+            )
+        if not isinstance(self.scale, ScaleConfig):
+            raise UserError(
+                f"Quantizer: scale must be a scale such as AbsMax(), got {self.scale!r}"
+            )
+        if self.rounding is not None and not isinstance(
+            self.rounding, Nearest | LogNearest | Stochastic
+        ):
+            raise UserError(
+                f"Quantizer: rounding must be None, Nearest(), LogNearest() or Stochastic(), got "
+                f"{self.rounding!r}"
+            )
+        if self.transform is not None:
+            raise UserError("Quantizer: there are no transforms yet; leave transform=None")
+
+    @property
+    def short(self) -> str:
+        """A short printable form: format, scale, and rounding where it is not the default."""
+        parts = [self.format.name, self.scale.short]
+        if self.rounding is not None and self.rounding != self.format.default_rounding:
+            parts.append(rounding_name(self.rounding))
+        return "·".join(parts)
+
+    def __str__(self) -> str:
+        return self.short
+
+    def to_dict(self) -> dict[str, Any]:
+        """A JSON-able dict; `from_dict` is its inverse."""
+        rounding = self.rounding
+        return {
+            "format": format_to_dict(self.format),
+            "scale": self.scale.to_dict(),
+            "rounding": None
+            if rounding is None
+            else {"kind": type(rounding).__name__, **asdict(rounding)},
+        }
+
+    @classmethod
+    def from_dict(cls, data: dict[str, Any]) -> Quantizer:
+        """The quantizer of a `to_dict()`; unknown keys and names are errors."""
+        unknown = set(data) - {"format", "scale", "rounding"}
+        if unknown or not {"format", "scale"} <= set(data):
+            raise UserError(
+                "a quantizer has the fields format, scale and rounding, got "
+                f"{', '.join(sorted(data)) or 'none'}"
+            )
+        rounding: Rounding | None = None
+        if data.get("rounding") is not None:
+            values = dict(data["rounding"])
+            kind = values.pop("kind", None)
+            if kind not in _ROUNDINGS:
+                raise UserError(f"unknown rounding {kind!r}; use one of {', '.join(_ROUNDINGS)}")
+            try:
+                rounding = _ROUNDINGS[kind](**values)
+            except TypeError as error:
+                raise UserError(f"rounding {kind!r}: {error}") from None
+        return cls(format_from_dict(data["format"]), scale_from_dict(data["scale"]), rounding)
+
+
+def quantize(
+    x: Tensor | npt.NDArray[Any],
+    quantizer: Quantizer,
+    *,
+    key: RandomKey | None = None,
+    alpha: Tensor | None = None,
+) -> QTensor:
+    """Quantise and pack a tensor.
+
+    x: torch (any device) or numpy, any float type and shape, not modified.
+    key: for stochastic rounding, which random bits to use.
+    alpha: for PACT, the clip(s); without it the clip of least error on `x` is used.
+
+    Raises UserError for integer input, a missing key, or an alpha that the scale does not take.
+
+    >>> from nybble.quantizers import AbsMax
+    >>> q = quantize(torch.tensor([1.0, -7.0, 2.6]), Quantizer(get_format("int4"), AbsMax()))
+    >>> q.codes(), q.dequantize()
+    (tensor([1, 9, 3], dtype=torch.uint8), tensor([ 1., -7.,  3.]))
+    """
+    tensor = _tensor(x)
+    fit = _fit(tensor, quantizer, alpha)
+    rounding = quantizer.rounding or quantizer.format.default_rounding
+    random = None
+    if isinstance(rounding, Stochastic):
+        if key is None:
+            raise UserError(
+                "quantize: stochastic rounding needs key=RandomKey(seed=...), so that the same "
+                "call gives the same bits"
+            )
+        random = random24(tensor.shape, key, tensor.device)
+    codes = quantizer.format.encode(fit.scaled(tensor), rounding, random)
+    return QTensor.pack(codes, quantizer.format, fit)
+
+
+def format_to_dict(format: Format) -> str | dict[str, Any]:
+    """The registry name of a format, or `{"kind": class, parameters}` for one of your own.
+
+    >>> format_to_dict(get_format("int4"))
+    'int4'
+    """
+    registered = nybble.formats.FORMATS.get(format.name)
+    if registered == format:
+        return format.name
+    return {"kind": type(format).__name__, **asdict(format)}  # type: ignore[call-overload]
+
+
+def format_from_dict(data: str | dict[str, Any]) -> Format:
+    """The format of `format_to_dict`.
+
+    >>> format_from_dict({"kind": "Integer", "bits": 4}) == get_format("int4")
+    True
+    """
+    if isinstance(data, str):
+        return get_format(data)
+    if not isinstance(data, dict):
+        raise UserError(f"a format is a name or a dict, got {data!r}")
+    values = {k: tuple(v) if isinstance(v, list) else v for k, v in data.items()}
+    kind = getattr(nybble.formats, str(values.pop("kind", None)), None)
+    if not (isinstance(kind, type) and issubclass(kind, Format) and kind is not Format):
+        raise UserError(f"unknown kind of format {data.get('kind')!r}; use Integer, LogFormat, ...")
+    try:
+        return kind(**values)
+    except TypeError as error:
+        raise UserError(f"format {data['kind']!r}: {error}") from None
+
+
+def _tensor(x: Tensor | npt.NDArray[Any]) -> Tensor:
+    if isinstance(x, np.ndarray):
+        if not np.issubdtype(x.dtype, np.floating):
+            raise UserError(f"quantize: expected floats, got {x.dtype}; use .astype('float32')")
+        x = torch.from_numpy(np.ascontiguousarray(x, dtype=np.float32)).reshape(x.shape)
+    elif not isinstance(x, Tensor):
+        raise UserError(f"quantize: expected a torch tensor or a numpy array, got {type(x)}")
+    if not x.is_floating_point():
+        raise UserError(f"quantize: expected floats, got {x.dtype}; use .float()")
+    return x.detach().to(torch.float32)
+
+
+def _fit(x: Tensor, quantizer: Quantizer, alpha: Tensor | None) -> Fit:
+    scale, format = quantizer.scale, quantizer.format
+    if alpha is None:
+        fit = scale.fit(x, format)
+    elif isinstance(scale, PACT):
+        fit = scale.fit_alpha(torch.as_tensor(alpha), format)
+    else:
+        raise UserError(f"quantize: alpha is PACT's clip, but the scale is {scale.short}")
+    # These two do not look for NaN in x, and 4-bit formats have no code for it.
+    if isinstance(scale, PACT | Unit) and x.numel() and not _has_nan(format):
+        fit = fit.poisoned(torch.where(torch.isnan(x.amax()), float("nan"), 0.0))
+    return fit
+
+
+@lru_cache(maxsize=256)
+def _has_nan(format: Format) -> bool:
+    return any(v != v for v in format.values())

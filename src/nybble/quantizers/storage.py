@@ -1,0 +1,172 @@
+"""Reading and writing of a QTensor's file; the layout is described in qtensor.py."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import os
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import safetensors
+import safetensors.torch
+import torch
+from torch import Tensor
+
+from nybble.errors import UserError
+from nybble.formats import Format
+from nybble.quantizers.packing import packed_bytes
+from nybble.quantizers.qtensor import VERSION, QTensor
+from nybble.quantizers.quantizer import format_from_dict, format_to_dict
+from nybble.quantizers.scales.blocks import mx_from_codes, nv_from_codes
+from nybble.quantizers.scales.fit import Fit
+
+__all__ = ["load", "save"]
+
+_LAYOUTS = (
+    {"codes", "scale"},
+    {"codes", "scale", "zero_point"},
+    {"codes", "scale_codes"},
+    {"codes", "scale_codes", "global_scale"},
+)
+_BYTES = ("codes", "scale_codes")
+
+
+def save(q: QTensor, path: Path) -> None:
+    """Write `q` to a temporary file beside `path`, sync it, and rename it to `path`."""
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in q.stored().items()}
+    header = {
+        "version": q.version,
+        "format": format_to_dict(q.format),
+        "shape": list(q.shape),
+        "granularity": q.fit.granularity,
+        "axis": q.fit.axis,
+        "blocks": q.fit.blocks,
+    }
+    header["sha256"] = _digest(header, tensors)
+    data = safetensors.torch.save(tensors, {"nybble": json.dumps(header, sort_keys=True)})
+    temporary = ""
+    try:
+        with tempfile.NamedTemporaryFile(
+            dir=path.parent, prefix=f".{path.name}.", delete=False
+        ) as file:
+            temporary = file.name
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except OSError as error:
+        if temporary:
+            Path(temporary).unlink(missing_ok=True)
+        raise UserError(f"{path}: cannot be written: {error.strerror or error}") from error
+
+
+def load(path: Path) -> QTensor:
+    """Read `path` and check everything before believing any of it."""
+    try:
+        with safetensors.safe_open(path, framework="pt") as file:
+            metadata = file.metadata() or {}
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except FileNotFoundError:
+        raise UserError(f"{path}: no such file") from None
+    except (OSError, safetensors.SafetensorError) as error:
+        raise UserError(f"{path}: not a readable safetensors file: {error}") from None
+    header = _header(path, metadata.get("nybble"))
+    if header.get("version") != VERSION:
+        raise UserError(
+            f"{path}: has format version {header.get('version')!r}, this nybble reads {VERSION}; "
+            "use the nybble that wrote it"
+        )
+    digest = header.pop("sha256", None)
+    if digest != _digest(header, tensors):
+        raise UserError(
+            f"{path}: the checksum does not match; the file was altered or damaged, use a copy"
+        )
+    try:
+        return _build(header, tensors)
+    except (UserError, KeyError, TypeError, ValueError, IndexError) as error:
+        raise UserError(f"{path}: not a consistent quantised tensor: {error}") from None
+
+
+def _header(path: Path, text: str | None) -> dict[str, Any]:
+    if text is None:
+        raise UserError(
+            f"{path}: holds no quantised tensor (no 'nybble' entry); was it saved by it?"
+        )
+    try:
+        header = json.loads(text)
+    except json.JSONDecodeError as error:
+        raise UserError(f"{path}: the 'nybble' entry is not JSON: {error}") from None
+    if not isinstance(header, dict):
+        raise UserError(f"{path}: the 'nybble' entry is not a JSON object")
+    return header
+
+
+def _build(header: dict[str, Any], tensors: dict[str, Tensor]) -> QTensor:
+    format = format_from_dict(header["format"])
+    shape = tuple(int(size) for size in header["shape"])
+    if set(tensors) not in _LAYOUTS:
+        raise UserError(f"it holds {', '.join(sorted(tensors))}")
+    if any(size < 0 for size in shape):
+        raise UserError(f"its shape is {shape}")
+    for name, tensor in tensors.items():
+        want = torch.uint8 if name in _BYTES else torch.float32
+        if tensor.dtype is not want:
+            raise UserError(f"{name} is {tensor.dtype}, not {want}")
+    info = {key: header[key] for key in ("granularity", "axis", "blocks")}
+    stored = tensors["scale"] if "scale" in tensors else tensors["scale_codes"]
+    if tuple(stored.shape) != _scale_shape(shape, info):
+        raise UserError(f"its scale has shape {tuple(stored.shape)}")
+    _check_codes(tensors["codes"], format, math.prod(shape))
+    return QTensor(tensors["codes"], format, shape, _fit(tensors, info))
+
+
+def _check_codes(codes: Tensor, format: Format, n: int) -> None:
+    if codes.dim() != 1 or codes.numel() != packed_bytes(n, format.bits):
+        raise UserError(f"{n} codes of {format.name} do not take {codes.numel()} bytes")
+    if 4 < format.bits < 8 and codes.numel() and int(codes.max()) >= 1 << format.bits:
+        raise UserError(f"it holds codes beyond {format.bits} bits")
+    if format.bits < 4 and bool((codes & (0x11 * (0xF >> format.bits << format.bits))).any()):
+        raise UserError(f"it holds codes beyond {format.bits} bits")
+
+
+def _fit(tensors: dict[str, Tensor], info: dict[str, Any]) -> Fit:
+    if "scale" in tensors:
+        zero = tensors.get("zero_point")
+        if zero is not None and (zero.dim() or float(zero) != round(float(zero))):
+            raise UserError("its zero point is not an integer")
+        return Fit.of(tensors["scale"], zero_point=zero, **info)
+    if "global_scale" in tensors:
+        if tensors["global_scale"].dim():
+            raise UserError("its global scale is not one number")
+        return nv_from_codes(tensors["scale_codes"], tensors["global_scale"], info)
+    return mx_from_codes(tensors["scale_codes"], info)
+
+
+def _scale_shape(shape: tuple[int, ...], info: dict[str, Any]) -> tuple[int, ...]:
+    """The shape that a scale of this layout has; see `Fit`."""
+    granularity, axis = info["granularity"], info["axis"]
+    if granularity == "tensor":
+        return ()
+    if granularity == "row":
+        return (*shape[:-1], 1)
+    if not 0 <= axis < len(shape):
+        raise UserError(f"its axis is {axis}")
+    if granularity == "channel":
+        return tuple(size if d == axis else 1 for d, size in enumerate(shape))
+    if granularity == "block" and info["blocks"] >= 1:
+        count = -(-shape[axis] // info["blocks"])
+        return (*shape[:axis], count, *shape[axis + 1 :])
+    raise UserError(f"its scale layout is {granularity!r}, blocks of {info['blocks']!r}")
+
+
+def _digest(header: dict[str, Any], tensors: dict[str, Tensor]) -> str:
+    """SHA-256 of the header without its checksum and of every tensor's name, type, shape, bytes."""
+    digest = hashlib.sha256(json.dumps(header, sort_keys=True).encode())
+    for name in sorted(tensors):
+        tensor = tensors[name].contiguous()
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
+        digest.update(tensor.reshape(-1).view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
