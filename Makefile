@@ -7,6 +7,7 @@
 #   make test      lint, types, tests
 #   make format    rewrite sources in the project's style
 #   make mutation  break the code in many small ways and count what the tests notice
+#   make docs      build the documentation as a site in build/site
 #   make fallback  install without a compiler into a throw-away environment and check it
 #
 # PYTHON=python3.12 make test   chooses the interpreter (3.11 or newer) for a new .venv.
@@ -14,7 +15,7 @@
 
 SHELL := /bin/sh
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint types unit format mutation fallback clean
+.PHONY: help setup demo test lint types unit format mutation fallback docs clean
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -37,7 +38,7 @@ PACKAGES_STAMP := $(VENV)/.stamp-packages-$(PINS)
 BUILD_STAMP := $(VENV)/.stamp-build-$(SOURCES)
 
 help:
-	@sed -n '2,/^$$/s/^# \{0,1\}//p' Makefile
+	@sed -n '1,/^$$/s/^# \{0,1\}//p' Makefile
 
 setup: $(BUILD_STAMP)
 
@@ -84,6 +85,10 @@ mutation: setup
 
 fallback: setup
 	$(BIN)/python tools/check_fallback.py
+
+docs: setup
+	$(PIP) install $(PIP_FLAGS) -q -c constraints.txt mkdocs-material
+	$(BIN)/mkdocs build --strict
 
 clean:
 	rm -rf build .mypy_cache .pytest_cache .ruff_cache .hypothesis

@@ -47,13 +47,17 @@ def test_import_is_fast_and_light() -> None:
     assert not heavy, f"import nybble also imports {sorted(heavy)}"
 
 
-def test_help_does_not_import_torch() -> None:
+def test_help_imports_no_command() -> None:
     code = (
-        "import sys; from nybble.cli.app import main; status = main(['--help'])\n"
-        "sys.exit(status or 3 * ('torch' in sys.modules))"
+        "import json, sys; from nybble.cli.app import main; status = main(['--help'])\n"
+        "print(json.dumps([status, sorted(sys.modules)]))"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    status, modules = json.loads(done.stdout.splitlines()[-1])
+    assert status == 0
+    commands = {m for m in modules if m.startswith("nybble.cli.")} - {"nybble.cli.app"}
+    assert not commands
+    assert not (HEAVY - {"rich", "typer"}) & set(modules)
 
 
 def test_the_package_is_typed() -> None:

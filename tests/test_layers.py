@@ -12,13 +12,13 @@ import nybble
 PACKAGE = Path(nybble.__file__).parent
 # Earlier may not import later; names on one line are one layer.
 LAYERS = (
-    {"errors", "_core"},
+    {"errors", "version", "_core"},
     {"formats"},
     {"quantizers"},
-    {"ops"},
+    {"ops", "numeric"},
     {"nn"},
     {"recipes"},
-    {"convert", "summary", "checkpoint"},
+    {"convert", "summary", "serialize"},
     {"training"},
     {"studies"},
     {"hardware"},

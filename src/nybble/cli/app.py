@@ -2,7 +2,7 @@
 
 A command is one line in `COMMANDS` and one file `nybble/cli/<name>.py` with a function `command`
 (or a `typer.Typer` of that name, for a command with subcommands). Only the command that is asked
-for is imported, so `nybble --help` does not wait for torch.
+for is imported, so `nybble --help` does not wait for their packages.
 
 Exit status: 0 done; 2 bad input or a full disk, one line on stderr, no traceback; 130 interrupted;
 1 with a traceback is a bug in nybble. A command ends with another status by `raise typer.Exit(n)`.
