@@ -1,1 +1,44 @@
-"""4-bit training of neural networks for PyTorch."""
+"""4-bit training of neural networks for PyTorch.
+
+    import nybble
+    nybble.convert(model, "sun2020")            # in place; then an ordinary optimizer and loop
+    print(nybble.summary(model, example_input)) # what really runs in how many bits
+"""
+
+from __future__ import annotations
+
+from nybble.convert import convert, revert
+from nybble.errors import NybbleError, UserError
+from nybble.formats import get_format
+from nybble.nn.groups import param_groups, unheld_clips
+from nybble.nn.registry import quantized_layers
+from nybble.numeric import matmul
+from nybble.ops.spec import LayerSpec
+from nybble.quantizers import QTensor, Quantizer, quantize
+from nybble.recipes import Recipe, get_recipe
+from nybble.serialize import float_state_dict, load, save
+from nybble.summary import summary
+from nybble.version import __version__
+
+__all__ = [
+    "LayerSpec",
+    "NybbleError",
+    "QTensor",
+    "Quantizer",
+    "Recipe",
+    "UserError",
+    "__version__",
+    "convert",
+    "float_state_dict",
+    "get_format",
+    "get_recipe",
+    "load",
+    "matmul",
+    "param_groups",
+    "quantize",
+    "quantized_layers",
+    "revert",
+    "save",
+    "summary",
+    "unheld_clips",
+]

@@ -1,0 +1,181 @@
+"""convert(model, recipe): in place, so that an ordinary optimizer and loop follow; and its inverse.
+
+    layers are numbered in module order (`model.named_modules()`), which fixes first and last
+    rules: the user's, in their order; then the recipe's; then the recipe's own spec
+    a rule that matches no layer is an error, and so is an unknown name
+
+A layer changes its class, nothing else: parameters, buffers, hooks, names and every reference to
+it stay. Layers whose class nybble does not know are left alone and listed by `summary`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Literal
+
+from torch import nn
+
+from nybble.errors import UserError, suggest
+from nybble.nn.registry import converted_class, layer_types, quantized_layers
+from nybble.nn.state import QuantizedLayer
+from nybble.ops.dispatch import choose_backend
+from nybble.ops.spec import LayerSpec
+from nybble.recipes import LayerFacts, Recipe, get_recipe
+from nybble.recipes.recipe import name_matches
+
+Rules = Mapping[str, "str | Recipe | LayerSpec | None"]
+Activations = Literal["unsigned", "signed"]
+
+
+def convert(
+    model: nn.Module,
+    recipe: str | Recipe,
+    rules: Rules | None = None,
+    *,
+    backend: str = "auto",
+    accumulate: str = "fast",
+    activations: Activations | None = None,
+    strict: bool = False,
+    seed: int = 0,
+) -> nn.Module:
+    """Make `model` train by `recipe`, in place; returns the same module.
+
+    rules: module name (or `re:` and a regular expression) -> recipe name, `LayerSpec`, or None to
+    leave the layer in float32; tried in order, before the recipe's own.
+    backend: `auto`, `reference` or `native`. accumulate: `fast` (float32 sums) or `exact`.
+    activations: None decides from each layer's first batch; `unsigned` or `signed` decides now.
+    strict: refuse layers that multiply weights and cannot be converted, and slower fall-backs.
+    seed: of the random bits of stochastic rounding.
+
+    Raises UserError for unknown names, rules that match nothing, and models converted before.
+
+    >>> model = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 8), nn.Linear(8, 2))
+    >>> _ = convert(model, "sun2020", rules={"2": None})
+    >>> [type(layer).__module__.split(".")[0] for layer in model]
+    ['nybble', 'torch', 'torch', 'nybble']
+    """
+    chosen = get_recipe(recipe)
+    if accumulate not in ("fast", "exact"):
+        raise UserError(f"accumulate={accumulate!r} is not known: use 'fast' or 'exact'")
+    if activations not in (None, "unsigned", "signed"):
+        raise UserError(f"activations={activations!r}: use None, 'unsigned' or 'signed'")
+    backend = choose_backend(backend, strict=strict)
+    if any(True for _ in quantized_layers(model)):
+        raise UserError("the model is converted already: call nybble.revert(model) first")
+    layers = convertible_layers(model)
+    if strict:
+        refuse_unconverted(model)
+    user_rules = _user_rules(rules or {}, [facts.name for facts, _ in layers])
+    for index, (facts, module) in enumerate(layers):
+        spec, why = _resolve(facts, user_rules, chosen)
+        if spec is None or not spec.quantizes:
+            continue
+        cls = converted_class(module)
+        if cls is None:
+            raise TypeError(f"{facts.name} lost its class while it was converted")
+        module.__class__ = cls
+        if not isinstance(module, QuantizedLayer):
+            raise TypeError(f"{cls.__name__} is no QuantizedLayer")
+        module.attach_(
+            spec,
+            rule=why,
+            backend=backend,
+            accumulate=accumulate,
+            seed=seed,
+            index=index,
+            activations=activations,
+        )
+    return model
+
+
+def revert(model: nn.Module) -> nn.Module:
+    """Give every converted layer its torch class back, in place; the master weights stay.
+
+    >>> model = revert(convert(nn.Sequential(nn.Linear(2, 2)), "sun2020"))
+    >>> type(model[0]) is nn.Linear
+    True
+    """
+    for _, layer in list(quantized_layers(model)):
+        layer.detach_()
+        # (QuantizedLayer, torch's class): the second base is what the layer was.
+        layer.__class__ = type(layer).__bases__[1]
+    return model
+
+
+def convertible_layers(model: nn.Module) -> list[tuple[LayerFacts, nn.Module]]:
+    """(facts, module) of every layer that has a converted class, in module order."""
+    found = [
+        (name, module)
+        for name, module in model.named_modules()
+        if converted_class(module) is not None or isinstance(module, QuantizedLayer)
+    ]
+    types = [layer_types(module) for _, module in found]
+    family = _family(types)
+    layers = []
+    for i, (name, module) in enumerate(found):
+        position = set()
+        if i == 0:
+            position.add("first")
+        if i == len(found) - 1:
+            position.add("last")
+        layers.append((LayerFacts(name, types[i], frozenset(position), family), module))
+    return layers
+
+
+def unconverted_layers(model: nn.Module) -> list[tuple[str, str]]:
+    """(name, class name) of modules that multiply weights of two or more dimensions themselves,
+    and are not converted: nothing is silently skipped."""
+    missed = []
+    for name, module in model.named_modules():
+        if isinstance(module, QuantizedLayer):
+            continue
+        weights = [
+            p for p in module.parameters(recurse=False) if p.dim() >= 2 and p.is_floating_point()
+        ]
+        if weights:
+            missed.append((name, type(module).__name__))
+    return missed
+
+
+def refuse_unconverted(model: nn.Module) -> None:
+    """Raise UserError if some layer with weights has no converted class."""
+    known = {name for facts, _ in convertible_layers(model) for name in [facts.name]}
+    missed = [f"{n} ({cls})" for n, cls in unconverted_layers(model) if n not in known]
+    if missed:
+        raise UserError(
+            f"strict=True: {len(missed)} layers multiply weights and cannot be converted:"
+            f" {', '.join(missed[:5])}; name them in rules as None, or use strict=False"
+        )
+
+
+def _family(types: list[frozenset[str]]) -> frozenset[str]:
+    convs = [t for t in types if "conv" in t]
+    if any("depthwise" in t for t in convs):
+        return frozenset({"depthwise-separable"})
+    ones = sum("conv1x1" in t for t in convs)
+    # ResNet-50: 36 of 53 convolutions are 1x1; ResNet-18: 3 of 20.
+    return frozenset({"bottleneck"}) if 2 * ones > len(convs) else frozenset()
+
+
+def _user_rules(rules: Rules, names: list[str]) -> list[tuple[str, LayerSpec | Recipe | None]]:
+    resolved: list[tuple[str, LayerSpec | Recipe | None]] = []
+    for pattern, value in rules.items():
+        if not any(name_matches(pattern, name) for name in names):
+            shown = ", ".join(names[:8]) + (", ..." if len(names) > 8 else "")
+            raise UserError(
+                f"rule {pattern!r} matches no layer; the layers are {shown}."
+                f"{suggest(pattern, names)}"
+            )
+        resolved.append((pattern, get_recipe(value) if isinstance(value, str) else value))
+    return resolved
+
+
+def _resolve(
+    facts: LayerFacts, user_rules: list[tuple[str, LayerSpec | Recipe | None]], recipe: Recipe
+) -> tuple[LayerSpec | None, str]:
+    for pattern, value in user_rules:
+        if name_matches(pattern, facts.name):
+            spec = value.spec if isinstance(value, Recipe) else value
+            return spec, f"user rule {pattern}"
+    spec, rule = recipe.resolve(facts)
+    return spec, recipe.name if rule is None else f"{recipe.name}: {rule.describe()}"

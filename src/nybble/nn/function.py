@@ -1,0 +1,115 @@
+"""The autograd function of every converted layer: two operator calls, and what lies between them.
+
+    forward   layer_forward quantises input and weight, multiplies, and returns what backward needs
+    backward  layer_backward quantises the output gradient in its two phases and multiplies twice
+
+Saved between the two: codes, scales and mask bits; a float32 operand only where a slot is float32.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from nybble.ops.geometry import Geometry
+from nybble.ops.spec import LayerSpec
+
+if TYPE_CHECKING:
+    from nybble.nn.state import QuantizedLayer
+
+
+@dataclass(frozen=True)
+class LayerCall:
+    """What one forward call fixes for its backward: the spec as resolved, and the random key."""
+
+    spec: LayerSpec
+    geometry: Geometry
+    accumulate: str
+    backend: str
+    seed: int
+    layer: int
+    call: int
+
+    def arguments(self) -> tuple[Any, ...]:
+        """The operators' trailing arguments, in their schema's order."""
+        g = self.geometry
+        return (
+            self.spec.key,
+            g.kind,
+            list(g.stride),
+            list(g.padding),
+            list(g.dilation),
+            g.groups,
+            self.accumulate,
+            self.backend,
+            self.seed,
+            self.layer,
+            self.call,
+        )
+
+
+class LayerFunction(torch.autograd.Function):
+    """`apply(x, weight, bias, alpha, call, layer)`; x, weight, bias, alpha are float32."""
+
+    @staticmethod
+    def forward(  # type: ignore[override]
+        ctx: Any,
+        x: Tensor,
+        weight: Tensor,
+        bias: Tensor | None,
+        alpha: Tensor | None,
+        call: LayerCall,
+        layer: QuantizedLayer,
+    ) -> Tensor:
+        needs = ctx.needs_input_grad
+        save = needs[0] or needs[1] or needs[3]
+        y, saved = torch.ops.nybble.layer_forward(x, weight, bias, alpha, *call.arguments(), save)
+        if not save:
+            return y  # type: ignore[no-any-return]
+        spec = call.spec
+        # A float32 slot of a backward Gemm needs the operand itself: autograd keeps it by
+        # reference, so it costs memory only where the caller would have let it go.
+        raw_x = x if spec.slot("grad_weight_input") is None and needs[1] else None
+        raw_weight = weight if spec.slot("grad_input_weight") is None else None
+        ctx.save_for_backward(raw_x, raw_weight, *saved)
+        ctx.call, ctx.layer = call, layer
+        ctx.x_shape, ctx.weight_shape = tuple(x.shape), tuple(weight.shape)
+        ctx.set_materialize_grads(False)
+        return y  # type: ignore[no-any-return]
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, grad: Tensor | None) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+        if grad is None:
+            return (None,) * 6
+        needs = ctx.needs_input_grad
+        raw_x, raw_weight, *saved = ctx.saved_tensors
+        layer: QuantizedLayer = ctx.layer
+        grad = grad.float()
+        dx, dw, dalpha, amax, scale = torch.ops.nybble.layer_backward(
+            grad,
+            raw_x,
+            raw_weight,
+            saved,
+            layer.nybble_grad_scale,
+            list(ctx.x_shape),
+            list(ctx.weight_shape),
+            *ctx.call.arguments(),
+            [needs[0], needs[1], needs[3]],
+        )
+        layer.observe_gradient(amax, scale)
+        dbias = None
+        if needs[2]:
+            dims = [0, 2, 3] if ctx.call.geometry.kind == "conv2d" else list(range(grad.dim() - 1))
+            dbias = grad.sum(dims)
+        return (
+            dx if needs[0] else None,
+            dw if needs[1] else None,
+            dbias,
+            dalpha if needs[3] else None,
+            None,
+            None,
+        )

@@ -1,0 +1,332 @@
+"""What a converted layer carries beside torch's own parameters, and how it moves.
+
+    nybble_alpha        parameter, PACT's clip(s); 0 until the first batch sets it
+    nybble_input_kind   0 not seen yet, 1 unsigned, 2 signed
+    nybble_grad_scale   GradScale's power of two; 0 until the first gradient fits it
+    nybble_grad_amax    largest |output gradient| since the scale last moved; 0: none
+    nybble_calls        training forwards so far: the `call` of the random key
+
+All are plain tensors in the layer's state_dict (float32 and int64), whatever dtype the layer is
+cast to. A state_dict without them loads under strict=True: the layer then starts afresh.
+
+GradScale moves once an iteration: gradients only note their maximum; the next training forward
+applies the rule to it. A layer that is used twice in a step, or recomputed under checkpointing,
+therefore moves its scale once, by its largest gradient.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from math import prod
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from nybble.errors import UserError
+from nybble.formats import get_format
+from nybble.nn.function import LayerCall, LayerFunction
+from nybble.ops.geometry import Geometry
+from nybble.ops.spec import LayerSpec
+from nybble.quantizers import PACT, GradScale, Quantizer, Stochastic
+
+_LINEAR = Geometry("linear")
+
+UNSEEN, UNSIGNED, SIGNED = 0, 1, 2
+STATE = (
+    "nybble_alpha",
+    "nybble_input_kind",
+    "nybble_grad_scale",
+    "nybble_grad_amax",
+    "nybble_calls",
+)
+
+
+def in_backward() -> bool:
+    """Whether autograd's engine is running on this thread: a forward is then a recomputation."""
+    return bool(torch._C._current_graph_task_id() != -1)
+
+
+def signed_input(spec: LayerSpec) -> LayerSpec:
+    """`spec` with its unsigned PACT input slot replaced by its signed form.
+
+    UINT4 becomes [-7, 7] with one clip, or INT4 with two clips and a zero point.
+    """
+    slot = spec.output_input
+    if not isinstance(slot, Quantizer) or not isinstance(slot.scale, PACT):
+        return spec
+    bits = slot.format.bits
+    two_sided = spec.signed_inputs == "two_sided"
+    name = f"int{bits}" if two_sided else f"int{bits}_sym"
+    scale = replace(slot.scale, kind="two_sided" if two_sided else "symmetric")
+    return replace(spec, output_input=replace(slot, format=get_format(name), scale=scale))
+
+
+class QuantizedLayer(nn.Module):
+    """Mixin of the converted layers. `attach_` gives a torch layer its state; `detach_` takes it.
+
+    Subclasses are `class Linear(QuantizedLayer, nn.Linear)` and implement `forward` through
+    `_gemm(x, weight, bias, geometry)`. They add no constructor: `convert` changes the class of an
+    existing layer in place, so parameters, hooks, names and references stay what they were.
+    """
+
+    weight: Tensor
+    nybble_alpha: nn.Parameter | None
+    nybble_input_kind: Tensor
+    nybble_grad_scale: Tensor
+    nybble_grad_amax: Tensor
+    nybble_calls: Tensor
+    nybble_spec: LayerSpec
+    nybble_rule: str
+    nybble_backend: str
+    nybble_accumulate: str
+    nybble_seed: int
+    nybble_index: int
+
+    def attach_(
+        self,
+        spec: LayerSpec,
+        *,
+        rule: str,
+        backend: str,
+        accumulate: str,
+        seed: int,
+        index: int,
+        activations: str | None,
+    ) -> None:
+        """Add the quantisation state to a layer whose class has just been changed."""
+        device = self.weight.device
+        self.nybble_spec, self.nybble_rule = spec, rule
+        self.nybble_backend, self.nybble_accumulate = backend, accumulate
+        self.nybble_seed, self.nybble_index = seed, index
+        self._nybble_signed = signed_input(spec)
+        self._nybble_calls_seen: dict[int, int] = {}
+        slot = spec.output_input
+        has_clip = isinstance(slot, Quantizer) and isinstance(slot.scale, PACT)
+        if has_clip:
+            two = spec.signed_inputs == "two_sided"
+            self.register_parameter(
+                "nybble_alpha", nn.Parameter(torch.zeros(2 if two else 1, device=device))
+            )
+        else:
+            self.register_parameter("nybble_alpha", None)
+        kind = {None: UNSEEN, "unsigned": UNSIGNED, "signed": SIGNED}[activations]
+        self._nybble_kind: int | None = kind
+        self._nybble_ready = False
+        self.register_buffer("nybble_input_kind", torch.tensor([kind], device=device))
+        self.register_buffer("nybble_grad_scale", torch.zeros(1, device=device))
+        self.register_buffer("nybble_grad_amax", torch.zeros(1, device=device))
+        self.register_buffer("nybble_calls", torch.zeros(1, dtype=torch.int64, device=device))
+
+    def detach_(self) -> None:
+        """Remove all that `attach_` added."""
+        for name in STATE:
+            delattr(self, name)
+        for name in list(self.__dict__):
+            if name.startswith(("nybble_", "_nybble_")):
+                delattr(self, name)
+
+    # ---- the call ---------------------------------------------------------------------------
+
+    def _gemm(
+        self, x: Tensor, weight: Tensor, bias: Tensor | None, geometry: Geometry
+    ) -> Tensor:
+        """Quantise, multiply, and return in the dtype that torch's own layer would return."""
+        device = x.device.type
+        if torch.is_autocast_enabled(device):
+            dtype = torch.get_autocast_dtype(device)
+            with torch.autocast(device, enabled=False):
+                return self._float32_gemm(x, weight, bias, geometry).to(dtype)
+        dtype = torch.promote_types(x.dtype, weight.dtype)
+        return self._float32_gemm(x, weight, bias, geometry).to(dtype)
+
+    def _rows_gemm(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        """A linear layer: [..., K] times [N, K] through one matrix product."""
+        if x.dim() == 0 or x.shape[-1] != weight.shape[1]:
+            raise UserError(
+                f"{type(self).__name__}: the input's shape is {tuple(x.shape)}, but its last"
+                f" dimension must be {weight.shape[1]}"
+            )
+        rows = x.reshape(prod(x.shape[:-1]), weight.shape[1])
+        y = self._gemm(rows, weight, bias, _LINEAR)
+        return y.view(*x.shape[:-1], weight.shape[0])
+
+    def _float32_gemm(
+        self, x: Tensor, weight: Tensor, bias: Tensor | None, geometry: Geometry
+    ) -> Tensor:
+        if not self._nybble_ready:
+            self._nybble_ready = self._see_input(x)
+        call = LayerCall(
+            spec=self._resolved_spec(),
+            geometry=geometry,
+            accumulate=self.nybble_accumulate,
+            backend=self.nybble_backend,
+            seed=self.nybble_seed,
+            layer=self.nybble_index,
+            call=self._next_call(x),
+        )
+        result: Tensor = LayerFunction.apply(
+            x.float(),
+            weight.float(),
+            None if bias is None else bias.float(),
+            self._clips(call.spec),
+            call,
+            self,
+        )
+        return result
+
+    def _clips(self, spec: LayerSpec) -> Tensor | None:
+        """The clip(s) that the slot in use takes: inputs may turn out to need one of two."""
+        alpha = self.nybble_alpha
+        if alpha is None:
+            return None
+        slot = spec.output_input
+        wanted = slot.scale.clips if slot is not None and isinstance(slot.scale, PACT) else 0
+        return alpha if alpha.numel() == wanted else alpha[:wanted]
+
+    def _resolved_spec(self) -> LayerSpec:
+        return self._nybble_signed if self._nybble_kind == SIGNED else self.nybble_spec
+
+    def _see_input(self, x: Tensor) -> bool:
+        """Learn from the first batch whether inputs are signed, and set PACT's clip from it.
+
+        Returns whether there is nothing left to learn: an empty batch teaches nothing.
+        """
+        if self._nybble_kind is None:  # after loading: the buffer knows
+            self._nybble_kind = int(self.nybble_input_kind.item())
+        alpha = self.nybble_alpha
+        if alpha is None:
+            return True
+        if not x.numel():
+            return False
+        if self._nybble_kind == UNSEEN:
+            self._nybble_kind = SIGNED if bool((x.detach() < 0).any()) else UNSIGNED
+            with torch.no_grad():
+                self.nybble_input_kind.fill_(self._nybble_kind)
+        if not bool((alpha.detach() > 0).all()):
+            quantizer = self._resolved_spec().output_input
+            if not isinstance(quantizer, Quantizer) or not isinstance(quantizer.scale, PACT):
+                raise UserError("the signed form of a PACT slot must be a PACT slot")
+            with torch.no_grad():
+                fitted = quantizer.scale.initial_alpha(x.detach().float(), quantizer.format)
+                alpha.copy_(fitted.reshape(-1).expand_as(alpha))
+        return True
+
+    def _next_call(self, x: Tensor) -> int:
+        """Advance the call counter, or find the counter that a recomputation must reuse."""
+        if not self.training:
+            return 0
+        if not in_backward():
+            self._move_grad_scale()
+            self.nybble_calls += 1
+            if not self._draws_random_bits():
+                return 0
+            call = int(self.nybble_calls.item())
+            if self._new_iteration():
+                self._nybble_calls_seen.clear()
+            self._nybble_calls_seen[_fingerprint(x)] = call
+            return call
+        if not self._draws_random_bits():
+            return 0
+        return self._nybble_calls_seen.get(_fingerprint(x), int(self.nybble_calls.item()))
+
+    def _new_iteration(self) -> bool:
+        return len(self._nybble_calls_seen) >= 64
+
+    def _draws_random_bits(self) -> bool:
+        spec = self.nybble_spec
+        slots = (spec.output_input, spec.output_weight, spec.grad_input_grad, spec.grad_weight_grad)
+        return any(isinstance(q, Quantizer) and isinstance(q.rounding, Stochastic) for q in slots)
+
+    # ---- GradScale --------------------------------------------------------------------------
+
+    def grad_scale_config(self) -> tuple[GradScale, Quantizer] | None:
+        """The GradScale of the gradient slots and the quantizer it belongs to, if there is one."""
+        for slot in (self.nybble_spec.grad_input_grad, self.nybble_spec.grad_weight_grad):
+            if isinstance(slot, Quantizer) and isinstance(slot.scale, GradScale):
+                return slot.scale, slot
+        return None
+
+    @torch.no_grad()
+    def observe_gradient(self, amax: Tensor, scale: Tensor) -> None:
+        """Called by backward: keep the scale that was used and note the gradient's maximum."""
+        if amax.numel() == 0:
+            return
+        self.nybble_grad_scale.copy_(scale)
+        finite = torch.where(torch.isfinite(amax), amax, torch.zeros_like(amax))
+        torch.maximum(self.nybble_grad_amax, finite, out=self.nybble_grad_amax)
+
+    @torch.no_grad()
+    def _move_grad_scale(self) -> None:
+        config = self.grad_scale_config()
+        if config is None or config[0].mode != "delayed":
+            return
+        scale, amax = self.nybble_grad_scale, self.nybble_grad_amax
+        moved = config[0].update(scale, amax * scale, config[1].format.max_value)
+        scale.copy_(moved)
+        amax.zero_()
+
+    # ---- state ------------------------------------------------------------------------------
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> nn.Module:
+        """Move with the module, but stay float32: a power of two may not fit a half."""
+        kept = {name: getattr(self, name) for name in STATE if getattr(self, name) is not None}
+        before = {name: tensor.detach().clone() for name, tensor in kept.items()}
+        super()._apply(fn, recurse)
+        for name, tensor in before.items():
+            now = getattr(self, name)
+            if now.dtype != tensor.dtype:
+                restored = tensor.to(now.device)
+                if isinstance(now, nn.Parameter):
+                    now.data = restored
+                else:
+                    setattr(self, name, restored)
+        return self
+
+    def _load_from_state_dict(
+        self,
+        state_dict: dict[str, Any],
+        prefix: str,
+        local_metadata: dict[str, Any],
+        strict: bool,
+        missing_keys: list[str],
+        unexpected_keys: list[str],
+        error_msgs: list[str],
+    ) -> None:
+        super()._load_from_state_dict(
+            state_dict, prefix, local_metadata, strict, missing_keys, unexpected_keys, error_msgs
+        )
+        for name in STATE:
+            key = prefix + name
+            if key in missing_keys:
+                missing_keys.remove(key)
+        # The buffers may have changed: read them at the next forward.
+        self._nybble_kind, self._nybble_ready = None, False
+
+    def extra_repr(self) -> str:
+        """torch's own text, then the six slots."""
+        return f"{super().extra_repr()}, {describe_spec(self._resolved_spec())}"
+
+
+def describe_spec(spec: LayerSpec) -> str:
+    """The six slots in one line: `output=a x b, grad_input=c x b, grad_weight=d x a`."""
+
+    def short(name: str) -> str:
+        slot = spec.slot(name)
+        return slot.format.name if isinstance(slot, Quantizer) else "fp32"
+
+    return ", ".join(
+        f"{gemm}={short(f'{gemm}_{left}')} x {short(f'{gemm}_{right}')}"
+        for gemm, left, right in (
+            ("output", "input", "weight"),
+            ("grad_input", "grad", "weight"),
+            ("grad_weight", "grad", "input"),
+        )
+    )
+
+
+def _fingerprint(x: Tensor) -> int:
+    """A number that equal inputs share: recomputed activations are bit-identical."""
+    flat = x.detach().float().contiguous().view(-1).view(torch.int32)
+    return int(flat.to(torch.int64).sum().item()) if flat.numel() else 0

@@ -1,0 +1,126 @@
+"""The operators, as `torch.library` knows them.
+
+    nybble::layer_forward    quantise input and weight, output Gemm      -> output, saved codes
+    nybble::layer_backward   quantise the gradient, grad_input and grad_weight Gemms
+    nybble::matmul           integers times integers, scaled: the Gemm alone
+
+They are functional (nothing is written in place) and take any device. A spec travels as its JSON
+key, since schemas know strings but not dataclasses. The fake kernels, which torch.compile and
+FakeTensor use, are the reference kernels themselves: those have no data-dependent shape.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from nybble.errors import UserError
+from nybble.ops.geometry import Geometry
+from nybble.ops.reference import layer as reference
+from nybble.ops.reference.matmul import matmul as reference_matmul
+from nybble.ops.spec import parse_spec
+
+_LIBRARY = torch.library.Library("nybble", "DEF")
+
+_PLAN = (
+    "str spec, str kind, int[] stride, int[] padding, int[] dilation, int groups,"
+    " str accumulate, str backend, int seed, int layer, int call"
+)
+_LIBRARY.define(
+    f"layer_forward(Tensor x, Tensor weight, Tensor? bias, Tensor? alpha, {_PLAN}, bool save)"
+    " -> (Tensor, Tensor[])"
+)
+_LIBRARY.define(
+    "layer_backward(Tensor grad, Tensor? x, Tensor? weight, Tensor[] saved, Tensor grad_scale,"
+    f" int[] x_shape, int[] weight_shape, {_PLAN}, bool[] needs)"
+    " -> (Tensor, Tensor, Tensor, Tensor, Tensor)"
+)
+_LIBRARY.define(
+    "matmul(Tensor a, Tensor b, Tensor? scale_a, Tensor? scale_b, int max_a, int max_b,"
+    " str accumulate) -> Tensor"
+)
+
+
+def _geometry(
+    kind: str, stride: list[int], padding: list[int], dilation: list[int], groups: int
+) -> Geometry:
+    if kind not in ("linear", "conv2d"):
+        raise UserError(f"unknown kind of Gemm {kind!r}: use linear or conv2d")
+    return Geometry(kind, tuple(stride), tuple(padding), tuple(dilation), groups)  # type: ignore[arg-type]
+
+
+def _layer_forward(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    alpha: Tensor | None,
+    spec: str,
+    kind: str,
+    stride: list[int],
+    padding: list[int],
+    dilation: list[int],
+    groups: int,
+    accumulate: str,
+    backend: str,
+    seed: int,
+    layer: int,
+    call: int,
+    save: bool,
+) -> tuple[Tensor, list[Tensor]]:
+    return reference.layer_forward(
+        x,
+        weight,
+        bias,
+        alpha,
+        parse_spec(spec),
+        _geometry(kind, stride, padding, dilation, groups),
+        accumulate,
+        reference.Draw(seed, layer, call),
+        save,
+    )
+
+
+def _layer_backward(
+    grad: Tensor,
+    x: Tensor | None,
+    weight: Tensor | None,
+    saved: list[Tensor],
+    grad_scale: Tensor,
+    x_shape: list[int],
+    weight_shape: list[int],
+    spec: str,
+    kind: str,
+    stride: list[int],
+    padding: list[int],
+    dilation: list[int],
+    groups: int,
+    accumulate: str,
+    backend: str,
+    seed: int,
+    layer: int,
+    call: int,
+    needs: list[bool],
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    return reference.layer_backward(
+        grad,
+        x,
+        weight,
+        saved,
+        grad_scale,
+        tuple(x_shape),
+        tuple(weight_shape),
+        parse_spec(spec),
+        _geometry(kind, stride, padding, dilation, groups),
+        accumulate,
+        reference.Draw(seed, layer, call),
+        needs,
+    )
+
+
+for _name, _kernel in (
+    ("layer_forward", _layer_forward),
+    ("layer_backward", _layer_backward),
+    ("matmul", reference_matmul),
+):
+    _LIBRARY.impl(_name, _kernel, "CompositeExplicitAutograd")
+    torch.library.register_fake(f"nybble::{_name}", _kernel, lib=_LIBRARY)

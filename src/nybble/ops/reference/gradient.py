@@ -1,0 +1,114 @@
+"""The output gradient's two operands: one read of dy, both phases, and GradScale's statistic.
+
+    y = fl(dy * s)            s: GradScale's power of two, so the product is exact (but underflow)
+    g1, g2 = round(y)         on the grids of grad_input and grad_weight
+    multiplier                fl(unit / s): undone in the Gemm's output
+    amax = max|dy|            what moves s, later (`delayed`) or now (`immediate`, `fit`)
+
+A gradient with NaN or infinity in it makes the multiplier NaN, so that grad_input and grad_weight
+are NaN, as a loss scaler expects; it never becomes a code and never moves the scale.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from nybble.formats import LogFormat, Stochastic, two_phase_integers
+from nybble.ops.reference.operand import Operand, quantize_operand
+from nybble.ops.spec import LayerSpec
+from nybble.quantizers import GradScale, Quantizer, RandomKey, random24
+
+Keys = tuple[RandomKey, RandomKey]
+
+
+def quantize_gradient(
+    grad: Tensor,
+    spec: LayerSpec,
+    grad_scale: Tensor,
+    keys: Keys,
+    wanted: tuple[bool, bool],
+) -> tuple[Operand | None, Operand | None, Tensor, Tensor]:
+    """(operand of grad_input, operand of grad_weight, amax, scale used).
+
+    `grad_scale`: GradScale's state, one number, 0 before the first gradient. Operands that are
+    not wanted are None; amax and scale are empty when no wanted slot has a GradScale.
+    """
+    slots = (spec.grad_input_grad, spec.grad_weight_grad)
+    scaled = [
+        want and slot is not None and isinstance(slot.scale, GradScale)
+        for slot, want in zip(slots, wanted, strict=True)
+    ]
+    none = grad.new_empty(0)
+    amax = scale = inverse = y = none
+    if any(scaled):
+        config = next(s.scale for s, use in zip(slots, scaled, strict=True) if s and use)
+        fmt = next(s.format for s, use in zip(slots, scaled, strict=True) if s and use)
+        amax, scale, inverse = _move(grad, grad_scale, config, fmt.max_value)  # type: ignore[arg-type]
+        y = grad * scale
+    if all(scaled) and _one_pass(slots[0], slots[1]):
+        first, second = slots
+        assert first is not None and second is not None  # both are scaled
+        g1, g2 = two_phase_integers(y, first.format, second.format, first.rounding)  # type: ignore[arg-type]
+        return (
+            Operand(g1, inverse * _unit(first), first.format.max_integer),
+            Operand(g2, inverse * _unit(second), second.format.max_integer),
+            amax,
+            scale,
+        )
+    operands: list[Operand | None] = []
+    for i, slot in enumerate(slots):
+        if not wanted[i]:
+            operands.append(None)
+        elif i == 1 and operands[0] is not None and slot == slots[0] and not _random(slot):
+            operands.append(operands[0])
+        elif slot is not None and scaled[i]:
+            random = random24(y.shape, keys[i], y.device) if _random(slot) else None
+            ints = slot.format.round_to_integers(y, slot.rounding, random)
+            operands.append(Operand(ints, inverse * _unit(slot), slot.format.max_integer))
+        else:
+            operands.append(quantize_operand(grad, slot, keys[i], None, want_inside=False))
+    return operands[0], operands[1], amax, scale
+
+
+def _move(
+    grad: Tensor, state: Tensor, config: GradScale, top: float
+) -> tuple[Tensor, Tensor, Tensor]:
+    """(amax, scale to use, its inverse), each one number; the inverse is NaN for a bad gradient."""
+    if grad.numel() == 0:
+        scale = torch.where(state > 0, state, torch.ones_like(state))
+        return torch.zeros_like(state), state.clone(), scale.reciprocal()
+    low, high = torch.aminmax(grad)
+    amax = torch.maximum(-low, high).reshape(1)
+    fitted = config.warm_start(amax, top)
+    if config.mode == "fit":
+        scale = fitted
+    elif config.mode == "immediate":
+        scale = torch.where(state > 0, config.update(state, amax * state, top), fitted)
+    else:
+        scale = torch.where(state > 0, state, fitted)
+    # amax * 0 is 0, or NaN where the gradient is not finite; nothing has fitted the scale of an
+    # all-zero first gradient, and the state stays 0 for it.
+    known = torch.where((scale > 0) & (amax > 0) | (state > 0), scale, torch.ones_like(scale))
+    fresh = torch.where((amax > 0) & torch.isfinite(amax) | (state > 0), known, state)
+    return amax, fresh, known.reciprocal() + amax * 0.0
+
+
+def _one_pass(first: Quantizer | None, second: Quantizer | None) -> bool:
+    return (
+        first is not None
+        and second is not None
+        and first.rounding == second.rounding
+        and not _random(first)
+        and first.format != second.format
+        and isinstance(first.format, LogFormat)
+        and isinstance(second.format, LogFormat)
+    )
+
+
+def _random(slot: Quantizer | None) -> bool:
+    return slot is not None and isinstance(slot.rounding, Stochastic)
+
+
+def _unit(slot: Quantizer) -> float:
+    return 1.0 if slot.format.unit is None else slot.format.unit

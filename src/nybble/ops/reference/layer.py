@@ -1,0 +1,194 @@
+"""One layer's forward and backward step on the reference backend.
+
+    forward    qx, qw = quantise(x), quantise(w);  y = qx qw  (s_x s_w) + bias
+    backward   g1, g2 = both phases of dy in one pass
+               dx = g1 qw (s_g s_w), zero where x was clipped;  dw = g2 qx (s_g s_x)
+               dalpha = tree sum of the unmasked dx where x was clipped (PACT)
+
+What forward saves is a fixed list of tensors, empty where there is nothing to keep:
+codes, multiplier, zero point and mask of the input; the same four of the weight.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from nybble.ops.exactness import finish_
+from nybble.ops.geometry import Geometry
+from nybble.ops.reference import gemm
+from nybble.ops.reference.gradient import quantize_gradient
+from nybble.ops.reference.operand import Operand, quantize_operand, restore, store
+from nybble.ops.spec import LayerSpec
+from nybble.quantizers import PACT, Quantizer, RandomKey, tree_sum
+
+# The `operand` of a random key: one number for each slot that draws its own bits.
+INPUT, WEIGHT, GRAD_INPUT_GRAD, GRAD_WEIGHT_GRAD, GRAD_INPUT_WEIGHT, GRAD_WEIGHT_INPUT = range(6)
+
+
+@dataclass(frozen=True)
+class Draw:
+    """Which random bits a call uses; see `quantizers/random.py`."""
+
+    seed: int
+    layer: int
+    call: int
+
+    def key(self, operand: int) -> RandomKey:
+        """The key of one operand of this call."""
+        return RandomKey(
+            seed=self.seed, rank=0, layer=self.layer, call=self.call, operand=operand
+        )
+
+
+def layer_forward(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    alpha: Tensor | None,
+    spec: LayerSpec,
+    geometry: Geometry,
+    accumulate: str,
+    draw: Draw,
+    save: bool,
+) -> tuple[Tensor, list[Tensor]]:
+    """Output of the layer and, if `save`, what its backward needs (else an empty list)."""
+    qx = quantize_operand(x, spec.output_input, draw.key(INPUT), alpha, want_inside=save)
+    qw = quantize_operand(weight, spec.output_weight, draw.key(WEIGHT), None, want_inside=save)
+    rank = x.dim()
+    tx, mx, limit_x = qx.facing(0, 0, rank)
+    tw, mw, limit_w = qw.facing(0, 1, rank)
+    acc = gemm.output(
+        tx,
+        tw,
+        geometry,
+        max_x=limit_x,
+        max_weight=limit_w,
+        accumulate=accumulate,
+        accumulator=spec.accumulator,
+    )
+    shaped = None if bias is None else bias.reshape(_bias_shape(geometry))
+    y = finish_(acc, mx, mw, shaped)
+    if not save:
+        return y, []
+    bx = _backward_operand(
+        x, spec.grad_weight_input, qx, spec.output_input, draw.key(GRAD_WEIGHT_INPUT), alpha
+    )
+    bw = _backward_operand(
+        weight, spec.grad_input_weight, qw, spec.output_weight, draw.key(GRAD_INPUT_WEIGHT), None
+    )
+    slot_x, slot_w = spec.slot("grad_weight_input"), spec.slot("grad_input_weight")
+    return y, [*store(bx, slot_x, qx.inside), *store(bw, slot_w, qw.inside)]
+
+
+def layer_backward(
+    grad: Tensor,
+    x: Tensor | None,
+    weight: Tensor | None,
+    saved: list[Tensor],
+    grad_scale: Tensor,
+    x_shape: tuple[int, ...],
+    weight_shape: tuple[int, ...],
+    spec: LayerSpec,
+    geometry: Geometry,
+    accumulate: str,
+    draw: Draw,
+    needs: list[bool],
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """(dx, dw, dalpha, amax, scale): empty tensors where `needs` (x, weight, alpha) says no.
+
+    `amax` and `scale` are what GradScale's state wants: the gradient's largest magnitude and the
+    power of two that was used; empty without GradScale.
+    """
+    need_dx, need_dw, need_dalpha = needs
+    none = grad.new_empty(0)
+    # The clip's gradient is a part of grad_input, so it needs that Gemm too.
+    for_input, for_weight, amax, scale = quantize_gradient(
+        grad,
+        spec,
+        grad_scale,
+        (draw.key(GRAD_INPUT_GRAD), draw.key(GRAD_WEIGHT_GRAD)),
+        (need_dx or need_dalpha, need_dw),
+    )
+    qx = restore(saved[:4], spec.slot("grad_weight_input"), x, x_shape)
+    qw = restore(saved[4:], spec.slot("grad_input_weight"), weight, weight_shape)
+    dx, dw, dalpha = none, none, none
+    # Dimension 1 of weight and input is what a multiplier may follow, unless groups cut it.
+    free = 1 if geometry.groups == 1 else -1
+    if for_input is not None:
+        rank = len(x_shape)
+        tg, mg, limit_g = for_input.facing(0, 0, rank)
+        tw, mw, limit_w = qw.facing(free, 1, rank)
+        acc = gemm.grad_input(
+            tg,
+            tw,
+            geometry,
+            x_shape,
+            max_grad=limit_g,
+            max_weight=limit_w,
+            accumulate=accumulate,
+            accumulator=spec.accumulator,
+        )
+        dx = finish_(acc, mg, mw)
+        if qx.inside is not None:
+            passed = dx * qx.inside
+            if need_dalpha:
+                dalpha = clip_gradient(dx.sub_(passed), qx, spec.output_input)
+            dx = passed
+    if for_weight is not None:
+        rank = len(weight_shape)
+        tg, mg, limit_g = for_weight.facing(1, 0, rank)
+        tx, mx, limit_x = qx.facing(free, 1, rank)
+        acc = gemm.grad_weight(
+            tg,
+            tx,
+            geometry,
+            weight_shape,
+            max_grad=limit_g,
+            max_x=limit_x,
+            accumulate=accumulate,
+            accumulator=spec.accumulator,
+        )
+        dw = finish_(acc, mg, mx)
+        if qw.inside is not None:
+            dw = dw.mul_(qw.inside)
+    return dx if need_dx else none, dw, dalpha, amax, scale
+
+
+def clip_gradient(clipped: Tensor, qx: Operand, slot: Quantizer | None) -> Tensor:
+    """PACT's gradient of the clip(s), a tree sum over the clipped elements.
+
+    clipped: grad_input where x was clipped, else 0 (overwritten). unsigned: those above the clip.
+    symmetric: above minus below. two_sided: (above, minus below), as the clips (upper, lower).
+    A clipped element's integer has the sign of its side; an unsigned one's is 0 below the range.
+    """
+    if slot is None or not isinstance(slot.scale, PACT):
+        return clipped.new_empty(0)
+    side = qx.tensor.sign()
+    if slot.scale.kind == "two_sided":
+        above = tree_sum(clipped * side.clamp(min=0.0))
+        return torch.stack([above, tree_sum(clipped.mul_(side.clamp_(max=0.0)))])
+    if slot.scale.kind == "unsigned" and qx.limit is None:
+        side.clamp_(min=0.0)  # a float32 operand still shows what lies below the range
+    return tree_sum(clipped.mul_(side)).reshape(1)
+
+
+def _backward_operand(
+    tensor: Tensor,
+    slot: Quantizer | str | None,
+    forward: Operand,
+    forward_slot: Quantizer | None,
+    key: RandomKey,
+    alpha: Tensor | None,
+) -> Operand:
+    if slot == "same" or slot == forward_slot:
+        return forward
+    if slot is None or isinstance(slot, Quantizer):
+        return quantize_operand(tensor, slot, key, alpha, want_inside=False)
+    raise TypeError(f"a slot holds a Quantizer, None or 'same', not {slot!r}")
+
+
+def _bias_shape(geometry: Geometry) -> tuple[int, ...]:
+    return (1, -1, 1, 1) if geometry.kind == "conv2d" else (-1,)

@@ -1,0 +1,216 @@
+"""One quantised operand: what a Gemm multiplies, and what is kept of it for the backward pass.
+
+    tensor        float32: integers (value / format unit, zero point subtracted) or, for formats
+                  without an integer form and for float32 slots, values
+    multiplier    float32, fl(scale * unit), or None (float32 slots, and wide formats at scale 1)
+    limit         largest |integer|, or None for values
+    inside        1.0 where the clip of PACT (or of SAWB with ste="clip") let the number through,
+                  else 0.0 (float, because torch multiplies floats faster than booleans)
+
+A multiplier that varies along the contracted dimension cannot leave the sum; `facing` then
+multiplies it in first, and the Gemm runs on values. `store` and `restore` keep codes: two a byte
+up to 4 bits, one a byte up to 8, two bytes beyond; mask bits eight a byte.
+
+NaN or infinity in an operand makes its multiplier NaN, hence the whole result: it never becomes a
+code. What the codes of such an operand are is unspecified.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from math import prod
+
+import torch
+from torch import Tensor
+
+from nybble.errors import NybbleError
+from nybble.formats import Format, Integer, Stochastic
+from nybble.ops.reference.storage import pack_integers, pack_mask, unpack_integers, unpack_mask
+from nybble.quantizers import PACT, SAWB, Fit, GradScale, Quantizer, RandomKey, Unit, random24
+from nybble.quantizers.packing import pack_codes, unpack_codes
+
+# Formats that torch stores itself; their casts are exact on the format's own values.
+_TORCH_DTYPES = {"fp16": torch.float16, "bf16": torch.bfloat16}
+
+
+@dataclass
+class Operand:
+    """See the module."""
+
+    tensor: Tensor
+    multiplier: Tensor | None = None
+    limit: int | None = None
+    inside: Tensor | None = None
+    zero_point: Tensor | None = None
+
+    def facing(
+        self, free: int, result_dim: int, result_rank: int
+    ) -> tuple[Tensor, Tensor | None, int | None]:
+        """(tensor, multiplier, limit) for one Gemm.
+
+        `free`: the dimension of this operand that becomes dimension `result_dim` of the result of
+        `result_rank` dimensions; -1 where there is none that a multiplier may follow.
+        """
+        m = self.multiplier
+        if m is None or m.numel() == 1:
+            return self.tensor, None if m is None else m.reshape(()), self.limit
+        if [d for d, size in enumerate(m.shape) if size > 1] == [free]:
+            shape = [1] * result_rank
+            shape[result_dim] = -1
+            return self.tensor, m.reshape(shape), self.limit
+        return self.tensor * m, None, None
+
+
+def quantize_operand(
+    x: Tensor,
+    slot: Quantizer | None,
+    key: RandomKey,
+    alpha: Tensor | None,
+    *,
+    want_inside: bool,
+) -> Operand:
+    """Quantise one operand of the forward pass (gradients: `gradient.py`).
+
+    The order of operations is the quantizers' contract: y = fl(x * inv), inv = fl(1 / scale); an
+    affine slot adds its zero point before rounding. A number is inside the clip when y is inside
+    the format's range, ends included.
+    """
+    if slot is None:
+        return Operand(x)
+    fmt = slot.format
+    random = None
+    if isinstance(slot.rounding, Stochastic):
+        random = random24(x.shape, key, x.device)
+    if isinstance(slot.scale, Unit):
+        return _rounded(x, fmt, slot, random, None)
+    fit = fit_slot(x, slot, alpha)
+    y = fit.scaled(x)
+    clips = isinstance(slot.scale, PACT) or (
+        isinstance(slot.scale, SAWB) and slot.scale.ste == "clip"
+    )
+    # Scales that read the tensor themselves are NaN already.
+    propagate = isinstance(slot.scale, PACT)
+    return _rounded(y, fmt, slot, random, fit, want_inside=clips and want_inside, propagate=propagate)
+
+
+def _rounded(
+    y: Tensor,
+    fmt: Format,
+    slot: Quantizer,
+    random: Tensor | None,
+    fit: Fit | None,
+    want_inside: bool = False,
+    propagate: bool = False,
+) -> Operand:
+    """`y` on the format's grid. With a fit, `y` is this module's own and may be overwritten."""
+    inside: Tensor | None = None
+    scale = None if fit is None else fit.scale
+    if fmt.unit is None:
+        return Operand(fmt.round(y, slot.rounding, random), scale)
+    if isinstance(fmt, Integer) and random is None:
+        # The same numbers as round_to_integers, whose clamped intermediate tells what was inside.
+        clamped = y.clamp(fmt.low, fmt.high)
+        poison = _poison(y) if scale is None or propagate else None
+        if want_inside:
+            inside = y.eq_(clamped)
+        ints = clamped.round_()
+    else:
+        if want_inside:
+            inside = (y.abs() <= fmt.max_value).float()
+        poison = _poison(y) if scale is None or propagate else None
+        ints = fmt.round_to_integers(y, slot.rounding, random)
+    if scale is None:
+        scale = y.new_ones(())
+    if poison is not None:
+        scale = scale + poison
+    limit = fmt.max_integer
+    zero_point = None if fit is None else fit.zero_point
+    if zero_point is not None:
+        ints.sub_(zero_point)
+        limit = 2 * (limit or 0)
+    multiplier = scale if fmt.unit == 1.0 else scale * fmt.unit
+    return Operand(ints, multiplier, limit, inside, zero_point)
+
+
+def fit_slot(x: Tensor, slot: Quantizer, alpha: Tensor | None) -> Fit:
+    """The scale of a forward slot: from the learned clip for PACT, else from the tensor."""
+    if isinstance(slot.scale, PACT):
+        if alpha is None:
+            raise NybbleError(f"{slot.short} needs a clip: none was passed")
+        return slot.scale.fit_alpha(alpha, slot.format)
+    if isinstance(slot.scale, GradScale):
+        raise NybbleError(f"{slot.short}: GradScale has a state and serves gradients only")
+    return slot.scale.fit(x, slot.format)
+
+
+def _poison(y: Tensor) -> Tensor:
+    """0, or NaN if an element of `y` is not finite; no synchronisation with the host."""
+    if y.numel() == 0:
+        return y.new_zeros(())
+    low, high = torch.aminmax(y)
+    return (low * 0.0).add_(high * 0.0)
+
+
+# ---- what is kept for backward ------------------------------------------------------------------
+
+
+def store(operand: Operand, slot: Quantizer | None, inside: Tensor | None) -> list[Tensor]:
+    """[codes, multiplier, zero point, mask]: what `restore` needs; empty where there is nothing."""
+    tensor = operand.tensor
+    none = tensor.new_empty(0)
+    mask = tensor.new_empty(0, dtype=torch.uint8) if inside is None else pack_mask(inside)
+    if slot is None:
+        return [none, none.clone(), none.clone(), mask]
+    fmt = slot.format
+    if fmt.name in _TORCH_DTYPES:
+        codes = tensor.to(_TORCH_DTYPES[fmt.name])
+    elif fmt.bits > 8:
+        # Codes of 9 to 16 bits are int32: their low half holds them.
+        codes = fmt.encode(tensor).to(torch.int16)
+    elif fmt.unit is None:
+        codes = fmt.encode(tensor)
+    else:
+        zero = operand.zero_point
+        ints = tensor if zero is None else tensor + zero
+        if isinstance(fmt, Integer) and fmt.bits <= 4:
+            codes = pack_integers(ints, fmt)
+        else:
+            codes = pack_codes(fmt.integers_to_codes(ints), fmt.bits)
+    kept = [codes]
+    for part in (operand.multiplier, operand.zero_point):
+        # A clone, because an operator may not return one of its own inputs.
+        kept.append(none.clone() if part is None else part.clone())
+    return [*kept, mask]
+
+
+def restore(
+    saved: list[Tensor], slot: Quantizer | None, raw: Tensor | None, shape: tuple[int, ...]
+) -> Operand:
+    """The operand of `store`'s four tensors; `raw` is a float32 slot's own tensor."""
+    codes, multiplier, zero, mask = saved
+    count = prod(shape)
+    inside = unpack_mask(mask, count).view(shape) if mask.numel() else None
+    if slot is None:
+        if raw is None:
+            return Operand(codes, None, None, inside)
+        return Operand(raw, None, None, inside)
+    fmt = slot.format
+    scale = multiplier if multiplier.numel() else None
+    if fmt.name in _TORCH_DTYPES:
+        return Operand(codes.float(), scale, None, inside)
+    if fmt.bits > 8:
+        wide = codes.to(torch.int32).bitwise_and_((1 << fmt.bits) - 1)
+        return Operand(fmt.decode(wide), scale, None, inside)
+    if fmt.unit is None:
+        return Operand(fmt.decode(codes), scale, None, inside)
+    if isinstance(fmt, Integer) and fmt.bits <= 4:
+        ints = unpack_integers(codes, count, fmt).view(shape)
+    else:
+        ints = fmt.integers(unpack_codes(codes, count, fmt.bits)).view(shape)
+    limit = fmt.max_integer
+    if zero.numel():
+        ints.sub_(zero)
+        limit = 2 * (limit or 0)
+        return Operand(ints, scale, limit, inside, zero)
+    return Operand(ints, scale, limit, inside)
+

@@ -1,0 +1,130 @@
+"""What one layer does: six quantizer slots, and how sums are accumulated.
+
+A layer has three Gemms with two operands each, hence six slots:
+
+    output       input   x weight     (forward)
+    grad_input   grad    x weight     (backward, towards the layer below)
+    grad_weight  grad    x input      (backward, towards the optimizer)
+
+A slot holds a `Quantizer`, `None` (the operand stays in float32) or, for the two operands that the
+backward pass shares with the forward one, `SAME`: the very codes that the output Gemm used.
+A `LayerSpec` is data: frozen, comparable, and written as JSON for operators and checkpoints.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, fields
+from functools import cached_property, lru_cache
+from typing import Any, Final, Literal
+
+from nybble.errors import UserError
+from nybble.formats import get_format
+from nybble.quantizers import Quantizer
+
+Same = Literal["same"]
+SAME: Final[Same] = "same"
+Slot = Quantizer | None
+BackwardSlot = Quantizer | Same | None
+
+SLOTS: Final = (
+    "output_input",
+    "output_weight",
+    "grad_input_grad",
+    "grad_input_weight",
+    "grad_weight_grad",
+    "grad_weight_input",
+)
+
+
+@dataclass(frozen=True)
+class Accumulator:
+    """How a Gemm sums: exactly, or in a narrow format, chunk by chunk.
+
+    `Accumulator()` is the exact accumulator. With `format` set, products are summed in chunks of
+    `chunk` along the contraction, each chunk's sum is rounded to `format`, and so is every add of
+    one chunk's sum to the total (Wang et al., NeurIPS 2018). Real hardware, and the oracle, also
+    round every add inside a chunk; the reference backend sums the inside of a chunk in float32
+    and rounds once. The difference is stated in docs/exactness.md.
+    """
+
+    format: str | None = None
+    chunk: int = 64
+
+    def __post_init__(self) -> None:
+        if self.format is not None:
+            get_format(self.format)
+        if self.chunk < 1:
+            raise UserError(f"accumulator chunk is {self.chunk}: it must be at least 1")
+
+    def __str__(self) -> str:
+        return "exact" if self.format is None else f"{self.format} in chunks of {self.chunk}"
+
+
+@dataclass(frozen=True)
+class LayerSpec:
+    """Six slots and an accumulator: all that a layer needs to know of its recipe.
+
+    `signed_inputs` says what becomes of a PACT input slot when the first batch holds negative
+    values: `"symmetric"` (one clip, [-7, 7]) or `"two_sided"` (two clips, 16 levels, zero point).
+    """
+
+    output_input: Slot = None
+    output_weight: Slot = None
+    grad_input_grad: Slot = None
+    grad_input_weight: BackwardSlot = SAME
+    grad_weight_grad: Slot = None
+    grad_weight_input: BackwardSlot = SAME
+    accumulator: Accumulator = Accumulator()
+    signed_inputs: Literal["symmetric", "two_sided"] = "symmetric"
+
+    def slot(self, name: str) -> Slot:
+        """The quantizer of a slot, with `SAME` resolved to the forward operand's.
+
+        >>> LayerSpec().slot("grad_weight_input") is None
+        True
+        """
+        value = getattr(self, name)
+        if value == SAME:
+            value = self.output_weight if name == "grad_input_weight" else self.output_input
+        return value  # type: ignore[no-any-return]
+
+    @property
+    def quantizes(self) -> bool:
+        """Whether any operand leaves float32."""
+        return any(self.slot(name) is not None for name in SLOTS)
+
+    def to_dict(self) -> dict[str, Any]:
+        """A JSON-able dict; `LayerSpec.from_dict` is its inverse."""
+        data: dict[str, Any] = {}
+        for name in SLOTS:
+            value = getattr(self, name)
+            data[name] = value.to_dict() if isinstance(value, Quantizer) else value
+        data["accumulator"] = {"format": self.accumulator.format, "chunk": self.accumulator.chunk}
+        data["signed_inputs"] = self.signed_inputs
+        return data
+
+    @classmethod
+    def from_dict(cls, data: dict[str, Any]) -> LayerSpec:
+        """Build a spec from `to_dict()`'s result; unknown keys are an error."""
+        unknown = set(data) - {f.name for f in fields(cls)}
+        if unknown:
+            raise UserError(f"a layer spec has no field {', '.join(sorted(unknown))}")
+        values: dict[str, Any] = dict(data)
+        for name in SLOTS:
+            if isinstance(values.get(name), dict):
+                values[name] = Quantizer.from_dict(values[name])
+        if "accumulator" in values:
+            values["accumulator"] = Accumulator(**values["accumulator"])
+        return cls(**values)
+
+    @cached_property
+    def key(self) -> str:
+        """The canonical JSON text: what operators receive, since their schemas know strings."""
+        return json.dumps(self.to_dict(), sort_keys=True, separators=(",", ":"))
+
+
+@lru_cache(maxsize=4096)
+def parse_spec(key: str) -> LayerSpec:
+    """The spec of a `LayerSpec.key`; cached, because every operator call asks for it."""
+    return LayerSpec.from_dict(json.loads(key))

@@ -1,0 +1,32 @@
+"""Pieces that several recipes share: layer specs whose six slots hold the same wide format."""
+
+from __future__ import annotations
+
+from nybble.formats import get_format
+from nybble.ops.spec import Accumulator, LayerSpec
+from nybble.quantizers import Quantizer, Unit
+
+
+def uniform_spec(format_name: str, accumulator: Accumulator = Accumulator()) -> LayerSpec:
+    """Every operand rounded to one format without a scale: FP16, BF16."""
+    operand = Quantizer(get_format(format_name), Unit())
+    return LayerSpec(
+        output_input=operand,
+        output_weight=operand,
+        grad_input_grad=operand,
+        grad_weight_grad=operand,
+        accumulator=accumulator,
+    )
+
+
+def hfp8_spec(accumulator: Accumulator = Accumulator()) -> LayerSpec:
+    """HFP8 (Sun et al., NeurIPS 2019): forward operands FP8 1-4-3, gradients FP8 1-5-2."""
+    forward = Quantizer(get_format("fp8_143"), Unit())
+    gradient = Quantizer(get_format("fp8_152"), Unit())
+    return LayerSpec(
+        output_input=forward,
+        output_weight=forward,
+        grad_input_grad=gradient,
+        grad_weight_grad=gradient,
+        accumulator=accumulator,
+    )

@@ -1,0 +1,170 @@
+"""A recipe is data: six slots, an accumulator, ordered layer rules, and where it comes from.
+
+    spec    what every layer does that no rule speaks of
+    rules   tried in order; the first that matches a layer decides what it does instead
+    source  the paper
+
+`convert` resolves it: for each layer the user's rules come first, then the recipe's, then `spec`.
+A new recipe is one short file with a builder function and one line in `registry.py`.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from nybble.errors import UserError, suggest
+from nybble.ops.spec import LayerSpec
+
+LayerType = Literal["conv1x1", "depthwise", "conv", "linear"]
+Position = Literal["first", "last"]
+Family = Literal["bottleneck", "depthwise-separable"]
+
+
+@dataclass(frozen=True)
+class LayerFacts:
+    """What a rule may ask of a layer: its name, its types, its position, the network's family."""
+
+    name: str
+    types: frozenset[str]
+    position: frozenset[str]
+    family: frozenset[str] = frozenset()
+
+
+@dataclass(frozen=True)
+class Rule:
+    """One exception: `spec` for the layers that meet every condition that is set.
+
+    name: exact module name, or `re:` and a regular expression that is searched in the name.
+    type: `conv1x1`, `depthwise`, `conv` or `linear`; position: `first` or `last` in module order;
+    family: only in networks of this family: `bottleneck` (most dense convolutions are 1x1, as in
+    ResNet-50) or `depthwise-separable` (MobileNet). `spec=None` leaves the layer in float32.
+    """
+
+    spec: LayerSpec | None
+    name: str | None = None
+    type: LayerType | None = None
+    position: Position | None = None
+    family: Family | None = None
+    why: str = ""
+
+    def matches(self, layer: LayerFacts) -> bool:
+        """Whether the rule speaks of this layer."""
+        if self.name is not None and not name_matches(self.name, layer.name):
+            return False
+        if self.type is not None and self.type not in layer.types:
+            return False
+        if self.position is not None and self.position not in layer.position:
+            return False
+        return self.family is None or self.family in layer.family
+
+    def describe(self) -> str:
+        """The conditions in words.
+
+        >>> Rule(None, position="first").describe()
+        'first layer'
+        """
+        words = [self.position or "", self.type or "", "layer"]
+        text = " ".join(word for word in words if word)
+        if self.name is not None:
+            text += f" named {self.name}"
+        if self.family is not None:
+            text += f" of a {self.family} network"
+        return text
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-able form."""
+        return {
+            "spec": None if self.spec is None else self.spec.to_dict(),
+            "name": self.name,
+            "type": self.type,
+            "position": self.position,
+            "family": self.family,
+            "why": self.why,
+        }
+
+
+def name_matches(pattern: str, name: str) -> bool:
+    """Exact equality, or a regular expression behind `re:`.
+
+    >>> name_matches("head", "head"), name_matches("re:down", "layer2.downsample.0")
+    (True, True)
+    """
+    if not pattern.startswith("re:"):
+        return pattern == name
+    try:
+        return re.search(pattern[3:], name) is not None
+    except re.error as error:
+        raise UserError(f"rule {pattern!r} is not a regular expression: {error}") from error
+
+
+@dataclass(frozen=True)
+class Switch:
+    """An open point of a recipe's source, as a choice: its values, its default and the reason."""
+
+    name: str
+    choices: tuple[str, ...]
+    default: str
+    why: str
+
+    def check(self, recipe: str, value: str) -> str:
+        """`value` if it is one of the choices, else a UserError."""
+        if value not in self.choices:
+            raise UserError(
+                f"{recipe}: switch {self.name}={value} is not known:"
+                f" use {' | '.join(self.choices)}.{suggest(value, self.choices)}"
+            )
+        return value
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """A way of training in few bits; see the module. Frozen, printable, serialisable.
+
+    loss_scale: a power of two by which training loops multiply the loss and divide the gradients,
+    because FP16 and FP8 slots have no scale of their own (4-bit gradients have GradScale).
+    """
+
+    name: str
+    title: str
+    source: str
+    spec: LayerSpec
+    rules: tuple[Rule, ...] = ()
+    loss_scale: float = 1.0
+    switches: tuple[Switch, ...] = ()
+    settings: tuple[tuple[str, str], ...] = field(default=())
+
+    def resolve(self, layer: LayerFacts) -> tuple[LayerSpec | None, Rule | None]:
+        """What `layer` does, and the rule that said so (None: the recipe's own spec)."""
+        for rule in self.rules:
+            if rule.matches(layer):
+                return rule.spec, rule
+        return self.spec, None
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-able form, for records and checkpoints."""
+        return {
+            "name": self.name,
+            "title": self.title,
+            "source": self.source,
+            "spec": self.spec.to_dict(),
+            "rules": [rule.to_dict() for rule in self.rules],
+            "loss_scale": self.loss_scale,
+            "settings": dict(self.settings),
+        }
+
+
+def read_settings(
+    recipe: str, switches: Sequence[Switch], given: dict[str, str]
+) -> dict[str, str]:
+    """The switches' values: the defaults, replaced by what was given and is allowed."""
+    names = [switch.name for switch in switches]
+    for name in given:
+        if name not in names:
+            known = ", ".join(names) or "none"
+            raise UserError(
+                f"{recipe} has no switch {name!r} (it has: {known}).{suggest(name, names)}"
+            )
+    return {s.name: s.check(recipe, given.get(s.name, s.default)) for s in switches}

@@ -1,0 +1,59 @@
+"""The recipes by name. A new recipe is its own file and one line here."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from nybble.errors import UserError, suggest
+from nybble.recipes.hfp8 import hfp8
+from nybble.recipes.plain import bf16, fp16, fp32
+from nybble.recipes.recipe import Recipe
+from nybble.recipes.sun2020 import sun2020
+from nybble.recipes.sun2020_strict import sun2020_strict
+
+RECIPES: dict[str, Callable[..., Recipe]] = {
+    "fp32": fp32,
+    "bf16": bf16,
+    "fp16": fp16,
+    "hfp8": hfp8,
+    "sun2020": sun2020,
+    "sun2020-strict": sun2020_strict,
+}
+
+
+def get_recipe(name: str | Recipe) -> Recipe:
+    """The recipe of a name, with switches behind a colon: `sun2020:factor=1.848+ste=clip`.
+
+    A `Recipe` is returned as it is. Raises UserError for an unknown name or switch.
+
+    >>> get_recipe("sun2020:factor=1.848").settings[0]
+    ('factor', '1.848')
+    """
+    if isinstance(name, Recipe):
+        return name
+    base, _, switches = name.partition(":")
+    if base not in RECIPES:
+        known = ", ".join(RECIPES)
+        raise UserError(
+            f"unknown recipe {base!r}: the recipes are {known}.{suggest(base, RECIPES)}"
+        )
+    given: dict[str, str] = {}
+    for part in filter(None, _split(switches)):
+        key, equals, value = part.partition("=")
+        if not equals or not key or not value:
+            raise UserError(
+                f"recipe {name!r}: {part!r} is no switch; write {base}:switch=value+switch=value"
+            )
+        given[key] = value
+    return RECIPES[base](**given)
+
+
+def _split(switches: str) -> list[str]:
+    """Split at the pluses that separate switches; the plus of a value (`odd_offset=+1`) stays."""
+    parts: list[str] = []
+    for piece in switches.split("+"):
+        if parts and (not parts[-1] or parts[-1].endswith("=")):
+            parts[-1] += "+" + piece
+        else:
+            parts.append(piece)
+    return parts

@@ -1,0 +1,179 @@
+"""Save and load a converted model without pickle: one safetensors file.
+
+    tensors    the model's state_dict: master weights, buffers, and the layers' quantisation state
+    metadata   `nybble` (JSON): format version, and for every converted layer its spec and settings
+
+`load` into a plain model of the same architecture converts it on the way, from what the file says;
+into a converted one it checks that the layers are the same. Nothing in the file is executed.
+
+Not done here: packed weights in the file; it holds the float32 masters, so that training can go on
+exactly where it stopped.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from nybble.errors import UserError
+from nybble.nn.registry import converted_class, quantized_layers
+from nybble.nn.state import STATE, QuantizedLayer
+from nybble.ops.dispatch import choose_backend
+from nybble.ops.spec import LayerSpec
+
+VERSION = 1
+
+
+def save(model: nn.Module, path: str | os.PathLike[str]) -> None:
+    """Write `model` to `path`, through a temporary file that is synced and renamed.
+
+    >>> import tempfile, nybble
+    >>> model = nybble.convert(nn.Sequential(nn.Linear(4, 2)), "sun2020")
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     save(model, folder + "/model.safetensors")
+    ...     twin = load(nn.Sequential(nn.Linear(4, 2)), folder + "/model.safetensors")
+    >>> torch.equal(twin[0].weight, model[0].weight)
+    True
+    """
+    target = Path(path)
+    if not target.parent.is_dir():
+        raise UserError(f"save: the folder {target.parent} does not exist; make it first")
+    tensors = _unshared(model.state_dict())
+    metadata = {"nybble": json.dumps({"version": VERSION, "layers": _layers(model)})}
+    temporary = target.with_name(target.name + ".tmp")
+    save_file(tensors, temporary, metadata=metadata)
+    with open(temporary, "rb+") as file:
+        os.fsync(file.fileno())
+    os.replace(temporary, target)
+
+
+def load(model: nn.Module, path: str | os.PathLike[str]) -> nn.Module:
+    """Load a file of `save` into `model`, in place; returns the same module.
+
+    Raises UserError naming the file if it is missing, damaged, not of this kind, or of another
+    architecture.
+    """
+    tensors, layers = _read(Path(path))
+    _match(model, layers, Path(path))
+    own = model.state_dict()
+    # Tied weights are stored once; the others of the tie take the same tensor.
+    for name, tensor in own.items():
+        if name not in tensors:
+            for other, stored in tensors.items():
+                if other in own and _same_storage(own[other], tensor):
+                    tensors[name] = stored
+                    break
+    try:
+        model.load_state_dict(tensors)
+    except RuntimeError as error:
+        reason = " ".join(str(error).split())
+        raise UserError(f"load: {path} does not fit this model: {reason}") from error
+    return model
+
+
+def float_state_dict(model: nn.Module) -> dict[str, Any]:
+    """The state_dict without quantisation state: it loads into the plain model under strict=True.
+
+    >>> import nybble
+    >>> plain = nn.Sequential(nn.Linear(4, 2))
+    >>> list(float_state_dict(nybble.convert(plain, "sun2020")))
+    ['0.weight', '0.bias']
+    """
+    own = {
+        f"{name}.{state}" if name else state
+        for name, _ in quantized_layers(model)
+        for state in STATE
+    }
+    return {key: value for key, value in model.state_dict().items() if key not in own}
+
+
+def _layers(model: nn.Module) -> dict[str, dict[str, Any]]:
+    return {
+        name: {
+            "spec": layer.nybble_spec.to_dict(),
+            "rule": layer.nybble_rule,
+            "backend": layer.nybble_backend,
+            "accumulate": layer.nybble_accumulate,
+            "seed": layer.nybble_seed,
+            "index": layer.nybble_index,
+        }
+        for name, layer in quantized_layers(model)
+    }
+
+
+def _match(model: nn.Module, layers: dict[str, dict[str, Any]], path: Path) -> None:
+    present = dict(quantized_layers(model))
+    if not present:
+        modules = dict(model.named_modules())
+        for name, info in layers.items():
+            module = modules.get(name)
+            cls = None if module is None else converted_class(module)
+            if module is None or cls is None:
+                raise UserError(f"load: {path} has a converted layer {name!r}, the model has none")
+            _attach(module, cls, info)
+        return
+    if set(present) != set(layers):
+        odd = sorted(set(present) ^ set(layers))
+        raise UserError(f"load: {path} converts other layers than this model: {', '.join(odd[:5])}")
+    for name, layer in present.items():
+        if layer.nybble_spec != LayerSpec.from_dict(layers[name]["spec"]):
+            raise UserError(
+                f"load: layer {name!r} of {path} has another recipe than this model's;"
+                " load it into the plain model"
+            )
+
+
+def _attach(module: nn.Module, cls: type[QuantizedLayer], info: dict[str, Any]) -> None:
+    spec = LayerSpec.from_dict(info["spec"])
+    module.__class__ = cls
+    if not isinstance(module, QuantizedLayer):
+        raise TypeError(f"{cls.__name__} is no QuantizedLayer")
+    module.attach_(
+        spec,
+        rule=str(info["rule"]),
+        backend=choose_backend("auto"),
+        accumulate=str(info["accumulate"]),
+        seed=int(info["seed"]),
+        index=int(info["index"]),
+        activations=None,
+    )
+
+
+def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, dict[str, Any]]]:
+    if not path.is_file():
+        raise UserError(f"load: {path} does not exist")
+    try:
+        with safe_open(path, framework="pt") as file:
+            header = json.loads((file.metadata() or {}).get("nybble", "null"))
+            tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+    except (SafetensorError, json.JSONDecodeError, OSError) as error:
+        raise UserError(f"load: {path} is no readable safetensors file: {error}") from error
+    if not isinstance(header, dict) or "layers" not in header:
+        raise UserError(f"load: {path} was not written by nybble.save")
+    if header.get("version") != VERSION:
+        raise UserError(
+            f"load: {path} has format version {header.get('version')}, this nybble reads {VERSION}"
+        )
+    return tensors, header["layers"]
+
+
+def _unshared(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Tied tensors once, all of them contiguous: safetensors refuses shared memory."""
+    kept: dict[str, Tensor] = {}
+    for name, tensor in state.items():
+        if not any(_same_storage(tensor, other) for other in kept.values()):
+            kept[name] = tensor.detach()
+    return {name: tensor.contiguous() for name, tensor in kept.items()}
+
+
+def _same_storage(a: Tensor, b: Tensor) -> bool:
+    return a.numel() > 0 and a.data_ptr() == b.data_ptr() and a.shape == b.shape
+
+

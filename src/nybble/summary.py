@@ -1,0 +1,248 @@
+"""What really runs in how many bits: one row per layer and Gemm, from one forward and backward pass.
+
+Shapes, bytes and formats are observed, not deduced: a copy of the model runs on the example with
+hooks on every layer that multiplies weights, converted or not. Saved bytes are what autograd keeps
+between forward and backward (`saved_tensors_hooks`), each storage counted once; the share of a
+layer is what was saved while it ran. Parameters that autograd merely refers to are not counted.
+
+Not done here: matrix products outside of layers (attention's QK^T and PV); they are not listed.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from nybble.convert import unconverted_layers
+from nybble.errors import UserError
+from nybble.nn.registry import converted_class
+from nybble.nn.state import QuantizedLayer
+from nybble.ops.spec import LayerSpec
+
+GEMMS = (
+    ("output", "output_input", "output_weight"),
+    ("grad_input", "grad_input_grad", "grad_input_weight"),
+    ("grad_weight", "grad_weight_grad", "grad_weight_input"),
+)
+
+
+@dataclass(frozen=True)
+class Row:
+    """One Gemm of one layer. `bits` are those of the two operands; 32 is float32."""
+
+    layer: str
+    type: str
+    gemm: str
+    left: str
+    right: str
+    bits: tuple[int, int]
+    accumulator: str
+    backend: str
+    macs: int
+    share: float
+    rule: str
+    scales: tuple[str, str]
+
+
+@dataclass(frozen=True)
+class LayerBytes:
+    """Bytes that a layer's forward leaves for its backward."""
+
+    layer: str
+    saved: int
+
+
+@dataclass(frozen=True)
+class Summary:
+    """The rows, and what autograd kept for the whole model."""
+
+    rows: tuple[Row, ...]
+    layer_bytes: tuple[LayerBytes, ...]
+    saved_bytes: int
+    unconverted: tuple[tuple[str, str], ...]
+    clips: tuple[str, ...]
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-able form."""
+        return asdict(self)
+
+    def share_of(self, bits: int) -> float:
+        """Share of the MACs (all three Gemms) whose two operands have at most `bits` bits."""
+        return sum(row.share for row in self.rows if max(row.bits) <= bits)
+
+    def __str__(self) -> str:
+        widths = (28, 8, 12, 26, 12, 10, 7)
+        head = ("layer", "type", "Gemm", "operands", "sum", "backend", "MACs")
+        lines = [_columns(head, widths)]
+        seen: str | None = None
+        for row in self.rows:
+            name = "" if row.layer == seen else row.layer
+            kind = "" if row.layer == seen else row.type
+            seen = row.layer
+            operands = f"{row.left} x {row.right}"
+            cells = (name, kind, row.gemm, operands, row.accumulator, row.backend)
+            lines.append(_columns((*cells, f"{100 * row.share:5.1f}%"), widths))
+        four = 100 * self.share_of(4)
+        lines.append(
+            f"{four:.1f} % of the MACs multiply two 4-bit operands;"
+            f" {self.saved_bytes:,} bytes saved for backward"
+        )
+        lines += [f"not converted: {name} ({cls})" for name, cls in self.unconverted]
+        if self.clips:
+            lines.append(
+                f"{len(self.clips)} PACT clips: give nybble.param_groups(model, lr=...) to the"
+                " optimizer, or they stay where the first batch sets them"
+            )
+        return "\n".join(lines)
+
+
+def summary(model: nn.Module, example_input: Any) -> Summary:
+    """Run `model` once, forward and backward, on a copy, and report.
+
+    `example_input`: a tensor, a tuple of positional or a dict of keyword arguments. The model
+    itself, its statistics and its state are not touched.
+
+    >>> import nybble
+    >>> model = nybble.convert(nn.Sequential(nn.Linear(8, 8), nn.ReLU(), nn.Linear(8, 2)), "bf16")
+    >>> [row.gemm for row in summary(model, torch.ones(4, 8)).rows][:3]
+    ['output', 'grad_input', 'grad_weight']
+    """
+    twin = copy.deepcopy(model).train()
+    calls: dict[str, int] = {}
+    saved: dict[str, int] = {}
+    seen: set[int] = set()
+    stack: list[str] = []
+    layers = {
+        name: module
+        for name, module in twin.named_modules()
+        if isinstance(module, QuantizedLayer) or converted_class(module) is not None
+    }
+
+    def pack(tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in seen and storage.data_ptr() not in parameters:
+            seen.add(storage.data_ptr())
+            kept.append(tensor)  # keeps the address from being used again
+            owner = stack[-1] if stack else ""
+            saved[owner] = saved.get(owner, 0) + storage.nbytes()
+        return tensor
+
+    kept: list[Tensor] = []
+    parameters = {p.untyped_storage().data_ptr() for p in twin.parameters()}
+    for name, module in layers.items():
+        module.register_forward_pre_hook(_enter(name, stack))
+        module.register_forward_hook(_leave(name, stack, calls))
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor), torch.enable_grad():
+        output = _call(twin, example_input)
+        _scalar(output).backward()  # type: ignore[no-untyped-call]
+    total = sum(calls.values()) * 3
+    rows = []
+    for name, module in layers.items():
+        spec = module._resolved_spec() if isinstance(module, QuantizedLayer) else LayerSpec()
+        for gemm, left, right in GEMMS:
+            rows.append(_row(name, module, spec, gemm, (left, right), calls.get(name, 0), total))
+    return Summary(
+        rows=tuple(rows),
+        layer_bytes=tuple(LayerBytes(name, saved.get(name, 0)) for name in layers),
+        saved_bytes=sum(saved.values()),
+        unconverted=tuple(unconverted_layers(model)),
+        clips=tuple(
+            name
+            for name, module in layers.items()
+            if isinstance(module, QuantizedLayer) and module.nybble_alpha is not None
+        ),
+    )
+
+
+def _row(
+    name: str,
+    module: nn.Module,
+    spec: LayerSpec,
+    gemm: str,
+    slots: tuple[str, str],
+    macs: int,
+    total: int,
+) -> Row:
+    left, right = (spec.slot(slot) for slot in slots)
+    converted = isinstance(module, QuantizedLayer)
+    return Row(
+        layer=name,
+        type=type(module).__name__,
+        gemm=gemm,
+        left="fp32" if left is None else left.format.name,
+        right="fp32" if right is None else right.format.name,
+        bits=(
+            32 if left is None else left.format.bits,
+            32 if right is None else right.format.bits,
+        ),
+        accumulator=str(spec.accumulator)
+        if converted and spec.accumulator.format
+        else ("exact" if converted and module.nybble_accumulate == "exact" else "fp32"),
+        backend=str(module.nybble_backend) if converted else "torch",
+        macs=macs,
+        share=macs / total if total else 0.0,
+        rule=str(module.nybble_rule) if converted else "not converted",
+        scales=(
+            "" if left is None else left.scale.short,
+            "" if right is None else right.scale.short,
+        ),
+    )
+
+
+def _enter(name: str, stack: list[str]) -> Callable[..., None]:
+    def hook(module: nn.Module, inputs: tuple[Any, ...]) -> None:
+        stack.append(name)
+
+    return hook
+
+
+def _leave(name: str, stack: list[str], calls: dict[str, int]) -> Callable[..., None]:
+    def hook(module: nn.Module, inputs: tuple[Any, ...], output: Any) -> None:
+        stack.pop()
+        if isinstance(output, Tensor):
+            calls[name] = calls.get(name, 0) + _macs(module, output)
+
+    return hook
+
+
+def _macs(module: nn.Module, output: Tensor) -> int:
+    weight = module.weight
+    if not isinstance(weight, Tensor):
+        return 0
+    if isinstance(module, nn.Conv2d):
+        return output.numel() * weight[0].numel()
+    outputs = output.shape[-1]
+    return output.numel() * (weight.numel() // outputs) if outputs else 0
+
+
+def _call(model: nn.Module, example: Any) -> Any:
+    if isinstance(example, dict):
+        return model(**example)
+    if isinstance(example, tuple):
+        return model(*example)
+    return model(example)
+
+
+def _scalar(output: Any) -> Tensor:
+    """A number to differentiate: the sum of the squares of every float output."""
+    if isinstance(output, Tensor):
+        found = [output]
+    elif isinstance(output, dict):
+        found = [v for v in output.values() if isinstance(v, Tensor)]
+    elif isinstance(output, (tuple, list)):
+        found = [v for v in output if isinstance(v, Tensor)]
+    else:
+        raise UserError(f"summary: the model returned {type(output).__name__}, not tensors")
+    terms = [t.float().square().sum() for t in found if t.requires_grad]
+    if not terms:
+        raise UserError("summary: no output of the model requires a gradient")
+    return torch.stack(terms).sum()
+
+
+def _columns(cells: tuple[str, ...], widths: tuple[int, ...]) -> str:
+    return " ".join(cell.ljust(width) for cell, width in zip(cells, widths, strict=True)).rstrip()
