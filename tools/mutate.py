@@ -134,6 +134,10 @@ def _child(job: Job, scratch: str) -> int:
     import pytest
 
     importlib.import_module(job.module)
+    where = Path(str(sys.modules["nybble"].__file__))
+    if SOURCE not in where.parents:
+        print(f"nybble is imported from {where}, not from {SOURCE}: use this checkout's .venv")
+        return 1
     common = ["-x", "-q", "-p", "no:cacheprovider", f"--basetemp={scratch}/pytest"]
     statuses = []
     for run in tests_of(job.path):
