@@ -1,18 +1,29 @@
 """Number formats: values <-> codes, code tables, rounding, and a scalar oracle."""
 
 from nybble.formats.base import Format, Special
+from nybble.formats.e8m0 import E8M0
 from nybble.formats.integer import Integer
 from nybble.formats.log import LogFormat
+from nybble.formats.minifloat import Minifloat
 from nybble.formats.registry import (
+    BF16,
+    DLFLOAT16,
     FORMATS,
+    FP4_E2M1,
     FP4_RADIX2,
     FP4_RADIX4,
     FP4_RADIX4_ODD,
     FP4_RADIX4_ODD_UP,
+    FP8_143,
+    FP8_152,
+    FP8_E4M3,
+    FP8_E5M2,
+    FP16,
     INT2,
     INT3,
     INT4,
     INT4_SYM,
+    INT4_ZEROLESS,
     INT5,
     INT6,
     INT7,
@@ -31,18 +42,29 @@ from nybble.formats.registry import (
     get_format,
 )
 from nybble.formats.rounding import LogNearest, Nearest, Rounding, Stochastic
+from nybble.formats.table16 import Table16, ZeroLess
 from nybble.formats.two_phase import two_phase_integers
 
 __all__ = [
+    "BF16",
+    "DLFLOAT16",
+    "E8M0",
     "FORMATS",
+    "FP4_E2M1",
     "FP4_RADIX2",
     "FP4_RADIX4",
     "FP4_RADIX4_ODD",
     "FP4_RADIX4_ODD_UP",
+    "FP8_143",
+    "FP8_152",
+    "FP8_E4M3",
+    "FP8_E5M2",
+    "FP16",
     "INT2",
     "INT3",
     "INT4",
     "INT4_SYM",
+    "INT4_ZEROLESS",
     "INT5",
     "INT6",
     "INT7",
@@ -62,10 +84,13 @@ __all__ = [
     "Integer",
     "LogFormat",
     "LogNearest",
+    "Minifloat",
     "Nearest",
     "Rounding",
     "Special",
     "Stochastic",
+    "Table16",
+    "ZeroLess",
     "get_format",
     "two_phase_integers",
 ]

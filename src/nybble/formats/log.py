@@ -34,6 +34,7 @@ from torch import Tensor
 from nybble.errors import UserError
 from nybble.formats.base import Format, Special, as_float32, step_up, unit_random, value_table
 from nybble.formats.exact import float32_above, float32_at_least, float32_bits, nearest_float32
+from nybble.formats.magnitude import count_thresholds, stochastic_magnitude, with_sign
 from nybble.formats.rounding import LogNearest, Nearest, Rounding, Stochastic
 
 #: Octaves per level of the bases whose levels are equally spaced, aligned bit patterns.
@@ -210,7 +211,8 @@ class LogFormat(Format):
         ints = as_float32(ints)
         octaves = _ALIGNED_OCTAVES.get(self.base)
         if octaves is None:
-            return _with_sign(_count(_integer_grid(self, ints.device), ints.abs()), ints, self.bits)
+            m = count_thresholds(_integer_grid(self, ints.device), ints.abs())
+            return with_sign(m, ints, 1 << (self.bits - 1)).to(torch.uint8)
         # 4^(m-1) has the exponent field 127 + 2 (m-1): a shift leaves m and a constant.
         shift = 22 + octaves.bit_length()
         first = (127 << 23) - (1 << shift)
@@ -234,7 +236,8 @@ class LogFormat(Format):
 
     def _nearest_codes(self, x: Tensor, rounding: Rounding) -> Tensor:
         grid = _threshold_table(self, rounding, x.device)
-        return _with_sign(_count(grid, x.abs()), x, self.bits)
+        m = count_thresholds(grid, x.abs())
+        return with_sign(m, x, 1 << (self.bits - 1)).to(torch.uint8)
 
 
 def _origin(base: int, bits: int, phase: str) -> dict[str, str]:
@@ -280,17 +283,6 @@ def _threshold_table(fmt: LogFormat, rounding: Rounding, device: torch.device) -
 def _integer_grid(fmt: LogFormat, device: torch.device) -> Tensor:
     count = len(fmt.magnitudes())
     return torch.tensor([float(fmt.base**m) for m in range(count)], device=device)
-
-
-def _count(thresholds: Tensor, magnitude: Tensor) -> Tensor:
-    """Return how many thresholds are <= magnitude (int32); NaN counts none."""
-    clean = magnitude.nan_to_num(0.0, float("inf"))
-    return torch.bucketize(clean, thresholds, out_int32=True, right=True)
-
-
-def _with_sign(m: Tensor, x: Tensor, bits: int) -> Tensor:
-    negative = (x < 0) & (m > 0)
-    return m.to(torch.uint8).bitwise_or_(negative.to(torch.uint8).mul_(1 << (bits - 1)))
 
 
 @dataclass(frozen=True)
@@ -380,14 +372,8 @@ def aligned_plan(fmt: LogFormat, rounding: Rounding) -> AlignedPlan | None:
 def _stochastic_codes(fmt: LogFormat, x: Tensor, u: Tensor) -> Tensor:
     """Any base, through a table: slower, the same definition."""
     levels = value_table(fmt, x.device)[: 1 << (fmt.bits - 1)]
-    magnitude = x.abs().nan_to_num_(0.0, fmt.max_value).clamp_(max=fmt.max_value)
-    low = _count(levels[1:], magnitude)
-    high = low.add(1).clamp_(max=levels.numel() - 1)
-    lo = levels[low.reshape(-1)].reshape(x.shape)
-    hi = levels[high.reshape(-1)].reshape(x.shape)
-    width = hi.sub(lo).clamp_(min=torch.finfo(torch.float32).tiny)  # 0 only at the top, where p = 0
-    up = step_up(magnitude.sub_(lo).div_(width), u)
-    return _with_sign(low.add_(up.to(torch.int32)).clamp_(max=levels.numel() - 1), x, fmt.bits)
+    m = stochastic_magnitude(levels, x.abs().nan_to_num_(0.0, fmt.max_value), u)
+    return with_sign(m, x, 1 << (fmt.bits - 1)).to(torch.uint8)
 
 
 def _stochastic_aligned(fmt: LogFormat, x: Tensor, u: Tensor, out: Tensor | None) -> Tensor:

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 from nybble.errors import UserError, suggest
 from nybble.formats.base import Format
+from nybble.formats.e8m0 import E8M0
 from nybble.formats.integer import Integer
 from nybble.formats.log import LogFormat
+from nybble.formats.minifloat import Minifloat
+from nybble.formats.table16 import ZeroLess
 
 INT2, INT3, INT4, INT5, INT6, INT7, INT8 = (Integer(b) for b in range(2, 9))
 INT4_SYM = Integer(4, symmetric=True)
@@ -18,6 +21,49 @@ FP4_RADIX4_ODD_UP = FP4_RADIX4.odd(+1)
 FP4_RADIX2 = LogFormat(2, 4)
 LOG4_BASE3, LOG4_BASE8, LOG4_BASE10 = LogFormat(3, 4), LogFormat(8, 4), LogFormat(10, 4)
 
+INT4_ZEROLESS = ZeroLess(4)
+
+_OFP8 = "OCP 8-bit Floating Point (OFP8) 1.0"
+_HFP8 = "HFP8 (Sun et al., NeurIPS 2019)"
+FP4_E2M1 = Minifloat("fp4_e2m1", 2, 1, 1, source="OCP Microscaling Formats (MX) 1.0")
+FP8_143 = Minifloat(
+    "fp8_143",
+    4,
+    3,
+    4,
+    source=f"{_HFP8}, weights and activations",
+    certainty="assumed: bias 4 is remembered, not seen; no code for NaN or infinity; saturation",
+)
+FP8_152 = Minifloat(
+    "fp8_152",
+    5,
+    2,
+    15,
+    specials="ieee",
+    source=f"{_HFP8}, gradients",
+    certainty="assumed: bias 15, NaN and infinity as in IEEE 754; saturation",
+)
+FP8_E4M3 = Minifloat("fp8_e4m3", 4, 3, 7, specials="fn", source=f"{_OFP8}, saturating")
+FP8_E5M2 = Minifloat("fp8_e5m2", 5, 2, 15, specials="ieee", source=f"{_OFP8}, saturating")
+FP16 = Minifloat(
+    "fp16", 5, 10, 15, specials="ieee", overflow="infinity", source="IEEE 754 binary16"
+)
+BF16 = Minifloat(
+    "bf16", 8, 7, 127, specials="ieee", overflow="infinity", source="bfloat16: upper half of FP32"
+)
+DLFLOAT16 = Minifloat(
+    "dlfloat16",
+    6,
+    9,
+    31,
+    specials="merged",
+    overflow="nan",
+    subnormals=False,
+    source="IBM DLFloat (Agrawal et al., ARITH 2019)",
+    certainty="assumed, from memory: bias 31, no subnormals, one code for NaN and infinity; "
+    "rounding to nearest even is this library's choice",
+)
+
 _ALL: tuple[Format, ...] = (
     INT4,
     INT4_SYM,
@@ -29,8 +75,18 @@ _ALL: tuple[Format, ...] = (
     LOG4_BASE3,
     LOG4_BASE8,
     LOG4_BASE10,
+    FP4_E2M1,
+    INT4_ZEROLESS,
     *(INT2, INT3, INT5, INT6, INT7, INT8, INT8_SYM),
     *(UINT2, UINT3, UINT5, UINT6, UINT7, UINT8),
+    FP8_143,
+    FP8_152,
+    FP8_E4M3,
+    FP8_E5M2,
+    E8M0,
+    FP16,
+    BF16,
+    DLFLOAT16,
 )
 
 #: Every registered format by its name, 4-bit formats first.

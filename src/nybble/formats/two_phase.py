@@ -49,7 +49,7 @@ def two_phase_integers(
 
     >>> even = LogFormat(4, 4)
     >>> two_phase_integers(torch.tensor([1.0, -2.0, 3.0]), even, even.odd())
-    (tensor([  64.,  -64.,  256.]), tensor([  64., -256.,  256.]))
+    (tensor([ 64., -64., 256.]), tensor([  64., -256.,  256.]))
     """
     for fmt in (even_format, odd_format):
         if not isinstance(fmt, LogFormat):
