@@ -20,15 +20,16 @@ Not done here: float64 accumulation. Its rounding points would differ, and it is
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
 from nybble.errors import UserError
 
-__all__ = ["LANES", "per_channel_sum", "tree_mean", "tree_sum", "tree_sum_last"]
+__all__ = ["LANES", "per_channel_sum", "tree_mean", "tree_sum", "tree_sum_last", "tree_sum_rows"]
+
+FloatArray = npt.NDArray[np.float32]
 
 LANES = 1024
 """Lanes of a row in the tree."""
@@ -78,63 +79,82 @@ def tree_sum_last(x: Tensor) -> Tensor:
     >>> tree_sum_last(torch.ones(2, 3000))
     tensor([3000., 3000.])
     """
-    x = _float32(x).contiguous()
-    batch, n = x.shape
-    if batch == 0 or n == 0:
-        return x.new_zeros(batch)
-    # A torch operator on a few thousand elements is all overhead (microseconds), and the tree has
-    # about twenty of them: on the CPU the small levels run in numpy, whose adds are the same IEEE
-    # adds. Subclasses such as fake tensors have no numpy form and stay in torch.
-    to_numpy = x.device.type == "cpu" and type(x) is Tensor
-    tree: Any = x[:, None]
-    if n > LANES:
-        tree = _first_level(x.numpy() if to_numpy and x.numel() <= _SMALL else x)
-    while tree.shape[1] > 1:
-        if to_numpy and isinstance(tree, Tensor) and tree.numel() <= _SMALL:
-            tree = tree.numpy()
-        # In place: the tree's memory is our own, and an odd last row is carried over by itself.
-        left, right = tree[:, 0::2], tree[:, 1::2]
-        carry = left[:, : right.shape[1]]
-        carry += right
-        tree = left
-    lanes = tree[:, 0]
-    if to_numpy and isinstance(lanes, Tensor):
-        lanes = lanes.numpy()
-    total = _fold_lanes(lanes).reshape(batch)
-    return torch.from_numpy(total) if to_numpy else total
+    x = _float32(x)
+    # A torch operator on a few thousand elements is mostly overhead, and the tree has twenty of
+    # them: on the CPU numpy sums what is small, with the same IEEE adds. (It loses on large
+    # tensors. Subclasses of Tensor, such as fake tensors, have no numpy form.)
+    if x.device.type != "cpu" or type(x) is not Tensor:
+        return _fold_lanes_torch(_sum_rows_torch(x, until=1)[:, 0])
+    if x.numel() <= _SMALL or x.shape[1] <= LANES:
+        return torch.from_numpy(tree_sum_rows(x.numpy()))
+    rows = _sum_rows_torch(x, until=max(_SMALL // (LANES * x.shape[0]), 1)).numpy()
+    return torch.from_numpy(_fold_lanes(_sum_rows(rows)))
 
 
-_SMALL = 1 << 16  # elements below which numpy's smaller overhead wins
+_SMALL = 1 << 16  # elements up to which numpy wins
 
 
-def _first_level(x: Any) -> Any:
-    """Step 1 and the first pass of step 2: `[B, n]`, n > 1024, to `[B, ceil(R / 2), 1024]`.
+def tree_sum_rows(x: FloatArray) -> FloatArray:
+    """`tree_sum_last` in numpy, for small arrays: float32 `[B, n]` to `[B]`.
 
-    Written so that `x` is read once and never padded by a copy. Torch or numpy in, the same out.
+    >>> tree_sum_rows(np.ones((2, 3000), dtype=np.float32))
+    array([3000., 3000.], dtype=float32)
     """
     batch, n = x.shape
+    if batch == 0 or n == 0:
+        return np.zeros(batch, dtype=np.float32)
+    if n > LANES:
+        rows = -(-n // LANES)
+        if n % LANES:
+            padded = np.zeros((batch, rows * LANES), dtype=np.float32)
+            padded[:, :n] = x
+            x = padded
+        x = _sum_rows(x.reshape(batch, rows, LANES))
+    return _fold_lanes(x)
+
+
+def _sum_rows(a: FloatArray) -> FloatArray:
+    """Step 2: `[B, R, 1024]` to `[B, 1024]`; `a` is not modified."""
+    batch, rows, width = a.shape
+    if rows == 1:
+        return a[:, 0]
+    pairs = rows // 2
+    tree = np.empty((batch, rows - pairs, width), dtype=np.float32)
+    np.add(a[:, 0 : 2 * pairs : 2], a[:, 1 : 2 * pairs : 2], out=tree[:, :pairs])
+    if rows % 2:
+        tree[:, pairs] = a[:, -1]
+    while tree.shape[1] > 1:
+        # In place: this memory is our own, and an odd last row is carried over by doing nothing.
+        left, right = tree[:, 0::2], tree[:, 1::2]
+        np.add(left[:, : right.shape[1]], right, out=left[:, : right.shape[1]])
+        tree = left
+    return tree[:, 0]
+
+
+def _sum_rows_torch(x: Tensor, until: int) -> Tensor:
+    """Steps 1 and 2 by torch operators, until at most `until` rows are left: `[B, n]` to
+    `[B, rows, 1024]`. Reads `x` once and never pads it by a copy."""
+    batch, n = x.shape
     whole, tail = divmod(n, LANES)
-    rows = whole + (tail > 0)
-    pairs = whole // 2
+    rows, pairs = whole + (tail > 0), whole // 2
     body = x[:, : whole * LANES].reshape(batch, whole, LANES)
-    shape = (batch, -(-rows // 2), LANES)
-    if isinstance(x, Tensor):
-        tree: Any = torch.empty(shape, dtype=torch.float32, device=x.device)
+    tree = torch.zeros(batch, 1, LANES, dtype=torch.float32, device=x.device)
+    if rows > 1:
+        tree = torch.empty(batch, -(-rows // 2), LANES, dtype=torch.float32, device=x.device)
         torch.add(body[:, 0 : 2 * pairs : 2], body[:, 1 : 2 * pairs : 2], out=tree[:, :pairs])
-    else:
-        tree = np.empty(shape, dtype=np.float32)
-        np.add(body[:, 0 : 2 * pairs : 2], body[:, 1 : 2 * pairs : 2], out=tree[:, :pairs])
-    if whole % 2:
-        tree[:, pairs] = body[:, -1]
-        if tail:
-            tree[:, pairs, :tail] += x[:, whole * LANES :]
-    elif tail:
-        tree[:, pairs, tail:] = 0.0
-        tree[:, pairs, :tail] = x[:, whole * LANES :]
+    if pairs < tree.shape[1]:  # what has no partner: an odd whole row, the unfilled one, or both
+        last = tree[:, pairs].zero_()
+        if whole % 2:
+            last.add_(body[:, -1])
+        last[:, :tail].add_(x[:, whole * LANES :])
+    while tree.shape[1] > until:
+        left, right = tree[:, 0::2], tree[:, 1::2]
+        left[:, : right.shape[1]].add_(right)
+        tree = left
     return tree
 
 
-def _fold_lanes(lanes: Any) -> Any:
+def _fold_lanes(lanes: FloatArray) -> FloatArray:
     """Steps 3 and 4 on `[B, n]`, n up to 1024: lanes from n on would hold +0 and are left out.
 
     Adding +0 changes nothing but the sign of a zero, which step 4 settles.
@@ -145,11 +165,20 @@ def _fold_lanes(lanes: Any) -> Any:
         if n == 2 * half:
             lanes = lanes[:, :half] + lanes[:, half:]
         elif n > half:
-            folded = lanes[:, :half] + 0.0
+            folded = lanes[:, :half].copy()
             folded[:, : n - half] += lanes[:, half:]
             lanes = folded
         half //= 2
-    return lanes + 0.0
+    total: FloatArray = lanes[:, 0] + np.float32(0.0)
+    return total
+
+
+def _fold_lanes_torch(lanes: Tensor) -> Tensor:
+    """Steps 3 and 4 by torch operators on `[B, 1024]`."""
+    while lanes.shape[1] > 1:
+        half = lanes.shape[1] // 2
+        lanes = lanes[:, :half] + lanes[:, half:]
+    return lanes[:, 0] + 0.0
 
 
 def _float32(x: Tensor) -> Tensor:

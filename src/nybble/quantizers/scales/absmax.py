@@ -19,12 +19,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from nybble.errors import UserError
-from nybble.quantizers.scales.arithmetic import scale_of, to_array, to_tensor
+from nybble.quantizers.scales.arithmetic import scale_of, to_array
 from nybble.quantizers.scales.blocks import block_max, mx_fit, nv_fit
 from nybble.quantizers.scales.fit import Fit, Granularity, ScaleConfig
 from nybble.quantizers.scales.gradscale import absolute_max, warm_start
@@ -123,8 +122,7 @@ class AbsMax(ScaleConfig):
             inv = warm_start(top, format.max_value)
             inv = torch.where(torch.isfinite(top), inv, float("nan"))
             return Fit(scale=torch.reciprocal(inv), inv=inv, **info)
-        with np.errstate(all="ignore"):
-            return Fit.of(to_tensor(scale_of(to_array(top), format.max_value)), **info)
+        return Fit.of_array(scale_of(to_array(top), format.max_value), **info)
 
     def _axis(self, x: Tensor) -> int:
         default = 0 if self.granularity == "channel" else -1

@@ -14,9 +14,10 @@ division by a Python number into a multiplication by its reciprocal, so the divi
 tensors.
 
 A torch operator on one number costs microseconds, and a scale takes about ten of them in every
-layer and step. On the CPU these formulas therefore run on numpy float32 arrays (the same IEEE
-operations), elsewhere on torch tensors, without a synchronisation: `to_array` and `to_tensor` cross
-over, and the functions between them take either.
+layer and step. On the CPU these formulas therefore run on numpy float32 numbers (one scale) or
+arrays (several), by the same IEEE operations, and elsewhere on torch tensors, without a
+synchronisation: `to_array` and `to_tensor` cross over, and the functions between them take any of
+the three.
 """
 
 from __future__ import annotations
@@ -36,6 +37,8 @@ __all__ = [
     "round_even",
     "scale_of",
     "select",
+    "square_root",
+    "times",
     "to_array",
     "to_tensor",
 ]
@@ -43,20 +46,19 @@ __all__ = [
 MIN_SCALE = 2.0**-126
 """Smallest scale: the smallest normal float32, whose reciprocal is finite."""
 
-Array = Any  # numpy float32 array or scalar, or float32 tensor
+Array = Any  # numpy float32 number or array, or float32 tensor
 
 
 def to_array(x: Tensor) -> Array:
-    """numpy view of a plain CPU tensor, else the tensor itself."""
-    x = x.detach()
-    return x.numpy() if x.device.type == "cpu" and type(x) is Tensor else x
+    """float32 number of a scalar CPU tensor, numpy view of another one, or the tensor itself."""
+    if x.device.type != "cpu" or type(x) not in (Tensor, torch.nn.Parameter):
+        return x.detach()
+    return np.float32(x.item()) if x.dim() == 0 else x.detach().numpy()
 
 
 def to_tensor(a: Array) -> Tensor:
-    """float32 tensor of either kind of array."""
-    if isinstance(a, Tensor):
-        return a
-    return torch.from_numpy(np.asarray(a, dtype=np.float32))
+    """float32 tensor of any kind of array."""
+    return a if isinstance(a, Tensor) else torch.from_numpy(np.asarray(a, dtype=np.float32))
 
 
 def divide(a: Array, b: float) -> Array:
@@ -65,9 +67,16 @@ def divide(a: Array, b: float) -> Array:
     >>> divide(torch.tensor(1.0), 15.0)
     tensor(0.0667)
     """
-    if isinstance(a, Tensor):
-        return a / torch.full((), b, dtype=torch.float32, device=a.device)
-    return a / np.float32(b)
+    return a / _constant(a, b)
+
+
+def times(a: Array, b: float) -> Array:
+    """`fl(a * fl(b))`.
+
+    >>> times(torch.tensor(2.0), 15.0)
+    tensor(30.)
+    """
+    return a * _constant(a, b)
 
 
 def select(condition: Array, a: Array | float, b: Array | float) -> Array:
@@ -78,9 +87,9 @@ def select(condition: Array, a: Array | float, b: Array | float) -> Array:
     """
     if isinstance(condition, Tensor):
         return torch.where(condition, a, b)
-    a = np.float32(a) if isinstance(a, float) else a
-    b = np.float32(b) if isinstance(b, float) else b
-    return np.where(condition, a, b)
+    if isinstance(condition, np.ndarray):
+        return np.where(condition, a, b).astype(np.float32, copy=False)
+    return np.float32(a if condition else b)
 
 
 def clamp(a: Array, low: float | None = None, high: float | None = None) -> Array:
@@ -92,15 +101,44 @@ def clamp(a: Array, low: float | None = None, high: float | None = None) -> Arra
     if isinstance(a, Tensor):
         return a.clamp(low, high)
     if low is not None:
-        a = np.maximum(a, np.float32(low))
+        a = select(a < low, low, a)
     if high is not None:
-        a = np.minimum(a, np.float32(high))
+        a = select(a > high, high, a)
     return a
 
 
 def finite(a: Array) -> Array:
-    """Element-wise: neither NaN nor infinite."""
-    return torch.isfinite(a) if isinstance(a, Tensor) else np.isfinite(a)
+    """Element-wise: neither NaN nor infinite.
+
+    >>> finite(torch.tensor([1.0, float("inf")]))
+    tensor([ True, False])
+    """
+    return torch.isfinite(a) if isinstance(a, Tensor) else abs(a) < np.inf
+
+
+def square_root(a: Array) -> Array:
+    """`fl(sqrt(a))`.
+
+    >>> square_root(torch.tensor(9.0))
+    tensor(3.)
+    """
+    return torch.sqrt(a) if isinstance(a, Tensor) else np.sqrt(a)
+
+
+def round_even(a: Array) -> Array:
+    """Nearest integer, ties to even.
+
+    >>> round_even(torch.tensor([2.5, -3.5]))
+    tensor([ 2., -4.])
+    """
+    return torch.round(a) if isinstance(a, Tensor) else np.rint(a)
+
+
+def _constant(a: Array, b: float) -> Array:
+    """`fl(b)` as an operand for `a`: a tensor for a tensor, as the module explains."""
+    if isinstance(a, Tensor):
+        return torch.full((), b, dtype=torch.float32, device=a.device)
+    return np.float32(b)
 
 
 def scale_of(bound: Array, levels: float) -> Array:
@@ -122,11 +160,3 @@ def inverse_of(scale: Array) -> Array:
     """
     return torch.reciprocal(scale) if isinstance(scale, Tensor) else np.float32(1.0) / scale
 
-
-def round_even(a: Array) -> Array:
-    """Nearest integer, ties to even.
-
-    >>> round_even(torch.tensor([2.5, -3.5]))
-    tensor([ 2., -4.])
-    """
-    return torch.round(a) if isinstance(a, Tensor) else np.rint(a)

@@ -21,11 +21,12 @@ from dataclasses import asdict, dataclass, fields
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from nybble.errors import UserError, suggest
-from nybble.quantizers.scales.arithmetic import inverse_of, to_array, to_tensor
+from nybble.quantizers.scales.arithmetic import Array, inverse_of, to_array, to_tensor
 
 if TYPE_CHECKING:
     from nybble.formats import Format
@@ -70,7 +71,13 @@ class Fit:
         >>> Fit.of(torch.tensor(4.0)).inv
         tensor(0.2500)
         """
-        return cls(scale=scale, inv=to_tensor(inverse_of(to_array(scale))), **info)
+        return cls.of_array(to_array(scale), **info)
+
+    @classmethod
+    def of_array(cls, scale: Array, **info: Any) -> Fit:
+        """`of`, for a scale that is still a numpy number or array (see arithmetic.py)."""
+        with np.errstate(all="ignore"):
+            return cls(scale=to_tensor(scale), inv=to_tensor(inverse_of(scale)), **info)
 
     def scaled(self, x: Tensor) -> Tensor:
         """`fl(x * inv)`, plus the zero point where there is one: what the format encodes.

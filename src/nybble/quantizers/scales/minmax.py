@@ -26,8 +26,8 @@ from torch import Tensor
 
 from nybble.errors import UserError
 from nybble.quantizers.scales.arithmetic import (
-    Array,
     clamp,
+    finite,
     round_even,
     scale_of,
     select,
@@ -79,16 +79,10 @@ def affine_fit(lo: Tensor, hi: Tensor, format: Format) -> Fit:
             f"an affine scale needs an integer format that uses all codes, got {format.name!r}; "
             "use int4 or uint4"
         )
-    low, high = to_array(lo), to_array(hi)
+    low, high = clamp(to_array(lo), high=0.0), clamp(to_array(hi), low=0.0)
     with np.errstate(all="ignore"):
-        low, high = clamp(low, high=0.0), clamp(high, low=0.0)
         scale = scale_of(high - low, qmax - qmin)
-        zero = clamp(round_even(_minus(qmin, low / scale)), qmin, qmax)
-        # A NaN scale already says that nothing is representable; the zero point stays an integer.
-        zero = select(zero == zero, zero, 0.0)
-        return Fit.of(to_tensor(scale), zero_point=to_tensor(zero))
-
-
-def _minus(a: float, b: Array) -> Array:
-    """`fl(a - b)`."""
-    return a - b if isinstance(b, Tensor) else np.float32(a) - b
+        zero = clamp(round_even(-(low / scale - qmin)), qmin, qmax)
+    # A NaN scale already says that nothing is representable; the zero point stays an integer.
+    zero = select(finite(zero), zero, 0.0)
+    return Fit.of_array(scale, zero_point=to_tensor(zero))

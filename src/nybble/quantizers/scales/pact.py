@@ -34,7 +34,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -94,13 +93,14 @@ class PACT(ScaleConfig):
             raise UserError(
                 f"PACT: kind {self.kind!r} takes {self.clips} clip(s), got {alpha.numel()}"
             )
-        array = clamp(to_array(alpha.detach().to(torch.float32).reshape(-1)), low=MIN_SCALE)
-        with np.errstate(all="ignore"):
-            if self.kind == "two_sided":
-                fit = affine_fit(to_tensor(-array[1]), to_tensor(array[0]), format)
-                return Fit(fit.scale, fit.inv, fit.zero_point, bound=to_tensor(array))
-            scale = to_tensor(scale_of(array[0], levels))
-            return Fit.of(scale, bound=to_tensor(array[0]))
+        clips = alpha.detach().to(torch.float32).reshape(-1)
+        upper = clamp(to_array(clips[0]), low=MIN_SCALE)
+        if self.kind != "two_sided":
+            return Fit.of_array(scale_of(upper, levels), bound=to_tensor(upper))
+        lower = clamp(to_array(clips[1]), low=MIN_SCALE)
+        fit = affine_fit(to_tensor(-lower), to_tensor(upper), format)
+        bound = torch.stack([to_tensor(upper), to_tensor(lower)])
+        return Fit(fit.scale, fit.inv, fit.zero_point, bound=bound)
 
     def initial_alpha(self, x: Tensor, format: Format) -> Tensor:
         """The clip(s) of least squared quantisation error on `x`; float32 `[clips]`, positive.

@@ -37,7 +37,7 @@ Not done here: the coefficients for 2, 3, 5, 7 and 8 bits; a learned clip (that 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import torch
@@ -49,11 +49,13 @@ from nybble.quantizers.scales.arithmetic import (
     divide,
     scale_of,
     select,
+    square_root,
+    times,
     to_array,
     to_tensor,
 )
 from nybble.quantizers.scales.fit import Fit, ScaleConfig, value_range
-from nybble.quantizers.sums import tree_sum_last
+from nybble.quantizers.sums import tree_sum_last, tree_sum_rows
 
 if TYPE_CHECKING:
     from nybble.formats import Format
@@ -75,33 +77,47 @@ def sawb_alpha(w: Tensor, c1: float, c2: float) -> Tensor:
     tensor([0.5000])
     """
     w = w.detach().to(torch.float32)
+    return to_tensor(_alpha(w, c1, c2)).reshape(w.shape[0])
+
+
+def _alpha(w: Tensor, c1: float, c2: float) -> Array:
+    """`sawb_alpha`; one row on the CPU gives a number."""
     batch, n = w.shape
     if batch == 0 or n == 0:
         return w.new_zeros(batch)
-    both = torch.empty(2, batch, n, dtype=torch.float32, device=w.device)
-    torch.mul(w, w, out=both[0])
-    torch.abs(w, out=both[1])
-    top = to_array(both[1].amax(dim=1))
-    sums = to_array(tree_sum_last(both.view(2 * batch, n)))
+    squares, magnitudes, largest = _statistics(w)
     with np.errstate(all="ignore"):
-        return to_tensor(_alpha(sums[:batch], sums[batch:], top, float(n), c1, c2))
+        m1 = divide(magnitudes, float(n))
+        rms = square_root(divide(squares, float(n)))
+        raw = times(rms, c1) - times(m1, c2)
+        raw = select(raw >= m1, raw, m1 + m1)
+        # A NaN weight makes all three NaN, and no comparison with NaN holds: the result is NaN.
+        return select(largest <= raw, largest, raw)
 
 
-def _alpha(squares: Array, magnitudes: Array, top: Array, n: float, c1: float, c2: float) -> Array:
-    m2 = divide(squares, n)
-    m1 = divide(magnitudes, n)
-    rms = m2.sqrt() if isinstance(m2, Tensor) else np.sqrt(m2)
-    raw = _times(rms, c1) - _times(m1, c2)
-    raw = select(raw >= m1, raw, m1 + m1)
-    # A NaN weight makes all three NaN, and no comparison with NaN holds: the result is NaN.
-    return select(top <= raw, top, raw)
+def _statistics(w: Tensor) -> tuple[Array, Array, Array]:
+    """Sum of squares, sum of magnitudes and largest magnitude of every row of `[B, n]`."""
+    batch, n = w.shape
+    array = to_array(w)
+    if isinstance(array, np.ndarray) and w.numel() <= _SMALL:
+        pair = np.empty((2, batch, n), dtype=np.float32)
+        with np.errstate(all="ignore"):
+            np.multiply(array, array, out=pair[0])
+            np.absolute(array, out=pair[1])
+            sums = tree_sum_rows(pair.reshape(2 * batch, n))
+        top: Array = pair[1].max(axis=1)
+    else:
+        both = torch.empty(2, batch, n, dtype=torch.float32, device=w.device)
+        torch.mul(w, w, out=both[0])
+        torch.abs(w, out=both[1])
+        sums = to_array(tree_sum_last(both.view(2 * batch, n)))
+        top = to_array(both[1].amax(dim=1))
+    if batch == 1 and isinstance(sums, np.ndarray):
+        return sums[0], sums[1], top[0]
+    return sums[:batch], sums[batch:], top
 
 
-def _times(a: Array, c: float) -> Array:
-    """`fl(a * fl(c))`."""
-    if isinstance(a, Tensor):
-        return a * torch.full((), c, dtype=torch.float32, device=a.device)
-    return a * np.float32(c)
+_SMALL = 1 << 16  # elements up to which numpy's smaller overhead wins
 
 
 @dataclass(frozen=True)
@@ -144,19 +160,18 @@ class SAWB(ScaleConfig):
                 f"{levels:g}, {format.name!r} ends at {value_range(format)[1]:g}; {use}"
             )
         if not self.per_channel:
-            alpha = sawb_alpha(x.reshape(1, -1), c1, c2).view(())
-            return self._fit(alpha, levels)
+            flat = x.detach().to(torch.float32).reshape(1, -1)
+            return self._fit(_alpha(flat, c1, c2).reshape(()), levels)
         if x.dim() == 0:
             raise UserError("SAWB: per_channel needs a tensor with a channel dimension")
-        alpha = sawb_alpha(x.reshape(x.shape[0], x[:1].numel()), c1, c2)
-        alpha = alpha.view(-1, *[1] * (x.dim() - 1))
-        return self._fit(alpha, levels, granularity="channel", axis=0)
+        rows = x.reshape(x.shape[0], x[:1].numel())
+        alpha = sawb_alpha(rows, c1, c2).view(-1, *[1] * (x.dim() - 1))
+        return self._fit(to_array(alpha), levels, granularity="channel", axis=0)
 
     @staticmethod
-    def _fit(alpha: Tensor, levels: float, **info: object) -> Fit:
-        with np.errstate(all="ignore"):
-            scale = to_tensor(scale_of(to_array(alpha), levels))
-            return Fit.of(scale, bound=alpha, **info)
+    def _fit(alpha: Array, levels: float, **info: Any) -> Fit:
+        scale = scale_of(alpha, levels)
+        return Fit.of_array(scale, bound=to_tensor(alpha), **info)
 
     @property
     def short(self) -> str:
