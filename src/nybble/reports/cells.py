@@ -95,18 +95,27 @@ def difference(found: Mapping[str, Any] | None, digits: int) -> str:
 
 
 def step_time(found: Mapping[str, Any] | None) -> str:
-    """The median ratio of wall times with its interval, or its extremes below six pairs.
+    """The ratio of wall times to the baseline's, or that it was not measured.
 
-    >>> step_time({"wall": {"n": 3, "median": 1.5, "min": 1.4, "max": 1.7, "interval": None}})
-    '1.50x (1.40 to 1.70)'
+    >>> step_time(None)
+    'not measured'
     """
     wall = found["wall"] if found else None
-    if not wall or wall["median"] is None:
-        return "not measured"
-    interval = wall["interval"]
+    return ratio(wall) if wall and wall["median"] is not None else "not measured"
+
+
+def ratio(found: Mapping[str, Any]) -> str:
+    """A median ratio with its interval, or with its extremes below six pairs.
+
+    >>> ratio({"median": 1.5, "interval": {"low": 1.45, "high": 1.56}})
+    '1.50x [1.45, 1.56]'
+    >>> ratio({"n": 3, "median": 1.5, "min": 1.4, "max": 1.7, "interval": None})
+    '1.50x (1.40 to 1.70)'
+    """
+    interval = found["interval"]
     if interval:
-        return f"{wall['median']:.2f}x [{interval['low']:.2f}, {interval['high']:.2f}]"
-    return f"{wall['median']:.2f}x ({wall['min']:.2f} to {wall['max']:.2f})"
+        return f"{found['median']:.2f}x [{interval['low']:.2f}, {interval['high']:.2f}]"
+    return f"{found['median']:.2f}x ({found['min']:.2f} to {found['max']:.2f})"
 
 
 def reached(found: Mapping[str, Any] | None) -> str:
@@ -180,6 +189,7 @@ def notes(record: Mapping[str, Any]) -> list[str]:
     found += _timing_notes(record.get("timing"))
     if record.get("selection"):
         found.append(_selection_note(record["selection"]))
+    found += _origin_notes(record["runs"])
     for row in record["rows"]:
         found += [f"{row['recipe']}: {problem}." for problem in row["problems"]]
         if row["missing"]:
@@ -206,11 +216,23 @@ def _timing_notes(timing: Mapping[str, Any] | None) -> list[str]:
 
 def _selection_note(selection: Mapping[str, Any]) -> str:
     seeds = ", ".join(map(str, selection["seeds"]))
+    if selection["winner"] is None:
+        return f"No switch setting was chosen: none finished on the seeds {seeds}."
     return (
         f"(1) Chosen among {_count(len(selection['candidates']), 'setting')} by the best mean "
-        f"after {_count(selection['epochs'], 'epoch')} on other seeds ({seeds}); "
-        "the rows without this mark were not chosen."
+        f"after {_count(selection['epochs'], 'epoch')} on other seeds ({seeds}; the test images "
+        "are the same); the rows without this mark were not chosen."
     )
+
+
+def _origin_notes(runs: Sequence[Mapping[str, Any]]) -> list[str]:
+    """A warning for every property in which the runs' origins differ."""
+    found = []
+    for name in ("commit", "cpu", "threads", "torch"):
+        values = {str(run["origin"][name]) for run in runs if run.get("origin")}
+        if len(values) > 1:
+            found.append(f"The runs differ in {name}: {', '.join(sorted(values))}.")
+    return found
 
 
 def _count(number: int, word: str) -> str:

@@ -45,7 +45,8 @@ class Outcome:
 
     `metric` is in the units of the report (accuracy in percent) and None without a result;
     `dead_layers` are the converted layers whose weight gradient was zero in every step that was
-    looked at.
+    looked at; `origin` says where it ran (commit, cpu, threads, torch), so that a comparison whose
+    runs come from different places can say so.
     """
 
     recipe: str
@@ -59,6 +60,7 @@ class Outcome:
     dead_layers: tuple[str, ...] = ()
     curve: tuple[Point, ...] = ()
     reused: bool = False
+    origin: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def finished(self) -> bool:

@@ -4,7 +4,7 @@
     OUT/report.html                the page, written at the end
     OUT/plan.json                  what all runs share; says that OUT holds this comparison
     OUT/runs/<recipe>-seed<n>/     one run folder each, as `nybble train` writes it
-    OUT/selection/<recipe>-seed<n>/   the short runs that choose a switch setting
+    OUT/selection-<epochs>/<recipe>-seed<n>/   the runs that choose a switch setting
 
 Runs go by seed first and recipe second, so that pairs finish together and an interrupted comparison
 has whole pairs.  Recipes and seeds can be added to an existing OUT later; everything else (data,
@@ -25,6 +25,8 @@ from nybble.training.config import TrainConfig
 from nybble.training.files import disk_errors, write_json
 
 PLAN = "plan.json"
+FLOAT32 = "fp32"
+"""The baseline: it converts no layer, so rules that change a recipe do not apply to it."""
 SCHEMA = "nybble.plan/1"
 _VARIES = ("recipe", "seed")
 
@@ -33,7 +35,7 @@ _VARIES = ("recipe", "seed")
 class Plan:
     """The runs of one comparison: every recipe with every seed, all else from `base`.
 
-    `folder` is where the run folders go (OUT/runs or OUT/selection).
+    `folder` is where the run folders go (OUT/runs or OUT/selection-<epochs>).
     """
 
     base: TrainConfig
@@ -53,6 +55,7 @@ class Plan:
                 self.base,
                 recipe=recipe,
                 seed=seed,
+                rules=() if recipe == FLOAT32 else self.base.rules,
                 out=str(self.folder / f"{slug(recipe)}-seed{seed}"),
                 resume=False,
             )

@@ -6,17 +6,17 @@ For each run folder, decided from its result.json:
     failed, same configuration     kept and shown; run again only when asked (`retry_failed`), the
                                    old folder being renamed to <name>.failed-1, -2, ...
     anything else                  trained, from its last checkpoint if there is one
-    another configuration          an error: nothing is overwritten
+    another configuration          an error before anything runs: nothing is overwritten
 
-A run that fails does not stop the others.  Ctrl-C or SIGTERM does: the run in progress saves a
-checkpoint, and the same command continues.
+A run that fails (a NaN loss, an error in the model's code) does not stop the others.  What would
+stop them too does: a full disk, a folder that another process trains in.  So do Ctrl-C and SIGTERM:
+the run in progress saves a checkpoint, and the same command continues.
 
 With `jobs` > 1, runs go to that many processes (`jobs.py`).
 """
 
 from __future__ import annotations
 
-import errno
 import traceback
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -26,8 +26,8 @@ from typing import Any
 from nybble.errors import UserError
 from nybble.studies.jobs import side_by_side
 from nybble.studies.outcome import COMPLETE, Outcome, Point
-from nybble.studies.plan import differences
 from nybble.training.config import TrainConfig
+from nybble.training.folder import check_folder
 from nybble.training.result import read_result
 from nybble.training.signals import Interrupted
 
@@ -89,27 +89,13 @@ def _verdict(outcome: Outcome) -> str:
 
 def _known(config: TrainConfig, retry_failed: bool) -> Outcome | None:
     """The outcome of a run that need not run again, or None."""
+    check_folder(replace(config, resume=True))
     folder = config.run_folder()
-    record = read_result(folder)
-    if record is None:
-        return None
-    held = TrainConfig(**_fields(record["config"])).identity()
-    wanted = {**config.identity(), "lr": config.resolved_lr()}
-    different = differences(held, wanted)
-    if different:
-        raise UserError(
-            f"{folder} holds a run with another configuration: {'; '.join(different)}. "
-            "Give another --out, or remove this folder."
-        )
-    outcome = read_outcome(config, record)
+    outcome = read_outcome(config, read_result(folder))
     if outcome.status == FAILED and retry_failed:
         _set_aside(folder)
         return None
     return replace(outcome, reused=True) if outcome.status in (COMPLETE, FAILED) else None
-
-
-def _fields(config: dict[str, Any]) -> dict[str, Any]:
-    return {**config, "rules": tuple((rule[0], rule[1]) for rule in config.get("rules", ()))}
 
 
 def _set_aside(folder: Path) -> None:
@@ -128,49 +114,33 @@ def _one_by_one(
 
 
 def run_one(config: TrainConfig) -> Outcome:
-    """Train one run and return its outcome; an error in it becomes a failed outcome.
+    """Train one run and return its outcome; an error of this run alone becomes a failed outcome.
 
     Raises:
         Interrupted: a signal asked to stop.
-        OSError, UserError: the disk is full (no later run could be saved either).
+        OSError, UserError: no other run could go on either (a full disk, a folder in use).
     """
-    from nybble.training.loop import train
+    from nybble.training.loop import NonFiniteError, train
 
     folder = config.run_folder()
     try:
         train(replace(config, resume=folder.exists()))
-    except Interrupted:
+    except NonFiniteError as error:
+        return _crashed(config, str(error))
+    except (Interrupted, UserError, OSError):
         raise
     except Exception as error:
-        if _is_disk_trouble(error):
-            raise
-        return _failed(config, error)
-    return read_outcome(config, read_result(folder))
-
-
-def _is_disk_trouble(error: BaseException | None) -> bool:
-    while error is not None:
-        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EROFS):
-            return True
-        error = error.__cause__
-    return False
-
-
-def _failed(config: TrainConfig, error: Exception) -> Outcome:
-    """The outcome of a run that raised; the traceback of an unexpected error goes to its log."""
-    folder = config.run_folder()
-    text = str(error)
-    if not isinstance(error, UserError):
-        text = f"{type(error).__name__}: {error}"
         folder.mkdir(parents=True, exist_ok=True)
         with (folder / "log.txt").open("a", encoding="utf-8") as log:
             log.write("".join(traceback.format_exception(error)))
-    return _crashed(config, " ".join(text.split()))
+        return _crashed(config, f"{type(error).__name__}: {error}")
+    return read_outcome(config, read_result(folder))
 
 
 def _crashed(config: TrainConfig, reason: str) -> Outcome:
     record = read_result(config.run_folder())
-    return replace(read_outcome(config, record), status=FAILED, reason=reason)
+    outcome = read_outcome(config, record)
+    return replace(outcome, status=FAILED, reason=" ".join(reason.split()))
 
 
 def read_outcome(config: TrainConfig, record: dict[str, Any] | None) -> Outcome:
@@ -182,9 +152,8 @@ def read_outcome(config: TrainConfig, record: dict[str, Any] | None) -> Outcome:
     folder = str(config.run_folder())
     if record is None:
         return Outcome(config.recipe, config.seed, "not started", folder)
-    name = metric_name(record)
+    name = record["metric"]
     scale = 100.0 if name in PERCENT else 1.0
-    epochs = record.get("epochs", [])
     curve = tuple(
         Point(
             epoch["epoch"],
@@ -192,37 +161,23 @@ def read_outcome(config: TrainConfig, record: dict[str, Any] | None) -> Outcome:
             epoch["train_loss"],
             None if epoch[f"test_{name}"] is None else scale * epoch[f"test_{name}"],
         )
-        for epoch in epochs
+        for epoch in record["epochs"]
     )
-    dead = {layer for epoch in epochs for layer in epoch.get("gradients", {}).get("dead", ())}
     return Outcome(
         recipe=config.recipe,
         seed=config.seed,
         status=record["status"],
         folder=folder,
         metric=curve[-1].metric if curve else None,
-        reason=_reason(record),
+        reason=" ".join(str(record.get("error") or "").split()),
         seconds=curve[-1].seconds if curve else None,
-        saved_bytes=record.get("saved_bytes"),
-        dead_layers=tuple(sorted(dead)),
+        saved_bytes=record["saved_bytes"],
+        dead_layers=tuple(record["dead_layers"]),
         curve=curve,
+        origin={
+            "commit": record.get("commit"),
+            "cpu": record["machine"]["cpu"],
+            "threads": record["machine"]["threads"],
+            "torch": record["versions"]["torch"],
+        },
     )
-
-
-def _reason(record: dict[str, Any]) -> str:
-    error = record.get("error")
-    if isinstance(error, dict):
-        error = error.get("message") or str(error)
-    return " ".join(str(error).split()) if error else ""
-
-
-def metric_name(record: dict[str, Any]) -> str:
-    """The name of the metric in a run's record: what follows `test_` beside the loss.
-
-    >>> metric_name({"epochs": [{"test_loss": 1.0, "test_accuracy": 0.5}]})
-    'accuracy'
-    """
-    for key in record["epochs"][0] if record.get("epochs") else ():
-        if key.startswith("test_") and key not in ("test_loss", "test_seconds"):
-            return str(key.removeprefix("test_"))
-    return "accuracy"

@@ -128,6 +128,21 @@ def parse_seeds(text: str) -> tuple[int, ...]:
     return tuple(seeds)
 
 
+def parse_counts(text: str, what: str) -> tuple[int, ...]:
+    """Read a list of whole numbers >= 1, such as numbers of threads.
+
+    Raises:
+        UserError: anything else.
+
+    >>> parse_counts("1,2", "threads")
+    (1, 2)
+    """
+    parts = [part.strip() for part in text.split(",")]
+    if not all(re.fullmatch(r"[1-9]\d{0,5}", part) for part in parts):
+        raise UserError(f"{what} '{text}': give whole numbers of at least 1, as in 1,2.")
+    return tuple(dict.fromkeys(int(part) for part in parts))
+
+
 def apply_switches(recipes: tuple[RecipeSpec, ...], switches: str) -> tuple[RecipeSpec, ...]:
     """Set switches on every recipe of the list that has the name and does not set them itself.
 

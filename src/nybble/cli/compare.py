@@ -1,0 +1,174 @@
+"""`nybble compare`: the same model with several recipes and seeds, a table, a page, a record.
+
+Every option of `nybble train` that describes training is an option here too, with the same name,
+help and default; they are taken over from there, so the two commands cannot drift apart.
+"""
+
+from __future__ import annotations
+
+import inspect
+import json as json_text
+import sys
+from pathlib import Path
+from typing import Annotated, Any, get_type_hints
+
+import typer
+
+from nybble.cli import train
+
+_STUDY, _SHOW = "Comparison", "Output"
+NOT_SHARED = ("recipe", "seed", "out", "resume", "tensorboard", "quiet")
+"""Options of `train` that a comparison sets itself."""
+
+
+def command(
+    recipes: Annotated[
+        str,
+        typer.Option(
+            help="Separated by commas; the switches of one follow a colon and are joined by +, as "
+            "in fp32,sun2020,sun2020:factor=1.848+odd_offset=+1.",
+            rich_help_panel=_STUDY,
+        ),
+    ] = "fp32,sun2020",
+    seeds: Annotated[
+        str, typer.Option(help="As in 0,1,2 or 0-4.", rich_help_panel=_STUDY)
+    ] = "0,1,2",
+    switches: Annotated[
+        str,
+        typer.Option(
+            help="Switches to set on recipes of the list, as in sun2020:factor=1.848.",
+            rich_help_panel=_STUDY,
+        ),
+    ] = "",
+    best_of: Annotated[
+        str,
+        typer.Option(
+            help="Recipes of which the best on --select-seeds becomes one more row, marked as "
+            "chosen, as in 'sun2020:factor=1.848;sun2020:phases=odd-even'.",
+            rich_help_panel=_STUDY,
+        ),
+    ] = "",
+    select_seeds: Annotated[
+        str, typer.Option(help="Seeds for choosing; none of --seeds.", rich_help_panel=_STUDY)
+    ] = "10,11",
+    select_epochs: Annotated[
+        int | None,
+        typer.Option(
+            help="Epochs of the choosing runs; --epochs if not given.",
+            min=1,
+            rich_help_panel=_STUDY,
+        ),
+    ] = None,
+    jobs: Annotated[
+        int, typer.Option(help="Runs at the same time.", min=1, rich_help_panel=_STUDY)
+    ] = 1,
+    step_pairs: Annotated[
+        int,
+        typer.Option(
+            help="Pairs of steps timed for the step time ratio; 0: none.",
+            min=0,
+            rich_help_panel=_STUDY,
+        ),
+    ] = 20,
+    retry_failed: Annotated[
+        bool,
+        typer.Option("--retry-failed", help="Train failed runs again.", rich_help_panel=_STUDY),
+    ] = False,
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            help="Folder of the comparison; runs/compare-<task>-<data>-<model> if not given.",
+            rich_help_panel=_SHOW,
+        ),
+    ] = None,
+    record: Annotated[
+        str | None,
+        typer.Option(help="Also write the record to results/NAME.json.", rich_help_panel=_SHOW),
+    ] = None,
+    json: Annotated[
+        bool, typer.Option("--json", help="Print the record, not the table.", rich_help_panel=_SHOW)
+    ] = False,
+    quiet: Annotated[
+        bool, typer.Option("--quiet", help="No progress of runs.", rich_help_panel=_SHOW)
+    ] = False,
+    **training: Any,
+) -> None:
+    """Train the same model with several recipes and seeds, and compare them.
+
+    Example: nybble compare vision --data mnist5k --model resnet8 --recipes fp32,sun2020 --seeds 0,1
+
+    Runs of one seed see the same batches, so differences are paired by seed. Ctrl-C saves; the same
+    command continues, and takes over what is finished. Status 3 says that some run failed.
+    """
+    from rich.console import Console
+
+    from nybble.reports import results, table
+    from nybble.reports.html import write_page
+    from nybble.studies.compare import CompareConfig, compare
+    from nybble.studies.spec import apply_switches, parse_recipes, parse_seeds
+    from nybble.training.config import TrainConfig
+    from nybble.training.signals import Interrupted
+
+    if record is not None:
+        results.check_name(record, Path("results"))
+    rules = tuple(train.parse_rule(text) for text in training.pop("rule", None) or [])
+    base = TrainConfig(**training, rules=rules, quiet=quiet)
+    config = CompareConfig(
+        base=base,
+        recipes=tuple(spec.text for spec in apply_switches(parse_recipes(recipes), switches)),
+        seeds=parse_seeds(seeds),
+        out=out or default_folder(base),
+        jobs=jobs,
+        step_pairs=step_pairs,
+        retry_failed=retry_failed,
+        best_of=tuple(spec.text for spec in parse_recipes(best_of)) if best_of else (),
+        select_seeds=parse_seeds(select_seeds) if best_of else (),
+        select_epochs=select_epochs,
+    )
+    try:
+        found = compare(config, say=lambda line: print(line, file=sys.stderr, flush=True))
+    except Interrupted as stop:
+        print(f"nybble: {stop}. The same command continues.", file=sys.stderr)
+        raise typer.Exit(stop.status) from None
+    page = config.out / "report.html"
+    write_page(page, found)
+    if json:
+        typer.echo(json_text.dumps(found, indent=1, ensure_ascii=False))
+    else:
+        table.show(found, Console())
+    print(f"report: {page}", file=sys.stderr)
+    if record is not None:
+        print(f"record: {results.save(found, record, Path('results'))}", file=sys.stderr)
+    if any(row["problems"] for row in found["rows"]):
+        raise typer.Exit(3)
+
+
+def default_folder(base: Any) -> Path:
+    """runs/compare-<task>-<data>-<model>, with characters that a folder's name may have.
+
+    >>> from nybble.training.config import TrainConfig
+    >>> default_folder(TrainConfig(data="folder:my/photos")).name
+    'compare-vision-folder_my_photos-resnet8'
+    """
+    name = "-".join(("compare", base.task, base.data, base.model))
+    return Path("runs") / "".join(c if c.isalnum() or c in "-_.=" else "_" for c in name)
+
+
+def _share_training_options() -> None:
+    """Give `command` the parameters of `train.command` in place of `**training`."""
+    mine, theirs = inspect.signature(command), inspect.signature(train.command)
+    hints = get_type_hints(train.command, include_extras=True)
+    own = [p for p in mine.parameters.values() if p.kind is not p.VAR_KEYWORD]
+    shared = [
+        p.replace(annotation=hints[p.name])
+        for p in theirs.parameters.values()
+        if p.name not in NOT_SHARED
+    ]
+    own_hints = get_type_hints(command, include_extras=True)
+    own = [p.replace(annotation=own_hints[p.name]) for p in own]
+    keyword = [p.replace(kind=inspect.Parameter.KEYWORD_ONLY) for p in (*own, *shared)]
+    command.__signature__ = mine.replace(parameters=keyword)  # type: ignore[attr-defined]
+    command.__annotations__ = {p.name: p.annotation for p in keyword}
+
+
+_share_training_options()

@@ -1,0 +1,79 @@
+"""`nybble summary`: what every layer of a model runs in how many bits."""
+
+from __future__ import annotations
+
+import json as json_text
+import re
+from typing import Annotated
+
+import typer
+
+from nybble.errors import UserError
+
+
+def command(
+    model: Annotated[
+        str, typer.Argument(help="cnn, resnet8, resnet14, resnet20, resnet18 or module:function.")
+    ],
+    recipe: Annotated[
+        str, typer.Option(help="A recipe, switches after a colon: sun2020:factor=1.848.")
+    ] = "sun2020",
+    input: Annotated[
+        str, typer.Option(help="Shape of one input: CHANNELSxHEIGHTxWIDTH.")
+    ] = "1x28x28",
+    batch_size: Annotated[int, typer.Option(help="Inputs a step.")] = 128,
+    classes: Annotated[int, typer.Option(help="Classes that the model tells apart.")] = 10,
+    rule: Annotated[
+        list[str] | None,
+        typer.Option(help="PATTERN=RECIPE for layers by name (none: float32). Repeatable."),
+    ] = None,
+    backend: Annotated[str, typer.Option(help="auto, reference or native.")] = "auto",
+    strict: Annotated[
+        bool, typer.Option("--strict", help="Refuse layers that would stay in float32.")
+    ] = False,
+    json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Show for every layer and Gemm its formats and bits, its share of the work, and the bytes
+    that are saved for backward.
+
+    Example: nybble summary resnet8 --recipe sun2020 --input 1x28x28
+    """
+    shape = parse_shape(input)
+    if batch_size < 1:
+        raise UserError(f"--batch-size must be at least 1, not {batch_size}.")
+
+    import torch
+
+    import nybble
+    from nybble.cli.train import parse_rule
+    from nybble.training.models.registry import build_model
+
+    rules = dict(parse_rule(text) for text in rule or [])
+    built = build_model(model, classes, shape[0])
+    nybble.convert(
+        built,
+        recipe,
+        {name: None if value == "none" else value for name, value in rules.items()} or None,
+        backend=backend,
+        strict=strict,
+    )
+    sizes = " x ".join(map(str, (batch_size, *shape)))
+    try:
+        found = nybble.summary(built, torch.randn(batch_size, *shape))
+    except RuntimeError as error:
+        raise UserError(f"{model} does not take an input of {sizes}: {error}") from error
+    if json:
+        typer.echo(json_text.dumps(found.to_dict(), indent=1))
+        return
+    typer.echo(f"{model}, recipe {recipe}, input {sizes}\n\n{found}")
+
+
+def parse_shape(text: str) -> tuple[int, ...]:
+    """Read CHANNELSxHEIGHTxWIDTH (or any shape without the batch).
+
+    >>> parse_shape("3x32x32")
+    (3, 32, 32)
+    """
+    if not re.fullmatch(r"[1-9]\d{0,5}(x[1-9]\d{0,5})*", text):
+        raise UserError(f"--input '{text}': give a shape such as 1x28x28.")
+    return tuple(int(part) for part in text.split("x"))

@@ -1,0 +1,118 @@
+"""Recipes in words: the list with the bits of every Gemm, and one recipe in full."""
+
+from __future__ import annotations
+
+import textwrap
+from typing import Any
+
+from nybble.ops.spec import SAME, SLOTS, LayerSpec
+from nybble.recipes import Recipe
+from nybble.recipes.recipe import Rule
+from nybble.reports.cells import column_widths
+
+GEMMS = ("output", "grad_input", "grad_weight")
+LIST_HEADER = ("recipe", *(f"{gemm} bits" for gemm in GEMMS), "source")
+WIDTH = 98
+
+
+def bits(spec: LayerSpec) -> dict[str, str]:
+    """The bits of the two operands of every Gemm; 32 is float32.
+
+    >>> from nybble.recipes import get_recipe
+    >>> bits(get_recipe("sun2020").spec)
+    {'output': '4 x 4', 'grad_input': '4 x 4', 'grad_weight': '4 x 4'}
+    """
+    found: dict[str, str] = {}
+    for gemm in GEMMS:
+        slots = [spec.slot(name) for name in SLOTS if name.rpartition("_")[0] == gemm]
+        found[gemm] = " x ".join("32" if s is None else str(s.format.bits) for s in slots)
+    return found
+
+
+def listing(recipes: list[Recipe]) -> str:
+    """One line a recipe: its name, the bits of its three Gemms, the source."""
+    table = [
+        list(LIST_HEADER),
+        *([r.name, *bits(r.spec).values(), f"{r.title} ({r.source})"] for r in recipes),
+    ]
+    widths = column_widths(table)
+    lines = [
+        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
+        for row in table
+    ]
+    return "\n".join([*lines, "", "`nybble recipes show NAME` prints one in full."])
+
+
+def describe(recipe: Recipe) -> str:
+    """A recipe in full: slots, accumulator, rules, loss scale, switches with their reasons.
+
+    >>> from nybble.recipes import get_recipe
+    >>> print(describe(get_recipe("fp32")))
+    fp32: float32 baseline
+    source: IEEE 754
+    <BLANKLINE>
+    Every layer stays in float32: nothing is converted.
+    """
+    lines = [f"{recipe.name}: {recipe.title}", f"source: {recipe.source}", ""]
+    if not recipe.spec.quantizes and not recipe.rules:
+        return "\n".join([*lines, "Every layer stays in float32: nothing is converted."])
+    lines += ["A layer, operand by operand:", *_slots(recipe.spec, None)]
+    if recipe.rules:
+        lines += ["", "Exceptions, the first that matches a layer decides:"]
+        for rule in recipe.rules:
+            lines += _rule(rule, recipe.spec)
+    lines += ["", f"loss scale: {recipe.loss_scale:g}"]
+    if recipe.switches:
+        values = dict(recipe.settings)
+        lines += ["", f"Switches, written {recipe.name}:NAME=VALUE+NAME=VALUE:"]
+        for switch in recipe.switches:
+            value = values.get(switch.name, switch.default)
+            chosen = f"default {switch.default}"
+            if value != switch.default:
+                chosen = f"set to {value}, {chosen}"
+            lines.append(f"  {switch.name} = {' | '.join(switch.choices)}   ({chosen})")
+            lines += _indented(switch.why, 6)
+    return "\n".join(lines)
+
+
+def _slots(spec: LayerSpec, usual: LayerSpec | None) -> list[str]:
+    """The slots of a spec; with `usual` given, only those in which it differs."""
+    slots = {spec.slot(name) for name in SLOTS}
+    if len(slots) == 1 and (only := next(iter(slots))) is not None:
+        return [f"  every operand       {only.format.bits:>3} bits  {only.short}"]
+    lines = []
+    for name in SLOTS:
+        if usual is not None and spec.slot(name) == usual.slot(name):
+            continue
+        gemm, _, operand = name.rpartition("_")
+        slot = spec.slot(name)
+        text = "fp32" if slot is None else slot.short
+        note = " (the forward codes)" if getattr(spec, name) == SAME and slot is not None else ""
+        width = "32" if slot is None else str(slot.format.bits)
+        lines.append(f"  {gemm:<12}{operand:<8}{width:>3} bits  {text}{note}")
+    if usual is None or spec.accumulator != usual.accumulator:
+        lines.append(f"  {'sum':<12}{spec.accumulator}")
+    return lines
+
+
+def _rule(rule: Rule, usual: LayerSpec) -> list[str]:
+    reason = f"   ({rule.why})" if rule.why else ""
+    if rule.spec is None or not rule.spec.quantizes:
+        return [f"- {rule.describe()}: float32{reason}"]
+    return [f"- {rule.describe()}:{reason}", *_slots(rule.spec, usual)]
+
+
+def _indented(text: str, by: int) -> list[str]:
+    return textwrap.wrap(text, WIDTH, initial_indent=" " * by, subsequent_indent=" " * by)
+
+
+def as_json(recipe: Recipe) -> dict[str, Any]:
+    """Everything `describe` says, as JSON values."""
+    return {
+        **recipe.to_dict(),
+        "bits": bits(recipe.spec),
+        "switches": [
+            {"name": s.name, "choices": list(s.choices), "default": s.default, "why": s.why}
+            for s in recipe.switches
+        ],
+    }

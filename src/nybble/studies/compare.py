@@ -1,0 +1,268 @@
+"""The same model trained with several recipes and seeds, and what came of it as one record.
+
+    1. check everything that can be checked: recipes, data, model, rules, folder
+    2. if asked: choose a switch setting by short runs on other seeds; it becomes one more recipe
+    3. run every (seed, recipe), or take over what an earlier call finished
+    4. measure step times, all recipes in turn in this process
+    5. write OUT/comparison.json (after every run too, so that a stopped comparison has a record)
+
+The seeds that choose a setting must not be among the seeds that are reported: the best of several
+settings on the same seeds would look better than it is.  The test images are the same for both, so
+a small optimism remains, which the report says.
+
+Not done: tuning learning rates per recipe; correction for the number of recipes.
+"""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Callable
+from dataclasses import dataclass, fields, replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from nybble.errors import UserError
+from nybble.recipes import get_recipe
+from nybble.studies.outcome import Outcome
+from nybble.studies.plan import FLOAT32, Plan, claim, shared
+from nybble.studies.record import make_record, write_record
+from nybble.studies.runs import PERCENT, run_all
+from nybble.studies.statistics import spread
+from nybble.training.config import SESSION_FIELDS, TrainConfig
+
+if TYPE_CHECKING:
+    from nybble.training.tasks.base import Task
+
+RECORD = "comparison.json"
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class CompareConfig:
+    """What to compare and how.
+
+    base: the training configuration of every run (its recipe, seed and out are not used).
+    recipes, best_of: texts that `get_recipe` reads; best_of are settings to choose one from.
+    select_seeds, select_epochs: of the choosing runs; None epochs means as many as the others.
+    step_pairs: interleaved pairs of steps that are timed; 0 leaves step times out.
+    """
+
+    base: TrainConfig
+    recipes: tuple[str, ...]
+    seeds: tuple[int, ...]
+    out: Path
+    jobs: int = 1
+    step_pairs: int = 20
+    retry_failed: bool = False
+    best_of: tuple[str, ...] = ()
+    select_seeds: tuple[int, ...] = ()
+    select_epochs: int | None = None
+
+    def __post_init__(self) -> None:
+        for name, low in (("jobs", 1), ("step_pairs", 0)):
+            if getattr(self, name) < low:
+                raise UserError(f"{name} must be at least {low}, not {getattr(self, name)}.")
+        if not self.recipes or not self.seeds:
+            raise UserError("compare: give at least one recipe and one seed.")
+        if self.best_of and not self.select_seeds:
+            raise UserError("--best-of needs --select-seeds: seeds that are not reported.")
+        both = sorted(set(self.select_seeds) & set(self.seeds))
+        if self.best_of and both:
+            raise UserError(
+                f"seed {both[0]} is in --seeds and in --select-seeds; a setting must be chosen on "
+                "seeds that are not reported."
+            )
+
+    @property
+    def baseline(self) -> str | None:
+        """The recipe that others are compared with, if it is there."""
+        return FLOAT32 if FLOAT32 in self.recipes else None
+
+
+def compare(config: CompareConfig, say: Say = lambda line: None) -> dict[str, Any]:
+    """Run the comparison and return its record, which is also in OUT/comparison.json.
+
+    `say` gets the lines that tell what is going on.
+
+    Raises:
+        UserError: bad input, or an OUT that holds something else; nothing was overwritten.
+        Interrupted: a signal; everything is saved, and the same call continues.
+    """
+    from nybble.training.tasks import make_task
+
+    for recipe in (*config.recipes, *config.best_of):
+        get_recipe(recipe)
+    task = make_task(config.base)
+    check_models(config, task)
+    claim(config.out, config.base)
+    choice = choose(config, task.higher_is_better, say) if config.best_of else None
+    recipes = config.recipes
+    if choice and choice["winner"] and choice["winner"] not in recipes:
+        recipes = (*recipes, choice["winner"])
+
+    outcomes: list[Outcome] = []
+
+    def record(timing: dict[str, Any] | None) -> dict[str, Any]:
+        made = assemble(config, recipes, outcomes, task, timing, choice)
+        write_record(config.out / RECORD, made)
+        return made
+
+    def done(outcome: Outcome) -> None:
+        outcomes.append(outcome)
+        record(None)
+
+    plan = Plan(config.base, recipes, config.seeds, config.out / "runs")
+    run_all(plan.configs(), jobs=config.jobs, retry_failed=config.retry_failed, say=say, done=done)
+    timing = None
+    if config.step_pairs:
+        say(f"step times: {config.step_pairs} interleaved pairs of every recipe")
+        timing = measure_steps(config.base, recipes, task, config.step_pairs)
+    return record(timing)
+
+
+def check_models(config: CompareConfig, task: Task) -> None:
+    """Build and convert the model once for every recipe, so that what cannot work fails now.
+
+    Raises:
+        UserError: an unknown model, a rule that matches nothing, ...
+    """
+    from nybble.training.prepare import build_model
+
+    plan = Plan(config.base, (*config.recipes, *config.best_of), config.seeds[:1], config.out)
+    for run in plan.configs():
+        build_model(run, task)
+
+
+def choose(config: CompareConfig, higher_is_better: bool, say: Say) -> dict[str, Any]:
+    """Run every setting of `best_of` on the choosing seeds; the one with the best mean wins.
+
+    A setting of which a run failed cannot win; of equal means, the first one written wins.
+    """
+    epochs = config.select_epochs or config.base.epochs
+    base = replace(config.base, epochs=epochs)
+    plan = Plan(base, config.best_of, config.select_seeds, config.out / f"selection-{epochs}")
+    say(f"choosing among {len(config.best_of)} settings on seeds {config.select_seeds}")
+    outcomes = run_all(plan.configs(), jobs=config.jobs, retry_failed=config.retry_failed, say=say)
+    candidates: list[dict[str, Any]] = []
+    for recipe in config.best_of:
+        values = [o.metric if o.finished else None for o in outcomes if o.recipe == recipe]
+        candidates.append({"recipe": recipe, "values": values, "mean": spread(values).mean})
+    whole = [c for c in candidates if None not in c["values"] and c["mean"] is not None]
+    best = max if higher_is_better else min
+    winner = best(whole, key=lambda c: c["mean"])["recipe"] if whole else None
+    say(f"chosen: {winner}" if winner else "no setting finished: none is chosen")
+    return {
+        "winner": winner,
+        "seeds": list(config.select_seeds),
+        "epochs": epochs,
+        "candidates": candidates,
+    }
+
+
+def measure_steps(
+    base: TrainConfig, recipes: tuple[str, ...], task: Task, pairs: int
+) -> dict[str, Any]:
+    """Step times of the real models on the first batch, interleaved; see `steptime`."""
+    import torch
+
+    from nybble.nn import quantized_layers
+    from nybble.studies.steptime import interleave, ratios, training_step
+    from nybble.training.prepare import build_model
+    from nybble.training.seeds import derive, globals_restored, seed_globals
+
+    threads = torch.get_num_threads()
+    try:
+        if base.threads is not None:
+            torch.set_num_threads(base.threads)
+        with globals_restored():
+            inputs, target = task.batch(0, 0)
+            if base.channels_last and inputs.dim() == 4:
+                inputs = inputs.contiguous(memory_format=torch.channels_last)
+            steps, backends = {}, {}
+            for run in Plan(base, recipes, (base.seed,), Path()).configs():
+                seed_globals(derive(base.seed, "init"))
+                model, recipe = build_model(run, task)
+                scale = run.loss_scale or getattr(recipe, "loss_scale", None) or 1.0
+                steps[run.recipe] = training_step(
+                    model, task.loss, inputs, target, loss_scale=float(scale)
+                )
+                used = sorted({str(m.nybble_backend) for _, m in quantized_layers(model)})
+                backends[run.recipe] = "+".join(used) or "torch"
+            samples = interleave(steps, pairs)
+        baseline = FLOAT32 if FLOAT32 in recipes else recipes[0]
+        return {
+            "backend": backends,
+            "baseline": baseline,
+            "threads": torch.get_num_threads(),
+            "batch_size": len(target),
+            "pairs": pairs,
+            "ratios": ratios(samples, baseline),
+        }
+    finally:
+        torch.set_num_threads(threads)
+
+
+def assemble(
+    config: CompareConfig,
+    recipes: tuple[str, ...],
+    outcomes: list[Outcome],
+    task: Task,
+    timing: dict[str, Any] | None,
+    choice: dict[str, Any] | None,
+) -> dict[str, Any]:
+    """The record of what is known so far."""
+    from nybble.training.machine import commit, machine, versions
+
+    percent = task.metric in PERCENT
+    return make_record(
+        title=f"{config.base.model} on {config.base.data}",
+        command=command(config),
+        created=datetime.now(UTC).isoformat(timespec="seconds"),
+        task=config.base.task,
+        metric={
+            "name": task.metric,
+            "unit": "%" if percent else "",
+            "digits": 2 if percent else 4,
+            "higher_is_better": task.higher_is_better,
+        },
+        baseline=config.baseline,
+        configuration={**shared(config.base), "data_set": task.describe()},
+        environment={"versions": versions(), "machine": machine(), "commit": commit()},
+        recipes=recipes,
+        seeds=config.seeds,
+        outcomes=outcomes,
+        timing=timing,
+        selection=choice,
+    )
+
+
+def command(config: CompareConfig) -> str:
+    """The command that repeats the comparison, without the place it was written to.
+
+    >>> base = TrainConfig(data="fashion-mnist", epochs=3)
+    >>> print(command(CompareConfig(base, ("fp32", "sun2020"), (0, 1), Path("out"))))
+    nybble compare vision --data fashion-mnist --model resnet8 --recipes fp32,sun2020
+        --seeds 0,1 --epochs 3
+    """
+    base, default = config.base, TrainConfig()
+    words = ["nybble", "compare", base.task, "--data", base.data, "--model", base.model]
+    words += ["--recipes", ",".join(config.recipes), "--seeds", ",".join(map(str, config.seeds))]
+    told = {"task", "data", "model", "recipe", "seed", "rules", *SESSION_FIELDS}
+    for entry in fields(TrainConfig):
+        value = getattr(base, entry.name)
+        if entry.name in told or value == getattr(default, entry.name):
+            continue
+        option = entry.name.replace("_", "-")
+        if isinstance(value, bool):
+            words.append(f"--{option}" if value else f"--no-{option}")
+        else:
+            words += [f"--{option}", str(value)]
+    for pattern, recipe in base.rules:
+        words += ["--rule", f"{pattern}={recipe}"]
+    if config.best_of:
+        words += ["--best-of", ",".join(config.best_of)]
+        words += ["--select-seeds", ",".join(map(str, config.select_seeds))]
+        if config.select_epochs:
+            words += ["--select-epochs", str(config.select_epochs)]
+    return shlex.join(words)
