@@ -159,4 +159,3 @@ def inverse_of(scale: Array) -> Array:
     tensor(0.2500)
     """
     return torch.reciprocal(scale) if isinstance(scale, Tensor) else np.float32(1.0) / scale
-

@@ -24,9 +24,11 @@ Not done here: the state. A layer keeps s, and calls these functions once an ite
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -36,9 +38,18 @@ from nybble.quantizers.scales.fit import Fit, ScaleConfig
 if TYPE_CHECKING:
     from nybble.formats import Format
 
-__all__ = ["MAX_EXPONENT", "GradScale", "absolute_max", "update", "usable", "warm_start"]
+__all__ = [
+    "MAX_EXPONENT",
+    "GradScale",
+    "absolute_max",
+    "is_number",
+    "update",
+    "usable",
+    "warm_start",
+]
 
 MAX_EXPONENT = 126
+_LOW, _HIGH = 2.0**-MAX_EXPONENT, 2.0**MAX_EXPONENT
 
 
 def absolute_max(x: Tensor) -> Tensor:
@@ -73,6 +84,8 @@ def warm_start(statistic: Tensor, max_value: float, default: float = 1.0) -> Ten
     tensor([ 1.0000,  0.5000,  1.0000, 64.0000])
     """
     statistic = statistic.detach().to(torch.float32)
+    if is_number(statistic):
+        return torch.full(statistic.shape, _fitted(statistic.item(), max_value, default))
     ok = usable(statistic)
     # statistic = m * 2^e and max_value = t * 2^f with m, t in [1/2, 1): the exponent is f - e, or
     # one less when m > t.
@@ -100,12 +113,37 @@ def update(scale: Tensor, scaled_max: Tensor, max_value: float) -> Tensor:
     [4.0, 8.0, 2.0, 4.0, 4.0]
     """
     scale = scale.detach()
-    low, high = 2.0**-MAX_EXPONENT, 2.0**MAX_EXPONENT
-    doubled = (scale * 2.0).clamp(max=high)
-    halved = (scale * 0.5).clamp(min=low)
+    if is_number(scale) and is_number(scaled_max):
+        return torch.full(scale.shape, _moved(scale.item(), scaled_max.item(), max_value))
+    doubled = (scale * 2.0).clamp(max=_HIGH)
+    halved = (scale * 0.5).clamp(min=_LOW)
     moved = torch.where(scaled_max > max_value, halved, scale)
     moved = torch.where(scaled_max <= max_value / 2, doubled, moved)
     return torch.where(usable(scaled_max), moved, scale)
+
+
+def is_number(x: Tensor) -> bool:
+    """Whether `x` is one number that may be read without a synchronisation: then Python's own
+    arithmetic, exact for powers of two, is ten times faster than tensors of one element."""
+    return x.numel() == 1 and x.device.type == "cpu" and type(x) in (Tensor, torch.nn.Parameter)
+
+
+def _fitted(statistic: float, max_value: float, default: float) -> float:
+    """`warm_start` on numbers."""
+    if not 0.0 < statistic < math.inf:
+        return default
+    m, e = math.frexp(statistic)
+    t, f = math.frexp(max_value)
+    return 2.0 ** min(max(f - e - (m > t), -MAX_EXPONENT), MAX_EXPONENT)
+
+
+def _moved(scale: float, scaled_max: float, max_value: float) -> float:
+    """`update` on numbers."""
+    if max_value < scaled_max < math.inf:
+        return max(scale * 0.5, _LOW)
+    if 0.0 < scaled_max <= max_value / 2:
+        return min(scale * 2.0, _HIGH)
+    return scale
 
 
 @dataclass(frozen=True)
@@ -165,14 +203,32 @@ class GradScale(ScaleConfig):
         (tensor(1.), tensor(2.))
         """
         statistic = statistic.detach().to(torch.float32)
+        if is_number(statistic) and is_number(scale):
+            numbers = self._step(scale.item(), statistic.item(), max_value)
+            return torch.full(scale.shape, numbers[0]), torch.full(scale.shape, numbers[1])
+        started, ok = scale > 0, usable(statistic)
         fresh = warm_start(statistic, max_value)
-        kept = torch.where(usable(statistic), fresh, 0.0)
-        if self.mode == "fit":
-            return fresh, torch.where(usable(statistic), fresh, scale)
         moved = update(scale, statistic * scale, max_value)
-        used = moved if self.mode == "immediate" else scale
-        started = scale > 0
-        return torch.where(started, used, fresh), torch.where(started, moved, kept)
+        if self.mode == "fit":
+            moved = torch.where(ok, fresh, scale)
+        used = scale if self.mode == "delayed" else moved
+        return torch.where(started, used, fresh), torch.where(
+            started, moved, torch.where(ok, fresh, 0.0)
+        )
+
+    def _step(self, scale: float, statistic: float, max_value: float) -> tuple[float, float]:
+        ok = 0.0 < statistic < math.inf
+        fresh = _fitted(statistic, max_value, 1.0)
+        if not scale > 0.0:
+            return fresh, fresh if ok else 0.0
+        if self.mode == "fit":
+            moved = fresh if ok else scale
+        else:
+            # float32, as in the tensor form: exact but beyond either end of its range.
+            product = statistic * scale
+            product = float(np.float32(product)) if product < 2.0**128 else math.inf
+            moved = _moved(scale, product, max_value)
+        return (scale if self.mode == "delayed" else moved), moved
 
     @property
     def short(self) -> str:

@@ -22,8 +22,9 @@ Initial clip: with rate and decay as they are, alpha hardly moves from where it 
 where the quantisation error of the first batch is least. Tried are top * 2**(-k/8), k = 0..63,
 with top = the largest magnitude on each side; the one with the least tree_sum((x' - x)**2) wins,
 ties going to the larger clip. Beyond 2**16 elements every `step`-th is used, `step` odd so that it
-walks through all channels. NaN and infinite elements count as 0, and data without an element on
-the clip's side give alpha = 1. No random numbers: the same batch gives the same clip.
+walks through all channels. NaN and infinite elements count as 0. Data without an element that a
+clip could hold give alpha = 1; of two clips the one without elements gets 2**-126. No random
+numbers: the same batch gives the same clip.
 
 Not done here: the parameter itself, its decay and rate (nn makes them); PACT+ (a gradient of the
 rounding error inside the range).
@@ -31,6 +32,7 @@ rounding error inside the range).
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
@@ -41,7 +43,7 @@ from nybble.errors import UserError
 from nybble.quantizers.scales.arithmetic import MIN_SCALE, clamp, scale_of, to_array, to_tensor
 from nybble.quantizers.scales.fit import Fit, ScaleConfig, value_range
 from nybble.quantizers.scales.minmax import affine_fit
-from nybble.quantizers.sums import tree_sum, tree_sum_last
+from nybble.quantizers.sums import tree_sum
 
 if TYPE_CHECKING:
     from nybble.formats import Format
@@ -122,16 +124,17 @@ class PACT(ScaleConfig):
         else:
             tops = torch.stack([hi, -lo])[: self.clips].clamp(min=0.0)
         sample = flat[:: _odd_step(flat.numel())]
-        errors = []
         candidates = [tops * 2.0 ** (-k / _STEPS_PER_OCTAVE) for k in range(_CANDIDATES)]
+        best, least = candidates[0], math.inf
         for candidate in candidates:
             fit = self.fit_alpha(candidate, format)
-            error = fit.dequantize(format.round(fit.scaled(sample))) - sample
-            errors.append(error.mul_(error))
-        # argmin over a tensor may break ties either way; the first least one is the larger clip.
-        totals = tree_sum_last(torch.stack(errors)).tolist()
-        best = candidates[totals.index(min(totals))]
-        return torch.where(tops > 0, best.clamp(min=MIN_SCALE), 1.0)
+            error = fit.dequantize(format.round(fit.scaled(sample))).sub_(sample)
+            total = float(tree_sum(error.mul_(error)))
+            if total < least:
+                best, least = candidate, total
+        if not bool((tops > 0).any()):
+            return torch.ones_like(tops)
+        return best.clamp(min=MIN_SCALE)
 
     def _levels(self, format: Format) -> float:
         low, high = value_range(format)
