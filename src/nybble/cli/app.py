@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import errno
 import importlib
+import inspect
 import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -87,7 +88,7 @@ def _build(arguments: Sequence[str]) -> typer.Typer:
     for name, line in COMMANDS.items():
         command = _load(name) if name == wanted else _not_asked_for
         if isinstance(command, typer.Typer):
-            app.add_typer(command, name=name, short_help=line)
+            app.add_typer(command, name=name, short_help=line, epilog=_examples(command))
         else:
             app.command(name, short_help=line)(command)
     return app
@@ -98,6 +99,13 @@ def _load(name: str) -> Callable[..., Any] | typer.Typer:
         f"nybble.cli.{name}"
     ).command
     return command
+
+
+def _examples(group: typer.Typer) -> str:
+    """The examples of a group's subcommands, which its own help would not show."""
+    bodies = [info.callback for info in group.registered_commands]
+    lines = [line.strip() for body in bodies for line in (inspect.getdoc(body) or "").splitlines()]
+    return "\n\n".join(line for line in lines if line.startswith("Example: "))
 
 
 def _not_asked_for() -> None:
