@@ -1,15 +1,10 @@
 """The oracle of the quantizers: plain Python, one number at a time, written from the definitions.
 
-Numbers are Python floats that hold float32 values. Every operation is done exactly (`Fraction`)
-or in double precision where that provably rounds once, and then rounded to float32 by `f32`. The
-torch code is not called: formats come from their own oracle, and nothing is shared with the scales
-but the constants of SAWB. Slow by design; tests compare with it bit for bit.
-
-    f32(a + b), f32(a - b), f32(a * b), f32(a / b), f32(sqrt(a))
-
-of float32 arguments computed in double and rounded again are the correctly rounded float32 results
-(Figueroa, "When is double rounding innocuous?", 1995: 53 >= 2 * 24 + 2), except among subnormal
-results, where products and quotients are rounded from the exact fraction instead.
+Numbers are Python floats that hold float32 values. Every operation is done exactly, on fractions,
+and rounded to float32 once by `f32`; only the square root goes through double precision, where the
+second rounding is innocuous (Figueroa, 1995: 53 >= 2 * 24 + 2). The torch code is not called:
+formats come from their own oracle, and nothing is shared with the scales. Slow by design; tests
+compare with it bit for bit.
 
 Not done here: per-channel and per-row loops (tests call the oracle for each of them), and the
 search of PACT's initial clip.
@@ -31,6 +26,7 @@ __all__ = [
     "OracleFit",
     "absmax",
     "add",
+    "bits",
     "div",
     "f32",
     "gradscale_update",

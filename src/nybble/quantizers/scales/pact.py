@@ -125,7 +125,8 @@ class PACT(ScaleConfig):
             tops = torch.stack([hi, -lo])[: self.clips].clamp(min=0.0)
         sample = flat[:: _odd_step(flat.numel())]
         candidates = [tops * 2.0 ** (-k / _STEPS_PER_OCTAVE) for k in range(_CANDIDATES)]
-        best, least = candidates[0], math.inf
+        best: Tensor = candidates[0]
+        least = math.inf
         for candidate in candidates:
             fit = self.fit_alpha(candidate, format)
             error = fit.dequantize(format.round(fit.scaled(sample))).sub_(sample)
