@@ -126,6 +126,27 @@ def decode(code: int, fmt: Format) -> float:
     return level if isinstance(level, float) else float(to_float32(level)) + 0.0
 
 
+class Ladder:
+    """Ascending exact numbers, and where a number stands among them.
+
+    >>> Ladder([Fraction(0), Fraction(1, 3), Fraction(2)]).at_or_below(Fraction(1, 3))
+    1
+    """
+
+    def __init__(self, steps: list[Fraction]) -> None:
+        self.steps = steps
+        self._near = [float(v) for v in steps]
+
+    def at_or_below(self, q: Fraction) -> int:
+        """Return the index of the last step <= q; q is not below the first."""
+        index = max(0, bisect_right(self._near, float(q)) - 1)  # a guess by rounded numbers
+        while index + 1 < len(self.steps) and self.steps[index + 1] <= q:
+            index += 1
+        while index > 0 and self.steps[index] > q:
+            index -= 1
+        return index
+
+
 # -- encoding -----------------------------------------------------------------------------------
 
 
@@ -173,19 +194,25 @@ def _encode_integer(x: float, fmt: Integer, rule: Rounding, u: Fraction) -> int:
     return integer % (1 << fmt.bits)
 
 
+@lru_cache(maxsize=256)
+def _ordered(fmt: Format) -> Ladder:
+    """The different finite values, ascending."""
+    return Ladder(sorted({v for v in levels(fmt) if isinstance(v, Fraction)}))
+
+
 def _encode_ordered(x: float, fmt: Table16 | ZeroLess, rule: Rounding, u: Fraction) -> int:
     """Formats without a sign bit: neighbours in the order of the values."""
     if math.isnan(x):
         return 0
-    table = [Fraction(v) for v in levels(fmt)]
-    order = sorted(set(table))
+    table = levels(fmt)
+    ladder = _ordered(fmt)
+    order = ladder.steps
     q = order[0] if x == -math.inf else order[-1] if x == math.inf else Fraction(x)
     q = max(order[0], min(order[-1], q))
-    index = bisect_right(order, q) - 1
+    index = ladder.at_or_below(q)
     low, high = order[index], order[min(index + 1, len(order) - 1)]
     if isinstance(rule, Stochastic):
-        chosen = high if u < _share(q, low, high) else low
-        return table.index(chosen)
+        return table.index(high if u < _share(q, low, high) else low)
     best = min(abs(q - low), abs(q - high))
     codes = [table.index(v) for v in (low, high) if abs(q - v) == best]
     return min(codes, key=lambda code: (code % 2, code))
@@ -194,44 +221,52 @@ def _encode_ordered(x: float, fmt: Table16 | ZeroLess, rule: Rounding, u: Fracti
 def _encode_e8m0(x: float, fmt: E8M0Format, rule: Rounding, u: Fraction) -> int:
     if math.isnan(x) or math.isinf(x) or x < 0:
         return 255
-    table = [Fraction(v) for v in levels(fmt)[:255]]
-    q = max(table[0], Fraction(x))
-    low = bisect_right(table, q) - 1
+    ladder = _ordered(fmt)
+    steps = ladder.steps
+    q = max(steps[0], Fraction(x))
+    low = ladder.at_or_below(q)
     if isinstance(rule, Stochastic):
         if low == 254:
             return 254
-        return low + (u < _share(q, table[low], table[low + 1]))
-    return low + (q >= table[low] * Fraction(3, 2))  # a tie goes up; 255 is NaN
+        return low + (u < _share(q, steps[low], steps[low + 1]))
+    return low + (q >= steps[low] * Fraction(3, 2))  # a tie goes up; 255 is NaN
 
 
 @lru_cache(maxsize=256)
-def _magnitudes(fmt: Format) -> list[Fraction]:
-    """Return the finite magnitudes, ascending; index == magnitude code."""
-    half = levels(fmt)[: 2 ** (fmt.bits - 1)]
-    return [v for v in half if isinstance(v, Fraction)]
+def _magnitudes(fmt: Format) -> Ladder:
+    """The finite magnitudes, ascending; index == magnitude code."""
+    half = levels(fmt)[: 1 << (fmt.bits - 1)]
+    return Ladder([v for v in half if isinstance(v, Fraction)])
+
+
+@lru_cache(maxsize=256)
+def _float32_magnitudes(fmt: Format) -> Ladder:
+    """The magnitudes as they are decoded: the same, except in bases that are no power of two."""
+    return Ladder([to_float32(v) for v in _magnitudes(fmt).steps])
 
 
 def _encode_sign_magnitude(x: float, fmt: Format, rule: Rounding, u: Fraction) -> int:
     overflow = fmt.overflow if isinstance(fmt, Minifloat) else "saturate"
-    grid = _magnitudes(fmt)
-    sign_bit = 2 ** (fmt.bits - 1) if x < 0 else 0
-    infinity_code = len(grid)  # the first code after the finite ones, where it exists
+    ladder = _magnitudes(fmt)
+    finite = len(ladder.steps)  # also the code of infinity, where there is one
+    sign_bit = 1 << (fmt.bits - 1) if x < 0 else 0
     if math.isnan(x) or (math.isinf(x) and overflow == "nan"):
         return _nan_code(fmt)
     if math.isinf(x):
-        return sign_bit + (infinity_code if overflow == "infinity" else len(grid) - 1)
+        return sign_bit + (finite if overflow == "infinity" else finite - 1)
     q = abs(Fraction(x))
     if isinstance(rule, Stochastic):
-        code = _stochastic(q, fmt, u)
+        code = _stochastic(q, _float32_magnitudes(fmt), u)
     elif isinstance(rule, LogNearest) and isinstance(fmt, LogFormat):
-        code = _log_nearest(q, grid, fmt, rule)
+        code = _log_nearest(q, ladder, fmt, rule)
     else:
-        code = _nearest(q, grid, overflow)
-        if code == len(grid) and overflow == "nan":  # beyond the largest value
+        code = _nearest(q, ladder, overflow)
+        if code == finite and overflow == "nan":  # beyond the largest value
             return _nan_code(fmt)
     return sign_bit + code if code > 0 else 0
 
 
+@lru_cache(maxsize=256)
 def _nan_code(fmt: Format) -> int:
     codes = [c for c, v in enumerate(levels(fmt)) if isinstance(v, float) and math.isnan(v)]
     if not codes:
@@ -242,10 +277,11 @@ def _nan_code(fmt: Format) -> int:
     return codes[0]
 
 
-def _nearest(q: Fraction, grid: list[Fraction], overflow: str) -> int:
-    """Nearest magnitude, ties to the even code; len(grid) when beyond the largest."""
+def _nearest(q: Fraction, ladder: Ladder, overflow: str) -> int:
+    """Nearest magnitude, ties to the even code; one more than the last when beyond it."""
+    grid = ladder.steps
     top = len(grid) - 1
-    low = bisect_right(grid, q) - 1
+    low = ladder.at_or_below(q)
     if low < top:
         middle = (grid[low] + grid[low + 1]) / 2
         if q == middle:
@@ -258,15 +294,15 @@ def _nearest(q: Fraction, grid: list[Fraction], overflow: str) -> int:
     return top + (q > middle or (q == middle and top % 2 == 1))
 
 
-def _log_nearest(q: Fraction, grid: list[Fraction], fmt: LogFormat, rule: LogNearest) -> int:
+def _log_nearest(q: Fraction, ladder: Ladder, fmt: LogFormat, rule: LogNearest) -> int:
     """The highest level whose threshold level / factor is not above q."""
     midpoint = Fraction(2 * fmt.base, fmt.base + 1)
     factor = midpoint if rule.factor == "mid" else Fraction(rule.factor)
     if rule.underflow == "half":
-        if q <= grid[1] / 2:
+        if q <= ladder.steps[1] / 2:
             return 0
-        return max(1, bisect_right(grid, q * factor) - 1)
-    return bisect_right(grid, q * factor) - 1
+        return max(1, ladder.at_or_below(q * factor))
+    return ladder.at_or_below(q * factor)
 
 
 def _share(q: Fraction, low: Fraction, high: Fraction) -> Fraction:
@@ -276,15 +312,10 @@ def _share(q: Fraction, low: Fraction, high: Fraction) -> Fraction:
     return to_float32(to_float32(q - low) / to_float32(high - low))
 
 
-@lru_cache(maxsize=256)
-def _float32_magnitudes(fmt: Format) -> list[Fraction]:
-    return [to_float32(v) for v in _magnitudes(fmt)]
-
-
-def _stochastic(q: Fraction, fmt: Format, u: Fraction) -> int:
+def _stochastic(q: Fraction, ladder: Ladder, u: Fraction) -> int:
     """Lower or upper neighbour; the largest level beyond it."""
-    values = _float32_magnitudes(fmt)
-    low = bisect_right(values, q) - 1
-    if low == len(values) - 1:
+    grid = ladder.steps
+    low = ladder.at_or_below(q)
+    if low == len(grid) - 1:
         return low
-    return low + (u < _share(q, values[low], values[low + 1]))
+    return low + (u < _share(q, grid[low], grid[low + 1]))
