@@ -30,7 +30,7 @@ def one_thread() -> Iterator[None]:
 
 @pytest.fixture(scope="session")
 def tiny_data(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """`--data` of 48 train and 20 test images of 8x8; the brightness of a corner tells the class."""
+    """`--data` of 48 train and 20 test images of 8x8; a corner's brightness tells the class."""
     folder = tmp_path_factory.mktemp("tiny")
     random = torch.Generator().manual_seed(1)
     for part, count in (("train", 48), ("t10k", 20)):

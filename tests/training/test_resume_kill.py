@@ -20,7 +20,7 @@ KILLS = 10
 def test_resume_kill(tiny: Callable[..., TrainConfig], tmp_path: Path, final_state: Any) -> None:
     processes = multiprocessing.get_context("forkserver")
     processes.set_forkserver_preload(["nybble.training.loop"])
-    config = tiny(epochs=150, checkpoint_every=2, threads=1)
+    config = tiny(epochs=100, checkpoint_every=2, threads=1)
     killed = replace(config, out=str(tmp_path / "killed"), resume=True)
     checkpoints = killed.run_folder() / "checkpoints"
     dice = random.Random(time.time_ns())

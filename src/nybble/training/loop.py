@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import signal
 import statistics
-import sys
 import time
 from contextlib import suppress
 from typing import Any
@@ -29,7 +28,7 @@ from nybble.training.folder import CHECKPOINTS, check_folder, claim_folder
 from nybble.training.machine import commit
 from nybble.training.optimizers import build_optimizer, set_lr
 from nybble.training.prepare import build_model, environment
-from nybble.training.progress import Reporter, clock
+from nybble.training.progress import Reporter, clock, waiting
 from nybble.training.record import layers_of, run_record
 from nybble.training.result import read_result, write_result
 from nybble.training.saved import measure_saved_bytes
@@ -78,9 +77,8 @@ class Run:
         self.folder = config.run_folder()
         if config.threads is not None:
             torch.set_num_threads(config.threads)
-        if not config.quiet:
-            print(f"loading {config.data}", file=sys.stderr, flush=True)
-        self.task = make_task(config)
+        with waiting(f"loading {config.data}", config.quiet):
+            self.task = make_task(config)
         seed_globals(derive(config.seed, "init"))
         self.model, self.recipe = build_model(config, self.task)
         scale = config.loss_scale or getattr(self.recipe, "loss_scale", None) or 1.0

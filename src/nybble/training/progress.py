@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import sys
 import time
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from typing import IO, Any
 
 from nybble.training.files import disk_errors
@@ -87,6 +88,18 @@ class Reporter:
         with disk_errors(f"The log {self._log.name}"):
             self._log.write(f"{stamp}  {line}\n")
             self._log.flush()
+
+
+@contextmanager
+def waiting(what: str, quiet: bool) -> Iterator[None]:
+    """Show `what` while something takes time, on a terminal only, and wipe it afterwards."""
+    if quiet or not sys.stderr.isatty():
+        yield
+        return
+    from rich.console import Console
+
+    with Console(stderr=True).status(what):
+        yield
 
 
 def clock(seconds: float) -> str:

@@ -6,7 +6,6 @@ Plain numbers and lists only: it is saved as JSON with every checkpoint. Floats 
 
 from __future__ import annotations
 
-import dataclasses
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -39,8 +38,10 @@ class RunState:
         self.gradients = {}
 
     def to_dict(self) -> dict[str, Any]:
-        return dataclasses.asdict(self)
+        """The fields, not copied: to be written at once."""
+        return dict(vars(self))
 
     @classmethod
     def from_dict(cls, record: dict[str, Any]) -> RunState:
+        """The inverse of `to_dict`."""
         return cls(**record)
