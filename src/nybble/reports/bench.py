@@ -43,16 +43,18 @@ def notes(record: Mapping[str, Any]) -> list[str]:
     ]
 
 
-def verdict(record: Mapping[str, Any]) -> str:
-    """One line: every ratio of wall times against the aim."""
-    parts = [
-        f"{found['recipe']['wall']['median']:.2f}x with {found['threads']} "
-        f"thread{'' if found['threads'] == 1 else 's'}"
-        for found in record["measurements"]
-    ]
-    worst = max(found["recipe"]["wall"]["median"] for found in record["measurements"])
-    met = "met" if worst <= record["target"] else "not met"
-    return f"Aim: at most {record['target']}x. Measured: {', '.join(parts)}: {met}."
+def verdict(record: Mapping[str, Any]) -> list[str]:
+    """One line, the ratios of wall times against the aim; none where there is no aim.
+
+    >>> verdict({"target": None})
+    []
+    """
+    if record["target"] is None:
+        return []
+    ratios = {m["threads"]: m["recipe"]["wall"]["median"] for m in record["measurements"]}
+    parts = [f"{r:.2f}x with {n} thread{'' if n == 1 else 's'}" for n, r in ratios.items()]
+    met = "met" if max(ratios.values()) <= record["target"] else "not met"
+    return [f"Aim: at most {record['target']}x. Measured: {', '.join(parts)}: {met}."]
 
 
 def plain(record: Mapping[str, Any]) -> str:
@@ -64,7 +66,7 @@ def plain(record: Mapping[str, Any]) -> str:
         for row in table
     ]
     lines.insert(1, "  ".join("-" * width for width in widths))
-    return "\n".join([*lines, "", *notes(record), verdict(record)])
+    return "\n".join([*lines, "", *notes(record), *verdict(record)])
 
 
 def markdown(record: Mapping[str, Any]) -> str:
@@ -72,4 +74,4 @@ def markdown(record: Mapping[str, Any]) -> str:
     table = [list(HEADER), *rows(record)]
     lines = ["| " + " | ".join(row) + " |" for row in table]
     lines.insert(1, "|" + "---|" * len(HEADER))
-    return "\n".join([*lines, "", *(f"- {note}" for note in (*notes(record), verdict(record)))])
+    return "\n".join([*lines, "", *(f"- {note}" for note in (*notes(record), *verdict(record)))])

@@ -229,7 +229,7 @@ def _origin_notes(runs: Sequence[Mapping[str, Any]]) -> list[str]:
     """A warning for every property in which the runs' origins differ."""
     found = []
     for name in ("commit", "cpu", "threads", "torch"):
-        values = {str(run["origin"][name]) for run in runs if run.get("origin")}
+        values = {str(run["origin"][name])[:60] for run in runs if run.get("origin")}
         if len(values) > 1:
             found.append(f"The runs differ in {name}: {', '.join(sorted(values))}.")
     return found

@@ -102,9 +102,10 @@ def compare(config: CompareConfig, say: Say = lambda line: None) -> dict[str, An
         recipes = (*recipes, choice["winner"])
 
     outcomes: list[Outcome] = []
+    where = environment()
 
     def record(timing: dict[str, Any] | None) -> dict[str, Any]:
-        made = assemble(config, recipes, outcomes, task, timing, choice)
+        made = assemble(config, recipes, outcomes, task, where, timing, choice)
         write_record(config.out / RECORD, made)
         return made
 
@@ -203,17 +204,23 @@ def measure_steps(
         torch.set_num_threads(threads)
 
 
+def environment() -> dict[str, Any]:
+    """Versions, machine and commit, as the record holds them."""
+    from nybble.training.machine import commit, machine, versions
+
+    return {"versions": versions(), "machine": machine(), "commit": commit()}
+
+
 def assemble(
     config: CompareConfig,
     recipes: tuple[str, ...],
     outcomes: list[Outcome],
     task: Task,
+    where: dict[str, Any],
     timing: dict[str, Any] | None,
     choice: dict[str, Any] | None,
 ) -> dict[str, Any]:
-    """The record of what is known so far."""
-    from nybble.training.machine import commit, machine, versions
-
+    """The record of what is known so far, made in the environment `where`."""
     percent = task.metric in PERCENT
     return make_record(
         title=f"{config.base.model} on {config.base.data}",
@@ -228,7 +235,7 @@ def assemble(
         },
         baseline=config.baseline,
         configuration={**shared(config.base), "data_set": task.describe()},
-        environment={"versions": versions(), "machine": machine(), "commit": commit()},
+        environment=where,
         recipes=recipes,
         seeds=config.seeds,
         outcomes=outcomes,

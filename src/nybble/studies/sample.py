@@ -101,7 +101,7 @@ def record(**changes: Any) -> dict[str, Any]:
         "baseline": FP32,
         "configuration": {"data": "fashion-mnist", "model": "resnet8", "epochs": 4, "lr": 0.1},
         "environment": {
-            "versions": {"nybble": "0.1.0", "torch": "2.13.0"},
+            "versions": {"python": "3.11.9", "nybble": "0.1.0", "torch": "2.13.0"},
             "machine": {"cpu": "Some <CPU> & more", "cores": 2},
             "commit": "abc1234",
         },

@@ -1,0 +1,138 @@
+"""The pages of docs/ that are made from data: results from records, recipes from the registry.
+
+    python -m nybble.reports.docs            writes docs/results.md and docs/recipes.md
+    python -m nybble.reports.docs --check    changes nothing; status 1 if a page is not current
+
+Every number on the results page comes from a file of results/, which it names.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from nybble.reports import bench, table
+from nybble.reports.results import load_all
+
+MADE = "<!-- Made by `python -m nybble.reports.docs`; do not edit. -->"
+
+
+def results_page(records: Mapping[str, Mapping[str, Any]]) -> str:
+    """docs/results.md: one section a record, comparisons first.
+
+    >>> from nybble.studies import sample
+    >>> "results/made-up.json" in results_page({"made-up": sample.record()})
+    True
+    """
+    lines = [
+        MADE,
+        "",
+        "# Results",
+        "",
+        "Every table is made from one recorded study in `results/`; the record holds the "
+        "configuration, every run with its curve, versions, machine and commit. "
+        "Differences are paired by seed and carry a 95 % interval.",
+    ]
+    if not records:
+        lines += ["", "No study has been recorded yet."]
+    order = sorted(records, key=lambda name: (_kind(records[name]) != "comparison", name))
+    for name in order:
+        lines += ["", *_section(name, records[name])]
+    return "\n".join(lines) + "\n"
+
+
+def _kind(record: Mapping[str, Any]) -> str:
+    return str(record["schema"]).removeprefix("nybble.").partition("/")[0]
+
+
+def _section(name: str, record: Mapping[str, Any]) -> list[str]:
+    writers: dict[str, tuple[Callable[[Mapping[str, Any]], str], str]] = {
+        "comparison": (table.markdown, str(record.get("title"))),
+        "bench": (bench.markdown, f"{record.get('bench')}: cost of a training step"),
+    }
+    kind = _kind(record)
+    if kind not in writers:
+        return [f"## {name}", "", f"A record of another kind (`{record['schema']}`)."]
+    write, title = writers[kind]
+    environment = record["environment"]
+    machine, versions = environment["machine"], environment["versions"]
+    return [
+        f"## {title}",
+        "",
+        f"Record: `results/{name}.json`",
+        "",
+        write(record),
+        "",
+        f"Made {record['created'][:10]} at commit `{str(environment.get('commit'))[:12]}` on "
+        f"{machine['cpu']} ({machine['cores']} cores), Python {versions['python']}, "
+        f"torch {versions['torch']}:",
+        "",
+        f"    {record['command']}",
+    ]
+
+
+def recipes_page() -> str:
+    """docs/recipes.md: the table of recipes and each of them in full."""
+    from nybble.recipes import RECIPES, get_recipe
+    from nybble.reports.recipes import bits, describe
+
+    recipes = [get_recipe(name) for name in RECIPES]
+    lines = [
+        MADE,
+        "",
+        "# Recipes",
+        "",
+        "Bits are those of the two operands of each of a layer's three matrix products; "
+        "exceptions (first and last layer, for example) are in the full text below.",
+        "",
+        "| recipe | output | grad_input | grad_weight | what | source |",
+        "|---|---|---|---|---|---|",
+    ]
+    for recipe in recipes:
+        cells = [f"`{recipe.name}`", *bits(recipe.spec).values(), recipe.title, recipe.source]
+        lines.append("| " + " | ".join(cells) + " |")
+    for recipe in recipes:
+        lines += ["", f"## {recipe.name}", "", "```text", describe(recipe), "```"]
+    return "\n".join(lines) + "\n"
+
+
+def pages(root: Path) -> dict[Path, str]:
+    """Every generated page of the project at `root`: its path and its text.
+
+    Raises:
+        UserError: a file in results/ is not a record.
+    """
+    return {
+        root / "docs" / "results.md": results_page(load_all(root / "results")),
+        root / "docs" / "recipes.md": recipes_page(),
+    }
+
+
+def stale(root: Path) -> list[Path]:
+    """The generated pages that are missing or differ from what would be written now."""
+    return [
+        path
+        for path, text in pages(root).items()
+        if not path.is_file() or path.read_text(encoding="utf-8") != text
+    ]
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Write the pages in the current folder's docs/, or check them; returns the exit status."""
+    root = Path.cwd()
+    old = stale(root)
+    if "--check" in arguments:
+        for path in old:
+            print(f"{path} is not current: run python -m nybble.reports.docs", file=sys.stderr)
+        return 1 if old else 0
+    for path, text in pages(root).items():
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(text, encoding="utf-8")
+        print(f"{path}{' (changed)' if path in old else ''}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

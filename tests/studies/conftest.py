@@ -1,0 +1,18 @@
+"""Reads each data set once: the tests here make many runs of a few steps."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Iterator
+
+import pytest
+
+from nybble.training.data.registry import load_data
+from nybble.training.tasks import vision
+
+
+@pytest.fixture(scope="session", autouse=True)
+def data_is_read_once() -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(vision, "load_data", functools.lru_cache(load_data))
+        yield
