@@ -3,7 +3,7 @@
     python benchmarks/step_profile.py --model resnet14 --recipe sun2020 --threads 1 --top 15
 
 Prints, for float32 and for the recipe, milliseconds a step of every operator and how often it is
-called, and then what the recipe's step has on top, operator by operator.  torch's profiler slows the
+called, and then what the recipe's step has on top, operator by operator.  The profiler slows the
 step down: use it to find the place, and `nybble bench emulation` to measure.
 """
 
