@@ -20,6 +20,8 @@ Not done here: float64 accumulation. Its rounding points would differ, and it is
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import numpy.typing as npt
 import torch
@@ -70,7 +72,8 @@ def per_channel_sum(x: Tensor, dim: int) -> Tensor:
     """
     if not -x.dim() <= dim < x.dim():
         raise UserError(f"per_channel_sum: dimension {dim} of a tensor with {x.dim()} dimensions")
-    return tree_sum_last(_float32(x).movedim(dim, 0).reshape(x.shape[dim], -1))
+    moved = _float32(x).movedim(dim, 0)
+    return tree_sum_last(moved.reshape(x.shape[dim], math.prod(moved.shape[1:])))
 
 
 def tree_sum_last(x: Tensor) -> Tensor:
@@ -85,10 +88,11 @@ def tree_sum_last(x: Tensor) -> Tensor:
     # tensors. Subclasses of Tensor, such as fake tensors, have no numpy form.)
     if x.device.type != "cpu" or type(x) is not Tensor:
         return _fold_lanes_torch(_sum_rows_torch(x, until=1)[:, 0])
-    if x.numel() <= _SMALL or x.shape[1] <= LANES:
-        return torch.from_numpy(tree_sum_rows(x.numpy()))
-    rows = _sum_rows_torch(x, until=max(_SMALL // (LANES * x.shape[0]), 1)).numpy()
-    return torch.from_numpy(_fold_lanes(_sum_rows(rows)))
+    with np.errstate(all="ignore"):  # overflow and NaN are results, as in torch
+        if x.numel() <= _SMALL or x.shape[1] <= LANES:
+            return torch.from_numpy(tree_sum_rows(x.numpy()))
+        rows = _sum_rows_torch(x, until=max(_SMALL // (LANES * x.shape[0]), 1)).numpy()
+        return torch.from_numpy(_fold_lanes(_sum_rows(rows)))
 
 
 _SMALL = 1 << 16  # elements up to which numpy wins
@@ -135,7 +139,7 @@ def _sum_rows_torch(x: Tensor, until: int) -> Tensor:
     """Steps 1 and 2 by torch operators, until at most `until` rows are left: `[B, n]` to
     `[B, rows, 1024]`. Reads `x` once and never pads it by a copy."""
     batch, n = x.shape
-    whole, tail = divmod(n, LANES)
+    whole, tail = n // LANES, n % LANES  # divmod knows no symbolic sizes
     rows, pairs = whole + (tail > 0), whole // 2
     body = x[:, : whole * LANES].reshape(batch, whole, LANES)
     tree = torch.zeros(batch, 1, LANES, dtype=torch.float32, device=x.device)

@@ -82,7 +82,7 @@ def affine_fit(lo: Tensor, hi: Tensor, format: Format) -> Fit:
     low, high = clamp(to_array(lo), high=0.0), clamp(to_array(hi), low=0.0)
     with np.errstate(all="ignore"):
         scale = scale_of(high - low, qmax - qmin)
-        zero = clamp(round_even(-(low / scale - qmin)), qmin, qmax)
+        zero = clamp(round_even(-(low / scale - qmin)), qmin, qmax) + 0.0  # never -0
     # A NaN scale already says that nothing is representable; the zero point stays an integer.
     zero = select(finite(zero), zero, 0.0)
     return Fit.of_array(scale, zero_point=to_tensor(zero))

@@ -139,7 +139,6 @@ class PACT(ScaleConfig):
 
     def _levels(self, format: Format) -> float:
         low, high = value_range(format)
-        low = -high if format.name.endswith("_sym") else low
         fits = {
             "unsigned": low == 0,
             "symmetric": low == -high,
