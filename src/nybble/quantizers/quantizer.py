@@ -188,7 +188,7 @@ def _tensor(x: Tensor | npt.NDArray[Any]) -> Tensor:
     if isinstance(x, np.ndarray):
         if not np.issubdtype(x.dtype, np.floating):
             raise UserError(f"quantize: expected floats, got {x.dtype}; use .astype('float32')")
-        x = torch.from_numpy(np.ascontiguousarray(x, dtype=np.float32)).reshape(x.shape)
+        x = torch.from_numpy(np.array(x, dtype=np.float32, order="C"))  # a copy: x may be a view
     elif not isinstance(x, Tensor):
         raise UserError(f"quantize: expected a torch tensor or a numpy array, got {type(x)}")
     if not x.is_floating_point():

@@ -7,7 +7,8 @@ MX (OCP Microscaling Formats 1.0, section 6.3, the floor rule), 32 elements and 
 
 The block's largest elements may lie above the format's range by up to 2 / 1.5 and saturate.
 torchao 0.18 gives the same dequantised values, except that an infinite element makes a block NaN
-here and saturates there. An all-zero block has scale 1.
+here and saturates there, and that it quantises with 2**-126 and reads with 2**-127 where the
+exponent would be below -126. An all-zero block has scale 1.
 
 NV (NVIDIA, arXiv 2509.25149; torchao's `nvfp4_quantize` with `per_tensor_amax_to_scale`), 16
 elements, an E4M3 scale and one float32 scale g for the tensor:
