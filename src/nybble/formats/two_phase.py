@@ -35,14 +35,18 @@ def two_phase_integers(
     odd_format: LogFormat,
     rounding: Rounding | None = None,
     random: Tensor | None = None,
+    *,
+    overwrite: bool = False,
 ) -> tuple[Tensor, Tensor]:
     """Return the integers of x on both grids, each as `round_to_integers` gives them.
 
     Args:
-        x: already scaled, any float dtype and shape; not modified.
+        x: already scaled, any float dtype and shape; not modified unless `overwrite` allows it.
         even_format, odd_format: two logarithmic formats, usually `f` and `f.odd()`.
         rounding: for both; None means each format's default.
         random: for Stochastic: used for both.
+        overwrite: x is scratch and may hold one of the results afterwards: one tensor less to
+            allocate, whose fresh pages cost more than the arithmetic.
 
     Raises:
         UserError: a format that is not logarithmic.
@@ -67,7 +71,9 @@ def two_phase_integers(
             even_format.round_to_integers(x, rounding, random),
             odd_format.round_to_integers(x, rounding, random),
         )
-    y = torch.clamp(as_float32(x), -bound, bound)
+    y = as_float32(x)
+    y = y.clamp_(-bound, bound) if overwrite else y.clamp(-bound, bound)
     bits = y.view(torch.int32)
-    other = bits.add(odd.add)
-    return even.finish(bits.add_(even.add)), odd.finish(other)
+    other = bits.add(odd.add).view(torch.float32)
+    bits.add_(even.add)
+    return even.finish(y), odd.finish(other)

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from nybble.ops.geometry import Geometry
+from nybble.ops.reference.operand import rereads
 from nybble.ops.spec import LayerSpec
 
 if TYPE_CHECKING:
@@ -70,10 +71,11 @@ class LayerFunction(torch.autograd.Function):
         if not save:
             return y  # type: ignore[no-any-return]
         spec = call.spec
-        # A float32 slot of a backward Gemm needs the operand itself: autograd keeps it by
-        # reference, so it costs memory only where the caller would have let it go.
+        # A float32 slot of a backward Gemm needs the operand itself (and 16-bit weights are read
+        # again): autograd keeps it by reference, so it costs memory only where the caller would
+        # have let it go.
         raw_x = x if spec.slot("grad_weight_input") is None and needs[1] else None
-        raw_weight = weight if spec.slot("grad_input_weight") is None else None
+        raw_weight = weight if rereads(spec.slot("grad_input_weight")) else None
         ctx.save_for_backward(raw_x, raw_weight, *saved)
         ctx.call, ctx.layer = call, layer
         ctx.x_shape, ctx.weight_shape = tuple(x.shape), tuple(weight.shape)

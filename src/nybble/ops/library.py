@@ -6,7 +6,7 @@
 
 They are functional (nothing is written in place) and take any device. A spec travels as its JSON
 key, since schemas know strings but not dataclasses. The fake kernels, which torch.compile and
-FakeTensor use, are the reference kernels themselves: those have no data-dependent shape.
+FakeTensor use, are the reference kernels themselves where those touch no cached table.
 """
 
 from __future__ import annotations
@@ -18,7 +18,8 @@ from nybble.errors import UserError
 from nybble.ops.geometry import Geometry
 from nybble.ops.reference import layer as reference
 from nybble.ops.reference.matmul import matmul as reference_matmul
-from nybble.ops.spec import parse_spec
+from nybble.ops.spec import Slot, parse_spec
+from nybble.quantizers import PACT, GradScale
 
 _LIBRARY = torch.library.Library("nybble", "DEF")
 
@@ -117,10 +118,43 @@ def _layer_backward(
     )
 
 
-for _name, _kernel in (
-    ("layer_forward", _layer_forward),
-    ("layer_backward", _layer_backward),
-    ("matmul", reference_matmul),
+def _layer_backward_fake(
+    grad: Tensor,
+    x: Tensor | None,
+    weight: Tensor | None,
+    saved: list[Tensor],
+    grad_scale: Tensor,
+    x_shape: list[int],
+    weight_shape: list[int],
+    spec: str,
+    *plan: object,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """Shapes only: decoding codes goes through tables that are real tensors."""
+    need_dx, need_dw, need_dalpha = plan[-1]  # type: ignore[misc]
+    layer = parse_spec(spec)
+    clips = 0
+    slot = layer.output_input
+    if need_dalpha and slot is not None and isinstance(slot.scale, PACT) and saved[3].numel():
+        clips = slot.scale.clips
+    moving = (need_dx or need_dalpha) and _has_grad_scale(layer.grad_input_grad)
+    moving = moving or (need_dw and _has_grad_scale(layer.grad_weight_grad))
+    return (
+        grad.new_empty(x_shape if need_dx else 0),
+        grad.new_empty(weight_shape if need_dw else 0),
+        grad.new_empty(clips),
+        grad.new_empty(1 if moving else 0),
+        grad.new_empty(1 if moving else 0),
+    )
+
+
+def _has_grad_scale(slot: Slot) -> bool:
+    return slot is not None and isinstance(slot.scale, GradScale)
+
+
+for _name, _kernel, _fake in (
+    ("layer_forward", _layer_forward, _layer_forward),
+    ("layer_backward", _layer_backward, _layer_backward_fake),
+    ("matmul", reference_matmul, reference_matmul),
 ):
     _LIBRARY.impl(_name, _kernel, "CompositeExplicitAutograd")
-    torch.library.register_fake(f"nybble::{_name}", _kernel, lib=_LIBRARY)
+    torch.library.register_fake(f"nybble::{_name}", _fake, lib=_LIBRARY)

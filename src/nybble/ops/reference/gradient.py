@@ -39,8 +39,7 @@ def quantize_gradient(
         want and slot is not None and isinstance(slot.scale, GradScale)
         for slot, want in zip(slots, wanted, strict=True)
     ]
-    none = grad.new_empty(0)
-    amax = scale = inverse = y = none
+    amax, scale, inverse, y = (grad.new_empty(0) for _ in range(4))
     if any(scaled):
         config = next(s.scale for s, use in zip(slots, scaled, strict=True) if s and use)
         fmt = next(s.format for s, use in zip(slots, scaled, strict=True) if s and use)
@@ -49,7 +48,13 @@ def quantize_gradient(
     if all(scaled) and _one_pass(slots[0], slots[1]):
         first, second = slots
         assert first is not None and second is not None  # both are scaled
-        g1, g2 = two_phase_integers(y, first.format, second.format, first.rounding)  # type: ignore[arg-type]
+        g1, g2 = two_phase_integers(
+            y,
+            first.format,  # type: ignore[arg-type]
+            second.format,  # type: ignore[arg-type]
+            first.rounding,
+            overwrite=True,
+        )
         return (
             Operand(g1, inverse * _unit(first), first.format.max_integer),
             Operand(g2, inverse * _unit(second), second.format.max_integer),

@@ -20,7 +20,7 @@ from nybble.ops.exactness import finish_
 from nybble.ops.geometry import Geometry
 from nybble.ops.reference import gemm
 from nybble.ops.reference.gradient import quantize_gradient
-from nybble.ops.reference.operand import Operand, quantize_operand, restore, store
+from nybble.ops.reference.operand import Operand, quantize_operand, rereads, restore, store
 from nybble.ops.spec import LayerSpec
 from nybble.quantizers import PACT, Quantizer, RandomKey, tree_sum
 
@@ -76,11 +76,14 @@ def layer_forward(
     bx = _backward_operand(
         x, spec.grad_weight_input, qx, spec.output_input, draw.key(GRAD_WEIGHT_INPUT), alpha
     )
+    slot_x, slot_w = spec.slot("grad_weight_input"), spec.slot("grad_input_weight")
+    kept_x = store(bx, slot_x, qx.inside)
+    if rereads(slot_w):
+        return y, [*kept_x, *store(Operand(weight), None, qw.inside)]
     bw = _backward_operand(
         weight, spec.grad_input_weight, qw, spec.output_weight, draw.key(GRAD_INPUT_WEIGHT), None
     )
-    slot_x, slot_w = spec.slot("grad_weight_input"), spec.slot("grad_input_weight")
-    return y, [*store(bx, slot_x, qx.inside), *store(bw, slot_w, qw.inside)]
+    return y, [*kept_x, *store(bw, slot_w, qw.inside)]
 
 
 def layer_backward(
@@ -103,7 +106,6 @@ def layer_backward(
     power of two that was used; empty without GradScale.
     """
     need_dx, need_dw, need_dalpha = needs
-    none = grad.new_empty(0)
     # The clip's gradient is a part of grad_input, so it needs that Gemm too.
     for_input, for_weight, amax, scale = quantize_gradient(
         grad,
@@ -112,9 +114,11 @@ def layer_backward(
         (draw.key(GRAD_INPUT_GRAD), draw.key(GRAD_WEIGHT_GRAD)),
         (need_dx or need_dalpha, need_dw),
     )
-    qx = restore(saved[:4], spec.slot("grad_weight_input"), x, x_shape)
-    qw = restore(saved[4:], spec.slot("grad_input_weight"), weight, weight_shape)
-    dx, dw, dalpha = none, none, none
+    slot_x, slot_w = spec.slot("grad_weight_input"), spec.slot("grad_input_weight")
+    qx = restore(saved[:4], slot_x, x if slot_x is None else None, x_shape)
+    qw = restore(saved[4:], slot_w, weight if rereads(slot_w) else None, weight_shape)
+    # Three tensors, not one thrice: an operator may not return the same memory twice.
+    dx, dw, dalpha = grad.new_empty(0), grad.new_empty(0), grad.new_empty(0)
     # Dimension 1 of weight and input is what a multiplier may follow, unless groups cut it.
     free = 1 if geometry.groups == 1 else -1
     if for_input is not None:
@@ -133,10 +137,9 @@ def layer_backward(
         )
         dx = finish_(acc, mg, mw)
         if qx.inside is not None:
-            passed = dx * qx.inside
             if need_dalpha:
-                dalpha = clip_gradient(dx.sub_(passed), qx, spec.output_input)
-            dx = passed
+                dalpha = clip_gradient(dx, qx, spec.output_input)
+            dx.mul_(qx.inside)
     if for_weight is not None:
         rank = len(weight_shape)
         tg, mg, limit_g = for_weight.facing(1, 0, rank)
@@ -154,25 +157,26 @@ def layer_backward(
         dw = finish_(acc, mg, mx)
         if qw.inside is not None:
             dw = dw.mul_(qw.inside)
-    return dx if need_dx else none, dw, dalpha, amax, scale
+    return dx if need_dx else grad.new_empty(0), dw, dalpha, amax, scale
 
 
-def clip_gradient(clipped: Tensor, qx: Operand, slot: Quantizer | None) -> Tensor:
-    """PACT's gradient of the clip(s), a tree sum over the clipped elements.
+def clip_gradient(dx: Tensor, qx: Operand, slot: Quantizer | None) -> Tensor:
+    """PACT's gradient of the clip(s), a tree sum of grad_input over the clipped elements.
 
-    clipped: grad_input where x was clipped, else 0 (overwritten). unsigned: those above the clip.
-    symmetric: above minus below. two_sided: (above, minus below), as the clips (upper, lower).
-    A clipped element's integer has the sign of its side; an unsigned one's is 0 below the range.
+    unsigned: those above the clip. symmetric: above minus below. two_sided: (above, minus below),
+    as the clips (upper, lower). A clipped element's integer has the sign of its side; an unsigned
+    one's is 0 below the range. The factors are exactly 0, 1 and -1, so nothing is rounded.
     """
-    if slot is None or not isinstance(slot.scale, PACT):
-        return clipped.new_empty(0)
+    if slot is None or not isinstance(slot.scale, PACT) or qx.inside is None:
+        return dx.new_empty(0)
     side = qx.tensor.sign()
-    if slot.scale.kind == "two_sided":
-        above = tree_sum(clipped * side.clamp(min=0.0))
-        return torch.stack([above, tree_sum(clipped.mul_(side.clamp_(max=0.0)))])
     if slot.scale.kind == "unsigned" and qx.limit is None:
         side.clamp_(min=0.0)  # a float32 operand still shows what lies below the range
-    return tree_sum(clipped.mul_(side)).reshape(1)
+    torch.addcmul(side, side, qx.inside, value=-1.0, out=side)  # 0 where it was not clipped
+    if slot.scale.kind == "two_sided":
+        above = tree_sum(dx * side.clamp(min=0.0))
+        return torch.stack([above, tree_sum(side.clamp_(max=0.0).mul_(dx))])
+    return tree_sum(side.mul_(dx)).reshape(1)
 
 
 def _backward_operand(

@@ -157,10 +157,9 @@ def _poison(y: Tensor) -> Tensor:
 def store(operand: Operand, slot: Quantizer | None, inside: Tensor | None) -> list[Tensor]:
     """[codes, multiplier, zero point, mask]: what `restore` needs; empty where there is nothing."""
     tensor = operand.tensor
-    none = tensor.new_empty(0)
     mask = tensor.new_empty(0, dtype=torch.uint8) if inside is None else pack_mask(inside)
     if slot is None:
-        return [none, none.clone(), none.clone(), mask]
+        return [tensor.new_empty(0) for _ in range(3)] + [mask]
     fmt = slot.format
     if fmt.name in _TORCH_DTYPES:
         codes = tensor.to(_TORCH_DTYPES[fmt.name])
@@ -179,14 +178,25 @@ def store(operand: Operand, slot: Quantizer | None, inside: Tensor | None) -> li
     kept = [codes]
     for part in (operand.multiplier, operand.zero_point):
         # A clone, because an operator may not return one of its own inputs.
-        kept.append(none.clone() if part is None else part.clone())
+        kept.append(tensor.new_empty(0) if part is None else part.clone())
     return [*kept, mask]
+
+
+def rereads(slot: Quantizer | None) -> bool:
+    """Whether backward quantises a weight again instead of keeping its codes.
+
+    Weights outlive the step anyway, so a reference to them is free, while codes of 16 bits would
+    take half their size once more. The same function of the same tensor gives the same operand.
+    """
+    if slot is None:
+        return True
+    return slot.format.bits > 8 and not isinstance(slot.rounding, Stochastic)
 
 
 def restore(
     saved: list[Tensor], slot: Quantizer | None, raw: Tensor | None, shape: tuple[int, ...]
 ) -> Operand:
-    """The operand of `store`'s four tensors; `raw` is a float32 slot's own tensor."""
+    """The operand of `store`'s four tensors; `raw` is the tensor of a slot that is not stored."""
     codes, multiplier, zero, mask = saved
     count = prod(shape)
     inside = unpack_mask(mask, count).view(shape) if mask.numel() else None
@@ -194,6 +204,10 @@ def restore(
         if raw is None:
             return Operand(codes, None, None, inside)
         return Operand(raw, None, None, inside)
+    if raw is not None:
+        operand = quantize_operand(raw, slot, RandomKey(seed=0), None, want_inside=False)
+        operand.inside = inside
+        return operand
     fmt = slot.format
     scale = multiplier if multiplier.numel() else None
     if fmt.name in _TORCH_DTYPES:

@@ -1,0 +1,78 @@
+"""summary: what really runs, observed on a copy of the model."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import torch
+from torch import nn
+
+import nybble
+
+
+def net() -> nn.Sequential:
+    torch.manual_seed(0)
+    return nn.Sequential(
+        nn.Conv2d(3, 8, 3, padding=1),
+        nn.BatchNorm2d(8),
+        nn.GELU(),
+        nn.Conv2d(8, 16, 3, padding=1, bias=False),
+        nn.GELU(),
+        nn.Flatten(),
+        nn.Linear(16 * 64, 10),
+    )
+
+
+def test_rows_macs_and_shares():
+    model = nybble.convert(net(), "sun2020")
+    summary = nybble.summary(model, torch.randn(2, 3, 8, 8))
+    rows = {(r.layer, r.gemm): r for r in summary.rows}
+    assert len(rows) == 9
+    middle = rows["3", "grad_weight"]
+    assert (middle.left, middle.right) == ("fp4_radix4_odd", "int4_sym")
+    assert middle.bits == (4, 4) and middle.backend == "reference"
+    assert middle.macs == 2 * 16 * 64 * 8 * 9
+    assert rows["0", "output"].bits == (16, 16)
+    assert rows["6", "output"].macs == 2 * 10 * 1024
+    assert sum(r.share for r in summary.rows) == pytest.approx(1.0)
+    total = 2 * 64 * 9 * (3 * 8 + 8 * 16) + 2 * 10 * 1024
+    assert summary.share_of(4) == pytest.approx(2 * 64 * 9 * 8 * 16 / total)
+    text = str(summary)
+    assert "fp4_radix4_odd x int4_sym" in text and "param_groups" in text
+    json.dumps(summary.to_dict())
+
+
+def test_saved_bytes_shrink_and_the_model_is_untouched():
+    plain, model = net(), nybble.convert(net(), "sun2020")
+    x = torch.randn(2, 3, 8, 8)
+    before = {k: v.clone() for k, v in model.state_dict().items()}
+    small = nybble.summary(model, x)
+    for name, value in before.items():
+        assert torch.equal(value, model.state_dict()[name]), name
+    large = nybble.summary(plain, x)
+    layer = {b.layer: b.saved for b in small.layer_bytes}["3"]
+    # half a byte and a mask bit an input element, half a byte a weight, a few scalars
+    assert layer <= 2 * 8 * 64 * 0.625 + 16 * 8 * 9 * 0.5 + 128
+    assert small.saved_bytes < large.saved_bytes
+    assert not [r for r in large.rows if r.backend != "torch"]
+
+
+def test_models_that_take_keywords_or_tuples():
+    class Two(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.a = nn.Linear(4, 4)
+
+        def forward(self, x, scale=1.0):
+            return {"y": self.a(x) * scale}
+
+    model = nybble.convert(Two(), "bf16")
+    for example in (torch.ones(2, 4), (torch.ones(2, 4), 2.0), {"x": torch.ones(2, 4)}):
+        assert nybble.summary(model, example).rows[0].macs == 32
+
+
+def test_a_model_without_gradients_is_refused():
+    model = nn.Linear(2, 2).requires_grad_(False)
+    with pytest.raises(nybble.UserError, match="requires a gradient"):
+        nybble.summary(model, torch.ones(1, 2))
