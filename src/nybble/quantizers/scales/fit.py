@@ -174,7 +174,7 @@ def scale_from_dict(data: dict[str, Any]) -> ScaleConfig:
 
 @lru_cache(maxsize=256)
 def value_range(format: Format) -> tuple[float, float]:
-    """Smallest and largest finite value that encoding gives (int4_sym: not -8, which has a code)."""
+    """Smallest and largest finite value that encoding gives: -7 for int4_sym, which decodes -8."""
     values = [v for v in format.values() if abs(v) < float("inf")]
     if format.max_integer is not None and format.unit is not None:
         values = [v for v in values if abs(v) <= format.max_integer * format.unit]
