@@ -1,8 +1,8 @@
 """4-bit training of neural networks for PyTorch.
 
-    import nybble
-    nybble.convert(model, "sun2020")            # in place; then an ordinary optimizer and loop
-    print(nybble.summary(model, example_input)) # what really runs in how many bits
+import nybble
+nybble.convert(model, "sun2020")            # in place; then an ordinary optimizer and loop
+print(nybble.summary(model, example_input)) # what really runs in how many bits
 """
 
 from __future__ import annotations

@@ -64,5 +64,3 @@ def _operand(q: QTensor, free: int) -> tuple[Tensor, Tensor | None]:
 
 def _limit(q: QTensor) -> int:
     return (q.format.max_integer or 0) * (1 if q.zero_point is None else 2)
-
-

@@ -17,7 +17,6 @@ import os
 from pathlib import Path
 from typing import Any
 
-import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
@@ -175,5 +174,3 @@ def _unshared(state: dict[str, Tensor]) -> dict[str, Tensor]:
 
 def _same_storage(a: Tensor, b: Tensor) -> bool:
     return a.numel() > 0 and a.data_ptr() == b.data_ptr() and a.shape == b.shape
-
-

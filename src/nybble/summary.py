@@ -1,4 +1,4 @@
-"""What really runs in how many bits: one row per layer and Gemm, from one forward and backward pass.
+"""What really runs in how many bits: a row per layer and Gemm, from one forward and backward pass.
 
 Shapes, bytes and formats are observed, not deduced: a copy of the model runs on the example with
 hooks on every layer that multiplies weights, converted or not. Saved bytes are what autograd keeps
@@ -139,7 +139,7 @@ def summary(model: nn.Module, example_input: Any) -> Summary:
         module.register_forward_hook(_leave(name, stack, calls))
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor), torch.enable_grad():
         output = _call(twin, example_input)
-        _scalar(output).backward()  # type: ignore[no-untyped-call]
+        _scalar(output).backward()
     total = sum(calls.values()) * 3
     rows = []
     for name, module in layers.items():

@@ -108,7 +108,7 @@ def test_load_refuses_what_does_not_fit(tmp_path):
     nybble.save(trained(), path)
     with pytest.raises(nybble.UserError, match="does not exist"):
         nybble.load(plain(), tmp_path / "none")
-    with pytest.raises(nybble.UserError, match="does not fit|has none"):
+    with pytest.raises(nybble.UserError, match=r"does not fit|has none"):
         nybble.load(nn.Sequential(nn.Linear(6, 8), nn.ReLU(), nn.Linear(8, 4)), path)
     with pytest.raises(nybble.UserError, match="another recipe"):
         nybble.load(nybble.convert(plain(), FOUR_BIT + "+factor=1.848"), path)

@@ -1,4 +1,4 @@
-"""What PyTorch users do with layers: checkpointing, accumulation, ties, casts, autocast, scalers."""
+"""What PyTorch users do with layers: checkpointing, accumulation, ties, casts, autocast."""
 
 from __future__ import annotations
 
@@ -100,7 +100,7 @@ def test_chunked_accumulation_runs_and_differs():
     a, b = exact(x), chunked(x)
     assert not torch.equal(a, b)  # sums beyond 2^10 meet DLFLOAT16's nine mantissa bits
     torch.testing.assert_close(a, b, rtol=0.02, atol=0.02)
-    for layer, y in ((exact, a), (chunked, b)):
+    for y in (a, b):
         y.square().sum().backward()
     error = (chunked.weight.grad - exact.weight.grad).norm() / exact.weight.grad.norm()
     assert 0 < error < 0.02
@@ -234,9 +234,10 @@ def test_no_grad_saves_nothing_and_eval_moves_nothing():
     model = mlp()
     model(batch())
     kept = []
-    with torch.autograd.graph.saved_tensors_hooks(
-        lambda t: kept.append(t) or t, lambda t: t
-    ), torch.no_grad():
+    with (
+        torch.autograd.graph.saved_tensors_hooks(lambda t: kept.append(t) or t, lambda t: t),
+        torch.no_grad(),
+    ):
         model(batch())
     assert not kept
     model.eval()

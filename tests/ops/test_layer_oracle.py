@@ -1,4 +1,4 @@
-"""The layer operators on the exact setting equal the scalar oracle, all 32 bits of every element."""
+"""The layer operators, set to exact, equal the scalar oracle: all 32 bits of every element."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tests.ops import gemm_oracle as oracle
 
 import nybble  # noqa: F401  defines the operators
 from nybble.nn.function import LayerCall
 from nybble.ops.geometry import Geometry
 from nybble.quantizers import SAWB
 from nybble.recipes import get_recipe
-from tests.ops import gemm_oracle as oracle
 
 f32 = np.float32
 SPEC = get_recipe("sun2020:first_last=fp32+one_by_one=int4+depthwise=fp4").spec
@@ -80,7 +80,9 @@ shapes = st.fixed_dictionaries(
 @settings(max_examples=40, deadline=None)
 @given(shapes)
 def test_conv2d_equals_oracle(p):
-    kernel = tuple(min(k, 2) if d == 2 else k for k, d in zip(p["kernel"], p["dilation"]))
+    kernel = tuple(
+        min(k, 2) if d == 2 else k for k, d in zip(p["kernel"], p["dilation"], strict=True)
+    )
     rng = np.random.default_rng(p["seed"])
     x = rng.normal(0.3, 1.0, (p["n"], p["cin"] * p["groups"], *p["size"])).astype(np.float32)
     w = rng.normal(0, 0.2, (p["cout"] * p["groups"], p["cin"], *kernel)).astype(np.float32)
@@ -93,9 +95,7 @@ def test_conv2d_equals_oracle(p):
     y, (dx, dw, dalpha, amax, scale) = run(x, w, bias, alpha, dy, geometry)
 
     qx, scale_x, inside, qw, scale_w = quantized(x, w, alpha)
-    expected = oracle.finish(
-        oracle.conv_output(qx, qw, *args, p["groups"]), scale_x, scale_w, bias
-    )
+    expected = oracle.finish(oracle.conv_output(qx, qw, *args, p["groups"]), scale_x, scale_w, bias)
     assert np.array_equal(bits(y), bits(expected))
 
     top = np.abs(dy).max()
@@ -108,9 +108,7 @@ def test_conv2d_equals_oracle(p):
     full = oracle.finish(acc, f32(1) / s * f32(1 / 64), scale_w)
     assert np.array_equal(bits(dx), bits(np.where(inside, full, f32(0) * full)))
     acc = oracle.conv_grad_weight(odd, qx, w.shape, *args, p["groups"])
-    assert np.array_equal(
-        bits(dw), bits(oracle.finish(acc, f32(1) / s * f32(1 / 128), scale_x))
-    )
+    assert np.array_equal(bits(dw), bits(oracle.finish(acc, f32(1) / s * f32(1 / 128), scale_x)))
     clipped = np.where(~inside & (qx == 15), full, f32(0))
     assert bits(dalpha)[0] == bits(oracle.tree_sum(clipped) + f32(0))
 

@@ -57,7 +57,7 @@ def test_opcheck_matmul():
 
 
 def test_fake_shapes_are_the_real_ones():
-    args, call = forward_args("sun2020", CONV)
+    args, _ = forward_args("sun2020", CONV)
     real = torch.ops.nybble.layer_forward(*args)
     with FakeTensorMode(allow_non_fake_inputs=True) as mode:
         fakes = [mode.from_tensor(a) if isinstance(a, torch.Tensor) else a for a in args]

@@ -30,9 +30,11 @@ FP8_143 = Minifloat(
     "fp8_143",
     4,
     3,
-    4,
+    11,
     source=f"{_HFP8}, weights and activations",
-    certainty="assumed: bias 4 is remembered, not seen; no code for NaN or infinity; saturation",
+    certainty="assumed: bias 7 + 4 (remembered: an extra bias of 4 recentres 1-4-3 on weights and "
+    "activations, up to 30; a bias of 4 would flush weights of 0.01 to zero); no code for NaN or "
+    "infinity; saturation",
 )
 FP8_152 = Minifloat(
     "fp8_152",

@@ -1,4 +1,4 @@
-"""Converted layers: subclasses of torch.nn's own, so isinstance and state_dict keys keep working."""
+"""Converted layers: subclasses of torch.nn's own; isinstance and state_dict keys keep working."""
 
 from nybble.nn.conv import Conv2d
 from nybble.nn.groups import param_groups

@@ -6,7 +6,6 @@ converted class is made when the first such layer is met.
 
 from __future__ import annotations
 
-from functools import lru_cache
 from typing import cast
 
 from torch import Tensor, nn
@@ -19,9 +18,17 @@ def is_conv1d(cls: type[nn.Module]) -> bool:
     return cls.__name__ == "Conv1D" and cls.__module__.startswith("transformers.")
 
 
-@lru_cache(maxsize=4)
+_CLASSES: dict[type[nn.Module], type[QuantizedLayer]] = {}
+
+
 def conv1d_class(base: type[nn.Module]) -> type[QuantizedLayer]:
-    """The converted subclass of transformers' Conv1D."""
+    """The converted subclass of transformers' Conv1D, made once."""
+    if base not in _CLASSES:
+        _CLASSES[base] = _make_class(base)
+    return _CLASSES[base]
+
+
+def _make_class(base: type[nn.Module]) -> type[QuantizedLayer]:
 
     def forward(self: QuantizedLayer, x: Tensor) -> Tensor:
         """[..., nx] to [..., nf]: y = x W + b with W of shape [nx, nf]."""

@@ -56,7 +56,7 @@ class LayerFunction(torch.autograd.Function):
     """`apply(x, weight, bias, alpha, call, layer)`; x, weight, bias, alpha are float32."""
 
     @staticmethod
-    def forward(  # type: ignore[override]
+    def forward(
         ctx: Any,
         x: Tensor,
         weight: Tensor,
@@ -84,7 +84,7 @@ class LayerFunction(torch.autograd.Function):
 
     @staticmethod
     @torch.autograd.function.once_differentiable
-    def backward(ctx: Any, grad: Tensor | None) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+    def backward(ctx: Any, grad: Tensor | None) -> tuple[Tensor | None, ...]:
         if grad is None:
             return (None,) * 6
         needs = ctx.needs_input_grad

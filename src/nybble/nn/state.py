@@ -129,9 +129,7 @@ class QuantizedLayer(nn.Module):
 
     # ---- the call ---------------------------------------------------------------------------
 
-    def _gemm(
-        self, x: Tensor, weight: Tensor, bias: Tensor | None, geometry: Geometry
-    ) -> Tensor:
+    def _gemm(self, x: Tensor, weight: Tensor, bias: Tensor | None, geometry: Geometry) -> Tensor:
         """Quantise, multiply, and return in the dtype that torch's own layer would return."""
         device = x.device.type
         if torch.is_autocast_enabled(device):
@@ -166,7 +164,7 @@ class QuantizedLayer(nn.Module):
             layer=self.nybble_index,
             call=self._next_call(x),
         )
-        result: Tensor = LayerFunction.apply(
+        result: Tensor = LayerFunction.apply(  # type: ignore[no-untyped-call]
             x.float(),
             weight.float(),
             None if bias is None else bias.float(),
@@ -273,7 +271,7 @@ class QuantizedLayer(nn.Module):
         """Move with the module, but stay float32: a power of two may not fit a half."""
         kept = {name: getattr(self, name) for name in STATE if getattr(self, name) is not None}
         before = {name: tensor.detach().clone() for name, tensor in kept.items()}
-        super()._apply(fn, recurse)
+        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
         for name, tensor in before.items():
             now = getattr(self, name)
             if now.dtype != tensor.dtype:

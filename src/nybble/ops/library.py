@@ -11,6 +11,8 @@ FakeTensor use, are the reference kernels themselves where those touch no cached
 
 from __future__ import annotations
 
+from typing import cast
+
 import torch
 from torch import Tensor
 
@@ -130,7 +132,7 @@ def _layer_backward_fake(
     *plan: object,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     """Shapes only: decoding codes goes through tables that are real tensors."""
-    need_dx, need_dw, need_dalpha = plan[-1]  # type: ignore[misc]
+    need_dx, need_dw, need_dalpha = cast(list[bool], plan[-1])
     layer = parse_spec(spec)
     clips = 0
     slot = layer.output_input

@@ -61,6 +61,9 @@ class Accumulator:
         return "exact" if self.format is None else f"{self.format} in chunks of {self.chunk}"
 
 
+EXACT: Final = Accumulator()
+
+
 @dataclass(frozen=True)
 class LayerSpec:
     """Six slots and an accumulator: all that a layer needs to know of its recipe.
@@ -75,7 +78,7 @@ class LayerSpec:
     grad_input_weight: BackwardSlot = SAME
     grad_weight_grad: Slot = None
     grad_weight_input: BackwardSlot = SAME
-    accumulator: Accumulator = Accumulator()
+    accumulator: Accumulator = EXACT
     signed_inputs: Literal["symmetric", "two_sided"] = "symmetric"
 
     def slot(self, name: str) -> Slot:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from nybble.formats import get_format
-from nybble.ops.spec import Accumulator, LayerSpec
+from nybble.ops.spec import EXACT, Accumulator, LayerSpec
 from nybble.quantizers import Quantizer, Unit
 
 
-def uniform_spec(format_name: str, accumulator: Accumulator = Accumulator()) -> LayerSpec:
+def uniform_spec(format_name: str, accumulator: Accumulator = EXACT) -> LayerSpec:
     """Every operand rounded to one format without a scale: FP16, BF16."""
     operand = Quantizer(get_format(format_name), Unit())
     return LayerSpec(
@@ -19,7 +19,7 @@ def uniform_spec(format_name: str, accumulator: Accumulator = Accumulator()) -> 
     )
 
 
-def hfp8_spec(accumulator: Accumulator = Accumulator()) -> LayerSpec:
+def hfp8_spec(accumulator: Accumulator = EXACT) -> LayerSpec:
     """HFP8 (Sun et al., NeurIPS 2019): forward operands FP8 1-4-3, gradients FP8 1-5-2."""
     forward = Quantizer(get_format("fp8_143"), Unit())
     gradient = Quantizer(get_format("fp8_152"), Unit())

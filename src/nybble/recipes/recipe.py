@@ -156,9 +156,7 @@ class Recipe:
         }
 
 
-def read_settings(
-    recipe: str, switches: Sequence[Switch], given: dict[str, str]
-) -> dict[str, str]:
+def read_settings(recipe: str, switches: Sequence[Switch], given: dict[str, str]) -> dict[str, str]:
     """The switches' values: the defaults, replaced by what was given and is allowed."""
     names = [switch.name for switch in switches]
     for name in given:

@@ -18,6 +18,7 @@ Not done here: 16-bit master weights; the reduced-precision optimizer.
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Literal, cast
 
 from nybble.formats import LogFormat, LogNearest, Rounding, Stochastic, get_format
 from nybble.ops.spec import LayerSpec
@@ -115,7 +116,7 @@ def gradient_quantizers(settings: dict[str, str]) -> tuple[Quantizer, Quantizer]
     rounding: Rounding = Stochastic()
     if settings["factor"] != "stochastic":
         rounding = LogNearest(settings["factor"], settings["underflow"])
-    scale = GradScale(mode=settings["gradscale"])
+    scale = GradScale(mode=cast("Literal['delayed', 'immediate', 'fit']", settings["gradscale"]))
     first, second = settings["phases"].split("-")
     return (
         Quantizer(grids[first], scale, rounding),
@@ -127,7 +128,8 @@ def four_bit_spec(settings: dict[str, str]) -> LayerSpec:
     """The 4-bit layer: INT4 forward, FP4 radix-4 gradients."""
     levels = "int4_zeroless" if settings["sawb"] == "ibm16" else "int4_sym"
     per_channel = settings["sawb_channel"] == "yes"
-    weight_scale = SAWB(settings["sawb"], per_channel=per_channel, ste=settings["ste"])
+    ste = cast("Literal['pass', 'clip']", settings["ste"])
+    weight_scale = SAWB(settings["sawb"], per_channel=per_channel, ste=ste)
     for_input, for_weight = gradient_quantizers(settings)
     return LayerSpec(
         output_input=Quantizer(get_format("uint4"), PACT("unsigned")),

@@ -19,7 +19,7 @@ from torch import Tensor
 from nybble.formats import get_format
 from nybble.ops.exactness import check_exact
 from nybble.ops.geometry import Geometry
-from nybble.ops.spec import Accumulator
+from nybble.ops.spec import EXACT, Accumulator
 
 Product = Callable[[Tensor, Tensor], Tensor]
 
@@ -95,7 +95,7 @@ def output(
     max_x: int | None = None,
     max_weight: int | None = None,
     accumulate: str = "fast",
-    accumulator: Accumulator = Accumulator(),
+    accumulator: Accumulator = EXACT,
 ) -> Tensor:
     """The forward Gemm: float32 sums of `x` times `weight` (integers, or values), unscaled."""
     if accumulator.format is not None:
@@ -115,7 +115,7 @@ def grad_input(
     max_grad: int | None = None,
     max_weight: int | None = None,
     accumulate: str = "fast",
-    accumulator: Accumulator = Accumulator(),
+    accumulator: Accumulator = EXACT,
 ) -> Tensor:
     """The Gemm towards the layer below: output gradient times weight, in `x_shape`."""
     if accumulator.format is not None:
@@ -141,7 +141,7 @@ def grad_weight(
     max_grad: int | None = None,
     max_x: int | None = None,
     accumulate: str = "fast",
-    accumulator: Accumulator = Accumulator(),
+    accumulator: Accumulator = EXACT,
 ) -> Tensor:
     """The Gemm towards the optimizer: output gradient times input, in `weight_shape`."""
     if accumulator.format is not None:
@@ -167,18 +167,17 @@ def _chunked_matmul(a: Tensor, b: Tensor, accumulator: Accumulator) -> Tensor:
     a: [..., M, K], b: [..., K, N].
     """
     fmt = get_format(accumulator.format or "fp16")
-    total: Tensor | None = None
-    for start in range(0, max(a.shape[-1], 1), accumulator.chunk):
-        stop = start + accumulator.chunk
-        part = fmt.round(a[..., start:stop] @ b[..., start:stop, :])
-        total = part if total is None else fmt.round(total + part)
-    assert total is not None  # the loop runs at least once
+    chunk = accumulator.chunk
+    total = fmt.round(a[..., :chunk] @ b[..., :chunk, :])
+    for start in range(chunk, a.shape[-1], chunk):
+        part = fmt.round(a[..., start : start + chunk] @ b[..., start : start + chunk, :])
+        total = fmt.round(total + part)
     return total
 
 
 def _columns(x: Tensor, weight_shape: tuple[int, ...], geometry: Geometry) -> Tensor:
     """im2col: [N, groups, K, L] with K = (channels / groups) * kernel, L = output positions."""
-    unfolded = F.unfold(
+    unfolded: Tensor = F.unfold(
         x,
         kernel_size=weight_shape[2:],
         dilation=geometry.dilation,

@@ -38,9 +38,7 @@ class Draw:
 
     def key(self, operand: int) -> RandomKey:
         """The key of one operand of this call."""
-        return RandomKey(
-            seed=self.seed, rank=0, layer=self.layer, call=self.call, operand=operand
-        )
+        return RandomKey(seed=self.seed, rank=0, layer=self.layer, call=self.call, operand=operand)
 
 
 def layer_forward(

@@ -90,7 +90,9 @@ def quantize_operand(
     )
     # Scales that read the tensor themselves are NaN already.
     propagate = isinstance(slot.scale, PACT)
-    return _rounded(y, fmt, slot, random, fit, want_inside=clips and want_inside, propagate=propagate)
+    return _rounded(
+        y, fmt, slot, random, fit, want_inside=clips and want_inside, propagate=propagate
+    )
 
 
 def _rounded(
@@ -227,4 +229,3 @@ def restore(
         limit = 2 * (limit or 0)
         return Operand(ints, scale, limit, inside, zero)
     return Operand(ints, scale, limit, inside)
-
