@@ -48,7 +48,9 @@ EXTRA: tuple[Format, ...] = (
     replace(FP8_E4M3, label="fp8_e4m3_nan", overflow="nan"),
     replace(FP8_E5M2, label="fp8_e5m2_inf", overflow="infinity"),
     Minifloat("e3m4", 3, 4, 3, specials="ieee", overflow="infinity"),
-    Minifloat("e4m3_without_subnormals", 4, 3, 7, specials="merged", overflow="nan", subnormals=False),
+    Minifloat(
+        "e4m3_without_subnormals", 4, 3, 7, specials="merged", overflow="nan", subnormals=False
+    ),
     Minifloat("e2m3", 2, 3, 1),
 )
 
@@ -84,13 +86,14 @@ def _name(value: object) -> str:
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    """A test that asks for `fmt` runs for every format, one that asks for `case` for every
+    """A test that asks for `any_format` runs for every format, one that asks for `case` for every
     (format, deterministic rounding)."""
-    if "fmt" in metafunc.fixturenames:
-        metafunc.parametrize("fmt", ALL, ids=_name)
+    if "any_format" in metafunc.fixturenames:
+        metafunc.parametrize("any_format", ALL, ids=_name)
+    if "minifloat" in metafunc.fixturenames:
+        metafunc.parametrize("minifloat", [f for f in ALL if isinstance(f, Minifloat)], ids=_name)
     if "case" in metafunc.fixturenames:
         metafunc.parametrize("case", DETERMINISTIC, ids=_name)
-
 
 
 @pytest.fixture(scope="session")

@@ -12,6 +12,7 @@ and the oracle only asked on both sides of it, so a wrong guess is an error, nev
 from __future__ import annotations
 
 import math
+import struct
 from collections.abc import Callable
 from dataclasses import dataclass
 from fractions import Fraction
@@ -100,7 +101,9 @@ def breakpoints(fmt: Format, rounding: Rounding | None = None) -> Breakpoints:
 
     @cache
     def code(position: int) -> int:
-        return oracle.encode(float(unkey(np.array([position]))[0]), fmt, rounding)
+        bits = position if position >= 0 else 0x80000000 - 1 - position
+        (x,) = struct.unpack("<f", struct.pack("<I", bits))
+        return oracle.encode(x, fmt, rounding)
 
     if isinstance(fmt, Minifloat) and fmt.bits > 8:
         found = _computed(fmt, code)

@@ -307,11 +307,12 @@ class AlignedPlan:
         else:
             y = torch.empty_like(x) if out is None else out
             torch.ops.aten.hardshrink.out(x, self.shrink, out=y).clamp_(-bound, bound)
-        return self.finish(y.view(torch.int32).add_(self.add))
+        y.view(torch.int32).add_(self.add)
+        return self.finish(y)
 
-    def finish(self, bits: Tensor) -> Tensor:
-        """Turn `bits(clamped x) + add` (int32, overwritten) into float32 integers, in place."""
-        y = bits.bitwise_and_(self.mask).view(torch.float32)
+    def finish(self, y: Tensor) -> Tensor:
+        """Turn `bits(clamped x) + add`, seen as float32, into float32 integers, in place."""
+        y.view(torch.int32).bitwise_and_(self.mask)
         if self.scale != 1.0:
             y.mul_(self.scale)
         if self.shrink is None:

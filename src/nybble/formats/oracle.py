@@ -21,6 +21,7 @@ import struct
 from bisect import bisect_right
 from fractions import Fraction
 from functools import lru_cache
+from itertools import pairwise
 
 from nybble.errors import UserError
 from nybble.formats.base import Format
@@ -135,6 +136,7 @@ class Ladder:
 
     def __init__(self, steps: list[Fraction]) -> None:
         self.steps = steps
+        self.middles = [(a + b) / 2 for a, b in pairwise(steps)]
         self._near = [float(v) for v in steps]
 
     def at_or_below(self, q: Fraction) -> int:
@@ -283,7 +285,7 @@ def _nearest(q: Fraction, ladder: Ladder, overflow: str) -> int:
     top = len(grid) - 1
     low = ladder.at_or_below(q)
     if low < top:
-        middle = (grid[low] + grid[low + 1]) / 2
+        middle = ladder.middles[low]
         if q == middle:
             return low + low % 2
         return low + (q > middle)
