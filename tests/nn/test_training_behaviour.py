@@ -325,6 +325,26 @@ def test_an_optimizer_without_the_clips_is_reported():
         assert nybble.unheld_clips(model, good) == []
 
 
+def test_channels_last_changes_the_memory_format_and_nothing_else():
+    """Exact sums do not depend on the order in memory; only PACT's float sums may."""
+    torch.manual_seed(0)
+    plain = nn.Sequential(nn.Conv2d(4, 8, 3, padding=1), nn.ReLU(), nn.Conv2d(8, 8, 3, stride=2))
+    last = copy.deepcopy(plain).to(memory_format=torch.channels_last)
+    for model in (plain, last):
+        nybble.convert(model, FOUR_BIT, accumulate="exact")
+    x = torch.randn(3, 4, 9, 10)
+    y, z = plain(x), last(x.contiguous(memory_format=torch.channels_last))
+    assert torch.equal(y, z) and z.is_contiguous(memory_format=torch.channels_last)
+    weights = torch.randn(y.shape)
+    (y * weights).sum().backward()
+    (z * weights).sum().backward()
+    for (name, p), q in zip(plain.named_parameters(), last.parameters(), strict=True):
+        if "bias" in name or "alpha" in name:
+            torch.testing.assert_close(p.grad, q.grad)
+        else:
+            assert torch.equal(p.grad, q.grad), name
+
+
 def test_sawb_clip_stops_the_gradient_of_clipped_weights():
     passed, clipped = (nn.Linear(64, 4, bias=False) for _ in range(2))
     with torch.no_grad():

@@ -55,6 +55,7 @@ def run(x, w, bias, alpha, dy, geometry, state=0.0, spec=SPEC, accumulate="exact
         list(x.shape),
         list(w.shape),
         *call.arguments(),
+        [False, False],
         [True, True, True],
     )
     return y, back

@@ -39,6 +39,7 @@ def backward_args(recipe: str, geometry: Geometry):
         list(x.shape),
         list(w.shape),
         *call.arguments(),
+        [False, False],
         [True, True, True],
     )
 

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from nybble.ops.geometry import Geometry
 from nybble.ops.reference.operand import rereads
+from nybble.ops.reference.storage import is_channels_last
 from nybble.ops.spec import LayerSpec
 
 if TYPE_CHECKING:
@@ -79,6 +80,7 @@ class LayerFunction(torch.autograd.Function):
         ctx.save_for_backward(raw_x, raw_weight, *saved)
         ctx.call, ctx.layer = call, layer
         ctx.x_shape, ctx.weight_shape = tuple(x.shape), tuple(weight.shape)
+        ctx.channels_last = [is_channels_last(x), is_channels_last(weight)]
         ctx.set_materialize_grads(False)
         return y  # type: ignore[no-any-return]
 
@@ -100,6 +102,7 @@ class LayerFunction(torch.autograd.Function):
             list(ctx.x_shape),
             list(ctx.weight_shape),
             *ctx.call.arguments(),
+            ctx.channels_last,
             [needs[0], needs[1], needs[3]],
         )
         layer.observe_gradient(amax, scale)

@@ -35,7 +35,7 @@ _LIBRARY.define(
 )
 _LIBRARY.define(
     "layer_backward(Tensor grad, Tensor? x, Tensor? weight, Tensor[] saved, Tensor grad_scale,"
-    f" int[] x_shape, int[] weight_shape, {_PLAN}, bool[] needs)"
+    f" int[] x_shape, int[] weight_shape, {_PLAN}, bool[] channels_last, bool[] needs)"
     " -> (Tensor, Tensor, Tensor, Tensor, Tensor)"
 )
 _LIBRARY.define(
@@ -102,6 +102,7 @@ def _layer_backward(
     seed: int,
     layer: int,
     call: int,
+    channels_last: list[bool],
     needs: list[bool],
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     return reference.layer_backward(
@@ -116,6 +117,7 @@ def _layer_backward(
         _geometry(kind, stride, padding, dilation, groups),
         accumulate,
         reference.Draw(seed, layer, call),
+        (channels_last[0], channels_last[1]),
         needs,
     )
 

@@ -177,14 +177,15 @@ def _chunked_matmul(a: Tensor, b: Tensor, accumulator: Accumulator) -> Tensor:
 
 def _columns(x: Tensor, weight_shape: tuple[int, ...], geometry: Geometry) -> Tensor:
     """im2col: [N, groups, K, L] with K = (channels / groups) * kernel, L = output positions."""
-    unfolded: Tensor = F.unfold(
+    unfolded = F.unfold(
         x,
         kernel_size=weight_shape[2:],
         dilation=geometry.dilation,
         padding=geometry.padding,
         stride=geometry.stride,
     )
-    return unfolded.unflatten(1, (geometry.groups, -1))
+    columns: Tensor = unfolded.unflatten(1, (geometry.groups, -1))
+    return columns
 
 
 def _chunked_output(

@@ -21,6 +21,7 @@ from nybble.ops.geometry import Geometry
 from nybble.ops.reference import gemm
 from nybble.ops.reference.gradient import quantize_gradient
 from nybble.ops.reference.operand import Operand, quantize_operand, rereads, restore, store
+from nybble.ops.reference.storage import flatten
 from nybble.ops.spec import LayerSpec
 from nybble.quantizers import PACT, Quantizer, RandomKey, tree_sum
 
@@ -96,12 +97,14 @@ def layer_backward(
     geometry: Geometry,
     accumulate: str,
     draw: Draw,
+    channels_last: tuple[bool, bool],
     needs: list[bool],
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     """(dx, dw, dalpha, amax, scale): empty tensors where `needs` (x, weight, alpha) says no.
 
     `amax` and `scale` are what GradScale's state wants: the gradient's largest magnitude and the
-    power of two that was used; empty without GradScale.
+    power of two that was used; empty without GradScale. `channels_last`: how input and weight lay
+    in memory, which is the order of their codes.
     """
     need_dx, need_dw, need_dalpha = needs
     # The clip's gradient is a part of grad_input, so it needs that Gemm too.
@@ -113,8 +116,10 @@ def layer_backward(
         (need_dx or need_dalpha, need_dw),
     )
     slot_x, slot_w = spec.slot("grad_weight_input"), spec.slot("grad_input_weight")
-    qx = restore(saved[:4], slot_x, x if slot_x is None else None, x_shape)
-    qw = restore(saved[4:], slot_w, weight if rereads(slot_w) else None, weight_shape)
+    qx = restore(saved[:4], slot_x, x if slot_x is None else None, x_shape, channels_last[0])
+    qw = restore(
+        saved[4:], slot_w, weight if rereads(slot_w) else None, weight_shape, channels_last[1]
+    )
     # Three tensors, not one thrice: an operator may not return the same memory twice.
     dx, dw, dalpha = grad.new_empty(0), grad.new_empty(0), grad.new_empty(0)
     # Dimension 1 of weight and input is what a multiplier may follow, unless groups cut it.
@@ -163,7 +168,8 @@ def clip_gradient(dx: Tensor, qx: Operand, slot: Quantizer | None) -> Tensor:
 
     unsigned: those above the clip. symmetric: above minus below. two_sided: (above, minus below),
     as the clips (upper, lower). A clipped element's integer has the sign of its side; an unsigned
-    one's is 0 below the range. The factors are exactly 0, 1 and -1, so nothing is rounded.
+    one's is 0 below the range. The factors are exactly 0, 1 and -1, so nothing is rounded. The
+    order of the sum is that of x in memory.
     """
     if slot is None or not isinstance(slot.scale, PACT) or qx.inside is None:
         return dx.new_empty(0)
@@ -172,9 +178,9 @@ def clip_gradient(dx: Tensor, qx: Operand, slot: Quantizer | None) -> Tensor:
         side.clamp_(min=0.0)  # a float32 operand still shows what lies below the range
     torch.addcmul(side, side, qx.inside, value=-1.0, out=side)  # 0 where it was not clipped
     if slot.scale.kind == "two_sided":
-        above = tree_sum(dx * side.clamp(min=0.0))
-        return torch.stack([above, tree_sum(side.clamp_(max=0.0).mul_(dx))])
-    return tree_sum(side.mul_(dx)).reshape(1)
+        above = tree_sum(flatten(side.clamp(min=0.0).mul_(dx)))
+        return torch.stack([above, tree_sum(flatten(side.clamp_(max=0.0).mul_(dx)))])
+    return tree_sum(flatten(side.mul_(dx))).reshape(1)
 
 
 def _backward_operand(

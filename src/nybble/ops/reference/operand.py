@@ -25,7 +25,14 @@ from torch import Tensor
 
 from nybble.errors import NybbleError
 from nybble.formats import Format, Integer, Stochastic
-from nybble.ops.reference.storage import pack_integers, pack_mask, unpack_integers, unpack_mask
+from nybble.ops.reference.storage import (
+    flatten,
+    pack_integers,
+    pack_mask,
+    unflatten,
+    unpack_integers,
+    unpack_mask,
+)
 from nybble.quantizers import PACT, SAWB, Fit, GradScale, Quantizer, RandomKey, Unit, random24
 from nybble.quantizers.packing import pack_codes, unpack_codes
 
@@ -176,7 +183,7 @@ def store(operand: Operand, slot: Quantizer | None, inside: Tensor | None) -> li
         if isinstance(fmt, Integer) and fmt.bits <= 4:
             codes = pack_integers(ints, fmt)
         else:
-            codes = pack_codes(fmt.integers_to_codes(ints), fmt.bits)
+            codes = pack_codes(fmt.integers_to_codes(flatten(ints)), fmt.bits)
     kept = [codes]
     for part in (operand.multiplier, operand.zero_point):
         # A clone, because an operator may not return one of its own inputs.
@@ -196,12 +203,18 @@ def rereads(slot: Quantizer | None) -> bool:
 
 
 def restore(
-    saved: list[Tensor], slot: Quantizer | None, raw: Tensor | None, shape: tuple[int, ...]
+    saved: list[Tensor],
+    slot: Quantizer | None,
+    raw: Tensor | None,
+    shape: tuple[int, ...],
+    channels_last: bool,
 ) -> Operand:
     """The operand of `store`'s four tensors; `raw` is the tensor of a slot that is not stored."""
     codes, multiplier, zero, mask = saved
     count = prod(shape)
-    inside = unpack_mask(mask, count).view(shape) if mask.numel() else None
+    inside = None
+    if mask.numel():
+        inside = unflatten(unpack_mask(mask, count), shape, channels_last)
     if slot is None:
         if raw is None:
             return Operand(codes, None, None, inside)
@@ -220,9 +233,10 @@ def restore(
     if fmt.unit is None:
         return Operand(fmt.decode(codes), scale, None, inside)
     if isinstance(fmt, Integer) and fmt.bits <= 4:
-        ints = unpack_integers(codes, count, fmt).view(shape)
+        flat = unpack_integers(codes, count, fmt)
     else:
-        ints = fmt.integers(unpack_codes(codes, count, fmt.bits)).view(shape)
+        flat = fmt.integers(unpack_codes(codes, count, fmt.bits))
+    ints = unflatten(flat, shape, channels_last)
     limit = fmt.max_integer
     if zero.numel():
         ints.sub_(zero)

@@ -52,7 +52,33 @@ def unpack_mask(packed: Tensor, count: int) -> Tensor:
     return unpack_bits(packed, count).view(torch.uint8).to(torch.float32)
 
 
+def is_channels_last(x: Tensor) -> bool:
+    """Whether a tensor lies in memory as [N, H, W, C], and not as [N, C, H, W] as well."""
+    return (
+        x.dim() == 4
+        and not x.is_contiguous()
+        and x.is_contiguous(memory_format=torch.channels_last)
+    )
+
+
+def flatten(x: Tensor) -> Tensor:
+    """All elements in the order in which they lie in memory; a copy only where `x` has gaps.
+
+    Codes kept for backward and PACT's sums follow this order, so a channels-last network pays for
+    no transposition; `unflatten` needs to know which of the two orders it was.
+    """
+    return (x.permute(0, 2, 3, 1) if is_channels_last(x) else x).reshape(-1)
+
+
+def unflatten(flat: Tensor, shape: tuple[int, ...], channels_last: bool) -> Tensor:
+    """The tensor of `flatten`."""
+    if not channels_last:
+        return flat.view(shape)
+    n, c, h, w = shape
+    return flat.view(n, h, w, c).permute(0, 3, 1, 2)
+
+
 def _padded(x: Tensor, multiple: int) -> Tensor:
-    flat = x.reshape(-1)
+    flat = flatten(x)
     rest = -flat.numel() % multiple
     return F.pad(flat, (0, rest)) if rest else flat
