@@ -8,6 +8,7 @@ beyond an error, since every format's levels lie inside float32's finite range.
 
 from __future__ import annotations
 
+import math
 from fractions import Fraction
 
 import numpy as np
@@ -69,3 +70,20 @@ def float32_bits(value: float) -> int:
     '0x3f200000'
     """
     return int(np.float32(value).view(np.uint32))
+
+
+def number(value: float) -> str:
+    """Return a float32 as the shortest text that reads back to it; far powers of two as 2^n.
+
+    >>> number(0.015625), number(0.1), number(float("nan")), number(2.0**-40), number(-448.0)
+    ('0.015625', '0.1', 'nan', '2^-40', '-448')
+    """
+    if not math.isfinite(value):
+        return f"{value}"
+    mantissa, exponent = math.frexp(value)
+    if abs(mantissa) == 0.5 and not -10 < exponent < 24:
+        return f"{'-' if value < 0 else ''}2^{exponent - 1}"
+    single = np.float32(value)
+    texts = (f"{value:.{digits}g}" for digits in range(1, 10))
+    text = next((t for t in texts if np.float32(float(t)) == single), f"{value:.9g}")
+    return np.format_float_positional(float(text), trim="-") if 1e-4 < abs(value) < 1e6 else text

@@ -33,7 +33,13 @@ from torch import Tensor
 
 from nybble.errors import UserError
 from nybble.formats.base import Format, Special, as_float32, step_up, unit_random, value_table
-from nybble.formats.exact import float32_above, float32_at_least, float32_bits, nearest_float32
+from nybble.formats.exact import (
+    float32_above,
+    float32_at_least,
+    float32_bits,
+    nearest_float32,
+    number,
+)
 from nybble.formats.magnitude import count_thresholds, stochastic_magnitude, with_sign
 from nybble.formats.rounding import LogNearest, Nearest, Rounding, Stochastic
 
@@ -97,10 +103,10 @@ class LogFormat(Format):
             default_rounding=LogNearest("mid"),
             special=Special(
                 nan="no code; encoded as 0",
-                infinity=f"saturates to -{top:g} / {top:g}",
-                overflow=f"saturates to -{top:g} / {top:g}",
-                underflow=f"0 below the first threshold ({small:g} / factor), or at and below "
-                f"half of {small:g} with underflow='half'",
+                infinity=f"saturates to -{number(top)} / {number(top)}",
+                overflow=f"saturates to -{number(top)} / {number(top)}",
+                underflow=f"0 below the first threshold, {number(small)} / factor; with "
+                "underflow='half' up to half of the smallest level, that half included",
             ),
             **_origin(self.base, self.bits, self.phase),
         )

@@ -23,13 +23,13 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from fractions import Fraction
 
 import torch
 from torch import Tensor
 
 from nybble.errors import UserError
 from nybble.formats.base import Format, Special, as_float32, unit_random, value_table
+from nybble.formats.exact import number
 from nybble.formats.magnitude import stochastic_magnitude, with_sign
 from nybble.formats.rounding import Nearest, Rounding, Stochastic
 
@@ -87,33 +87,32 @@ class Minifloat(Format):
             (self.exponent, self.bias) != (8, 127)
         ):
             raise UserError(f"{self.label}: bias {self.bias} leaves the range of float32.")
-        top = self._magnitude(self.finite - 1)
-        step = self._magnitude(1)
-        ratio = top / step
-        small = self.exponent + self.mantissa < 4 and ratio.denominator == 1
-        beyond = {"saturate": f"saturates to {float(top):g}", "infinity": "becomes infinity"}
+        top, step = self._magnitude(self.finite - 1), self._magnitude(1)
+        largest, smallest = number(top), number(step)
+        small = self.exponent + self.mantissa < 4 and (top / step).is_integer()
+        beyond = {"saturate": f"saturates to {largest}", "infinity": "becomes infinity"}
         self._set(
             name=self.label,
             bits=1 + self.exponent + self.mantissa,
             signed=True,
-            unit=float(step) if small else None,
-            max_integer=int(ratio) if small else None,
-            max_value=float(top),
+            unit=step if small else None,
+            max_integer=int(top / step) if small else None,
+            max_value=top,
             default_rounding=Nearest(),
             special=Special(
                 nan="no code; encoded as 0"
                 if self.specials == "none"
                 else "one canonical NaN code, positive; every NaN code decodes to NaN",
                 infinity={
-                    "saturate": f"saturates to {float(top):g}",
+                    "saturate": f"saturates to {largest}",
                     "infinity": "infinity, kept",
                     "nan": "becomes NaN",
                 }[self.overflow],
                 overflow=beyond.get(self.overflow, "becomes NaN")
                 + " (nearest); stochastic rounding of a finite number saturates",
-                underflow=f"to a multiple of {float(step):g}, ties to even"
+                underflow=f"to a multiple of {smallest}, ties to even"
                 if self.subnormals
-                else f"no subnormals: to 0 up to half of {float(step):g}, then to {float(step):g}",
+                else f"no subnormals: to 0 up to half of {smallest}, then to {smallest}",
             ),
         )
 
@@ -145,13 +144,11 @@ class Minifloat(Format):
         """Power of two of the highest binade that holds a finite number."""
         return ((self.finite - 1) >> self.mantissa) - self.bias
 
-    def _magnitude(self, code: int) -> Fraction:
-        e, m = code >> self.mantissa, code & ((1 << self.mantissa) - 1)
-        if code == 0:
-            return Fraction(0)
-        if e == 0 and self.subnormals:
-            return Fraction(2) ** (1 - self.bias - self.mantissa) * m
-        return Fraction(2) ** (e - self.bias - self.mantissa) * ((1 << self.mantissa) + m)
+    def _magnitude(self, code: int) -> float:
+        e, m = divmod(code, 1 << self.mantissa)
+        first = 1 if self.subnormals else 0
+        steps = m if e < first or code == 0 else m + (1 << self.mantissa)
+        return math.ldexp(steps, max(e, first) - self.bias - self.mantissa)
 
     def values(self) -> tuple[float, ...]:
         """Return the value of every code, NaN and infinity included.
@@ -159,7 +156,7 @@ class Minifloat(Format):
         >>> Minifloat("x", 2, 1, 1, specials="ieee").values()[5:8]
         (3.0, inf, nan)
         """
-        half = [float(self._magnitude(c)) for c in range(self.finite)]
+        half = [self._magnitude(code) for code in range(self.finite)]
         if self.specials == "ieee":
             half.append(math.inf)
         half += [math.nan] * ((1 << (self.exponent + self.mantissa)) - len(half))
@@ -236,7 +233,7 @@ class Minifloat(Format):
 
     def _lift(self, y: Tensor) -> Tensor:
         """Without subnormals: send magnitudes below the smallest to 0 or to the smallest."""
-        small = float(self._magnitude(1))
+        small = self._magnitude(1)
         lifted = torch.full_like(y, small).copysign_(y)
         zero = torch.zeros((), dtype=y.dtype, device=y.device)
         below = torch.where(y.abs() > small / 2, lifted, zero)

@@ -50,7 +50,7 @@ def to_float32(q: Fraction) -> Fraction:
     >>> to_float32(Fraction(1, 3))
     Fraction(11184811, 33554432)
     """
-    if q == 0:
+    if Fraction(_as_float32(float(q))) == q:  # it is one already
         return q
     exponent = math.floor(math.log2(abs(q.numerator))) - math.floor(math.log2(q.denominator)) - 1
     while abs(q) >= power(2, exponent + 1):
