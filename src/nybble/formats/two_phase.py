@@ -5,17 +5,19 @@ matrix product and once to the odd powers of two for the other, so that the erro
 roundings tend to oppose each other. Both grids are a constant apart in the float32 bit pattern
 (see `log.py`), so clamping and reading the input are shared.
 
-Measured, ns/element, one thread, 1 Mi float32 in the L3 cache, torch 2.13 on Zen 3 (medians; one
-in-place pass costs 0.06, a pass into a new tensor 0.12 to 0.18, a float comparison 0.6):
-  one grid      0.44  clamp, add_, and_, mul_, hardshrink (chosen)
+Measured, ns/element, one thread, 1 Mi float32 in the L3 cache, torch 2.13 on Zen 3 (medians of one
+interleaved run; a copy of the tensor costs 0.15, an in-place pass 0.06 to 0.1):
+  one grid      0.51  clamp, add_, and_, mul_, hardshrink (chosen; 0.43 on a quiet machine)
                 0.86  the same in blocks of 2^16 elements: call overhead exceeds the cache gain
-                2.8   table lookup over the upper 16 bits of the pattern (index)
-                9.5   torch.bucketize over the thresholds
-                13.5  log2 / floor / exp2 (as kernels elsewhere do; and not exact)
-  both grids    0.82  sharing the clamp (chosen); 0.89 as two calls
-  stochastic    3.3   one grid
-Without the sharing the result is the same. When two large results are allocated and freed each
-time, glibc may return the memory to the system: 5 ns/element instead of 0.8 are then page faults.
+                0.88  one gather in a table over the upper 16 bits (exact for factor 1.6 only)
+                0.92  with the half-underflow rule (chosen where asked for)
+                1.02  abs, bit passes, copysign
+                4.4   log2, floor, exp2 (and not exact)
+                11.9  torch.bucketize over the thresholds (what other bases use)
+  both grids    1.07  sharing the clamp (chosen; 0.80 quiet), 1.16 as two calls
+  stochastic    3.4   one grid
+When results of megabytes are allocated and freed at every call, glibc may give the memory back to
+the system: then 5 ns/element instead of 1 are page faults. `overwrite=True` saves one of the two.
 """
 
 from __future__ import annotations
