@@ -9,7 +9,7 @@ The symmetric form never emits the code of -2^(bits-1) (1000 for 4 bits), which 
 two's complement, like every integer unit does.
 
 Fast path of `round_to_integers`, one thread, float32, 1 Mi elements in the L3 cache (ns/element):
-clamp, round_ 0.18; with add_(0.0), which turns -0 into +0, 0.26; with nan_to_num_ as well about 0.36;
+clamp, round_ 0.18; with add_(0.0), which turns -0 into +0, 0.26; and nan_to_num_ about 0.36;
 add 1.5*2^23, int32 clamp_, sub_ 0.29 (sends NaN to the top level); nan_to_num first 0.33 (chosen:
 its bounds saturate infinities for free); blocks of 2^16 elements 0.45 (call overhead eats the
 cache gain). A NaN check by sum costs the same as nan_to_num_ and stalls an accelerator.
