@@ -57,7 +57,9 @@ def test_normalised_to_zero_mean_and_unit_deviation() -> None:
     assert float(x.std(correction=0)) == pytest.approx(1, abs=1e-5)
 
 
-@pytest.mark.parametrize(("kind", "padding"), [("shift", 2), ("shift-flip", 2), ("crop", 4), ("crop-flip", 4)])
+@pytest.mark.parametrize(
+    ("kind", "padding"), [("shift", 2), ("shift-flip", 2), ("crop", 4), ("crop-flip", 4)]
+)
 def test_augmentation_is_every_crop_equally_often(kind: str, padding: int) -> None:
     image = torch.arange(1, 31).view(1, 1, 5, 6).to(torch.uint8)
     count = 20000

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import importlib
 import os
+import shutil
 import signal
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -12,6 +15,7 @@ from typing import Any
 import pytest
 import torch
 
+from nybble.errors import UserError
 from nybble.training.config import TrainConfig
 from nybble.training.loop import train
 from nybble.training.signals import Interrupted
@@ -184,3 +188,31 @@ def test_a_changed_number_of_threads_is_reported(
     torch.set_num_threads(2)
     record = train(replace(config, resume=True))
     assert any(text.startswith("threads was 1") for text in record["warnings"])
+
+
+def test_changed_data_or_code_is_refused(
+    tiny: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    module = tmp_path / "changing_model.py"
+    text = (
+        "from torch import nn\ndef net(): return nn.Sequential(nn.Flatten(), nn.Linear(64, 10{}))"
+    )
+    module.write_text(text.format(""))
+    folder = tmp_path / "data"
+    shutil.copytree(tiny().data.partition(":")[2], folder)
+    monkeypatch.chdir(tmp_path)
+    config = tiny(data=f"fashion-mnist:{folder}", model="changing_model:net", checkpoint_every=2)
+    with monkeypatch.context() as patch:
+        stop_at(patch, 7, kill)
+        with pytest.raises(Killed):
+            train(config)
+    resumed = replace(config, resume=True)
+    module.write_text(text.format(", bias=False"))
+    importlib.invalidate_caches()
+    monkeypatch.delitem(sys.modules, "changing_model")
+    with pytest.raises(UserError, match=r"does not fit the model 'changing_model:net' \(has its"):
+        train(resumed)
+    labels = folder / "train-labels-idx1-ubyte"
+    labels.write_bytes(labels.read_bytes()[:-1] + b"\0")
+    with pytest.raises(UserError, match="has changed since the run"):
+        train(resumed)

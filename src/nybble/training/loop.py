@@ -84,6 +84,7 @@ class Run:
         scale = config.loss_scale or getattr(self.recipe, "loss_scale", None) or 1.0
         self.loss_scale = float(scale)
         self.optimizer = build_optimizer(self.model, config, self.recipe is not None)
+        self.about = self.task.describe()
         self.state = RunState()
         self.watch = GradientWatch(self.model, self.task.steps_per_epoch)
         self.total_steps = config.epochs * self.task.steps_per_epoch
@@ -131,7 +132,7 @@ class Run:
         return record
 
     def headline(self) -> str:
-        config, about = self.config, self.task.describe()
+        config, about = self.config, self.about
         return (
             f"{config.task}: {about['name']} ({about['train']} train, {about['test']} test), "
             f"{config.model}, recipe {config.recipe}, seed {config.seed}, "
@@ -281,6 +282,7 @@ class Run:
             "model": dict(self.model.state_dict()),
             "optimizer": self.optimizer.state_dict(),
             "state": self.state.to_dict(),
+            "data": self.about,
             "environment": environment(),
         }
         save_checkpoint(self.folder / CHECKPOINTS, self.done, content)
@@ -294,8 +296,19 @@ class Run:
         if found is None:
             self.reporter.say("nothing to resume: starting from the beginning")
             return
-        self.model.load_state_dict(found.content["model"])
-        self.optimizer.load_state_dict(found.content["optimizer"])
+        if found.content["data"] != self.about:
+            raise UserError(
+                f"The data '{self.config.data}' has changed since the run in {self.folder} began; "
+                "start a new run with another --out."
+            )
+        try:
+            self.model.load_state_dict(found.content["model"])
+            self.optimizer.load_state_dict(found.content["optimizer"])
+        except (RuntimeError, ValueError, KeyError) as error:
+            raise UserError(
+                f"The checkpoint in {self.folder} does not fit the model '{self.config.model}' "
+                f"(has its code changed?): {error}"
+            ) from error
         self.state = RunState.from_dict(found.content["state"])
         if self.state.gradients:
             self.watch.state = self.state.gradients
@@ -338,10 +351,10 @@ class Run:
         )
 
     def note_failure(self, error: Exception) -> None:
-        """Leave a result that says why there is none; never hide the error itself."""
+        """Leave a log and a result that say why; the error itself goes on to the caller."""
         stopped = isinstance(error, Interrupted)
         with suppress(UserError):  # a full disk is often the error itself
-            self.reporter.say(f"{'' if stopped else 'failed: '}{error}")
+            self.reporter.note(f"{'' if stopped else 'failed: '}{error}")
             self.write("interrupted" if stopped else "failed", error=str(error))
 
     # -- records ------------------------------------------------------------------------------

@@ -53,8 +53,8 @@ class Reporter:
         from rich.progress import BarColumn, Progress, TextColumn
 
         self._live = Progress(
-            BarColumn(bar_width=24),
             TextColumn("{task.description}"),
+            BarColumn(bar_width=16),
             console=Console(stderr=True),
             refresh_per_second=4,
         )
@@ -67,9 +67,13 @@ class Reporter:
         if self._quiet:
             return
         if self._live is not None:
-            self._live.console.print(line, markup=False, highlight=False)
+            self._live.console.print(line, markup=False, highlight=False, soft_wrap=True)
         else:
             print(line, file=sys.stderr, flush=True)
+
+    def note(self, line: str) -> None:
+        """One line to the log only."""
+        self._write_log(line)
 
     def step(self, done: int, line: str) -> None:
         """The state after a step: the live line always, a plain line now and then."""

@@ -27,7 +27,7 @@ def run_record(run: Run, status: str, error: str | None = None) -> dict[str, Any
         "loss_scale": run.loss_scale,
         "metric": metric,
         "higher_is_better": run.task.higher_is_better,
-        "data": run.task.describe(),
+        "data": run.about,
         "model": {"name": run.config.model, "parameters": parameters},
         "recipe": recipe_record(run.config.recipe, run.recipe),
         "versions": versions(),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
@@ -42,6 +43,7 @@ class VisionTask:
             "shape": list(data.train_x.shape[1:]),
             "classes": list(data.classes),
             "augmentation": self.batches.augmentation,
+            "sha256": fingerprint(data),
             "notes": list(data.notes),
         }
 
@@ -87,6 +89,15 @@ class VisionTask:
 
     def score(self, output: Tensor, target: Tensor) -> tuple[float, int]:
         return float((output.argmax(1) == target).sum()), len(target)
+
+
+def fingerprint(data: ImageData) -> str:
+    """SHA-256 of all images and labels, so that a changed data set is noticed."""
+    digest = hashlib.sha256()
+    for tensor in (data.train_x, data.train_y, data.test_x, data.test_y):
+        digest.update(str(list(tensor.shape)).encode())
+        digest.update(memoryview(tensor.contiguous().numpy()))
+    return digest.hexdigest()
 
 
 def limit(data: ImageData, train: int | None, test: int | None) -> ImageData:
