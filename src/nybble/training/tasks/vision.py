@@ -96,7 +96,7 @@ def fingerprint(data: ImageData) -> str:
     digest = hashlib.sha256()
     for tensor in (data.train_x, data.train_y, data.test_x, data.test_y):
         digest.update(str(list(tensor.shape)).encode())
-        digest.update(memoryview(tensor.contiguous().numpy()))
+        digest.update(tensor.contiguous().numpy().tobytes())
     return digest.hexdigest()
 
 
