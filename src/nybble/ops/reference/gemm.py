@@ -19,6 +19,7 @@ from torch import Tensor
 from nybble.formats import get_format
 from nybble.ops.exactness import check_exact
 from nybble.ops.geometry import Geometry
+from nybble.ops.reference.storage import is_channels_last
 from nybble.ops.spec import EXACT, Accumulator
 
 Product = Callable[[Tensor, Tensor], Tensor]
@@ -43,6 +44,17 @@ def _aten_conv_backward(
     return result[0] if mask[0] else result[1]  # type: ignore[no-any-return]
 
 
+def _blank(shape: tuple[int, ...], *others: Tensor) -> Tensor:
+    """A tensor whose shape alone is read; in the others' memory format, or all would be copied."""
+    last = any(is_channels_last(other) for other in others)
+    return torch.empty(
+        shape,
+        dtype=others[0].dtype,
+        device=others[0].device,
+        memory_format=torch.channels_last if last else torch.contiguous_format,
+    )
+
+
 def _output(x: Tensor, weight: Tensor, geometry: Geometry) -> Tensor:
     if geometry.kind == "linear":
         return F.linear(x, weight)
@@ -58,7 +70,7 @@ def _grad_input(
         return grad @ weight
     # Only the shape of x is read; an expanded scalar would do, but its strides send oneDNN down a
     # path that is three times slower.
-    x = grad.new_empty(x_shape)
+    x = _blank(x_shape, weight, grad)
     return _aten_conv_backward(grad, x, weight, geometry, [True, False, False])
 
 
@@ -67,7 +79,7 @@ def _grad_weight(
 ) -> Tensor:
     if geometry.kind == "linear":
         return grad.t() @ x
-    weight = grad.new_empty(weight_shape)
+    weight = _blank(weight_shape, x, grad)
     return _aten_conv_backward(grad, x, weight, geometry, [False, True, False])
 
 
