@@ -47,7 +47,9 @@ def emulation(
     from nybble.reports.results import check_name, save
     from nybble.studies.emulation import EmulationConfig, measure_emulation
     from nybble.studies.spec import parse_counts
+    from nybble.training.allocator import keep_freed_memory
 
+    keep_freed_memory()
     if record is not None:
         check_name(record, Path("results"))
     config = EmulationConfig(

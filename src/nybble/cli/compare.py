@@ -106,9 +106,11 @@ def command(
     from nybble.reports.html import write_page
     from nybble.studies.compare import CompareConfig, compare
     from nybble.studies.spec import apply_switches, parse_recipes, parse_seeds
+    from nybble.training.allocator import keep_freed_memory
     from nybble.training.config import TrainConfig
     from nybble.training.signals import Interrupted
 
+    keep_freed_memory()
     if record is not None:
         results.check_name(record, Path("results"))
     rules = tuple(train.parse_rule(text) for text in training.pop("rule", None) or [])

@@ -131,11 +131,13 @@ def command(
     """
     options = dict(locals())
     options["rules"] = tuple(parse_rule(text) for text in options.pop("rule") or [])
+    from nybble.training.allocator import keep_freed_memory
     from nybble.training.config import TrainConfig
     from nybble.training.loop import train
     from nybble.training.signals import Interrupted
 
     config = TrainConfig(**options)
+    keep_freed_memory()
     try:
         record = train(config)
     except Interrupted as stop:

@@ -23,6 +23,7 @@ from multiprocessing.process import BaseProcess
 
 from nybble.errors import UserError
 from nybble.studies.outcome import Outcome
+from nybble.training.allocator import keep_freed_memory
 from nybble.training.config import TrainConfig
 from nybble.training.signals import Interrupted, StopRequest
 
@@ -81,6 +82,7 @@ def _work(config: TrainConfig, sender: Connection, run_one: RunOne) -> None:
     """In the child: train quietly and send the outcome, or the error that stops all."""
     if hasattr(os, "setpgrp"):
         os.setpgrp()
+    keep_freed_memory()
     threading.Thread(target=_stop_with_parent, daemon=True).start()
     try:
         sender.send(run_one(replace(config, quiet=True)))
