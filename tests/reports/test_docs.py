@@ -11,7 +11,7 @@ import pytest
 import nybble
 from nybble.errors import UserError
 from nybble.reports import docs
-from nybble.reports.results import check_name, load_all, save
+from nybble.reports.results import check_name, kind, load_all, save
 from nybble.reports.table import markdown
 from nybble.studies import sample
 
@@ -53,8 +53,8 @@ def test_the_pages_of_this_project_are_current() -> None:
 
 @pytest.mark.skipif(not (ROOT / "docs").is_dir(), reason="not a source checkout")
 def test_every_record_of_this_project_has_a_known_schema() -> None:
-    schemas = {name: record["schema"] for name, record in load_all(ROOT / "results").items()}
-    assert set(schemas.values()) <= {"nybble.comparison/1", "nybble.bench/1"}, schemas
+    kinds = {name: kind(record) for name, record in load_all(ROOT / "results").items()}
+    assert set(kinds.values()) <= {"comparison", "bench", "mutation"}, kinds
 
 
 def test_results_page_names_the_record_and_the_command(tmp_path: Path) -> None:
@@ -66,6 +66,22 @@ def test_results_page_names_the_record_and_the_command(tmp_path: Path) -> None:
     assert made["made-up"]["command"] in text
     assert "`abc1234def56`" in text
     assert docs.results_page({}).endswith("No study has been recorded yet.\n")
+
+
+def test_mutation_record_is_a_table_by_file() -> None:
+    made = {
+        "kind": "mutation",
+        "commit": "abc",
+        "run": 10,
+        "killed": 8,
+        "timeout": 1,
+        "survived": 1,
+        "score": 0.9,
+        "by_file": {"formats/log.py": {"killed": 8, "timeout": 1, "survived": 1}},
+    }
+    text = docs.results_page({"mutation": made})
+    assert "9 of 10 small wrong changes" in text and "(90.0 %)" in text
+    assert "| formats/log.py | 9 | 1 |" in text
 
 
 def test_no_verdict_where_there_is_no_aim() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from dataclasses import replace
 
 import pytest
 from rich.console import Console
@@ -49,6 +50,14 @@ def test_notes_name_failures_dead_layers_and_the_choice() -> None:
     assert "Chosen among 2 settings" in text and "other seeds (10, 11; the test images" in text
     assert "1 thread, backend torch, reference" in text
     assert "3 seeds (0, 1, 2)" in text
+
+
+def test_runs_of_different_commits_are_told() -> None:
+    origin = {"commit": "aaa", "cpu": "c", "threads": 1, "torch": "2.13.0"}
+    same = [replace(run, origin=origin) for run in sample.outcomes()]
+    assert not any("differ" in note for note in notes(sample.record(outcomes=same)))
+    same[4] = replace(same[4], origin={**origin, "commit": "bbb"})
+    assert "The runs differ in commit: aaa, bbb." in notes(sample.record(outcomes=same))
 
 
 def test_one_seed_has_no_interval_and_says_so() -> None:
@@ -128,7 +137,14 @@ def test_duration(seconds: float, text: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("count", "text"), [(0, "0 B"), (999, "999 B"), (1000, "1.0 kB"), (999_960, "1.0 MB")]
+    ("count", "text"),
+    [
+        (0, "0 B"),
+        (999, "999 B"),
+        (1000, "1.0 kB"),
+        (999_960, "1.0 MB"),
+        (5_000_000_000_000, "5000.0 GB"),
+    ],
 )
 def test_size(count: int, text: str) -> None:
     assert size(count) == text

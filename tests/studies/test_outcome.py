@@ -83,6 +83,21 @@ def test_dead_layers_of_any_seed_are_listed() -> None:
     assert make_row("a", runs, [0, 1], "a")["dead_layers"] == ["w", "x"]
 
 
+def test_the_largest_number_of_saved_bytes_is_reported() -> None:
+    runs = [run("a", 0, 1.0, saved_bytes=7), run("a", 1, 1.0, saved_bytes=9), run("a", 2, None)]
+    assert make_row("a", runs, [0, 1, 2], "a")["saved_bytes"] == 9
+    assert make_row("a", [run("a", 0, 1.0)], [0], "a")["saved_bytes"] is None
+
+
+def test_a_row_times_its_own_runs_against_the_baselines_end() -> None:
+    slow = (Point(1, 50.0, None, 80.0), Point(2, 99.0, None, 95.0))
+    runs = [
+        run("a", 0, 90.0, curve=(Point(1, 5.0, None, 90.0),)),
+        run("b", 0, 95.0, curve=slow),
+    ]
+    assert make_row("b", runs, [0], "a")["time_to_baseline"]["seconds"] == [99.0]
+
+
 def test_record_round_trips_and_is_strict_json(tmp_path: Path) -> None:
     record = sample.record()
     path = tmp_path / "deep" / "comparison.json"

@@ -120,6 +120,12 @@ def test_bootstrap_is_repeatable_and_equals_scipy() -> None:
     assert (got.low, got.high) == (pytest.approx(want.low), pytest.approx(want.high))
 
 
+def test_bootstrap_of_two_is_there_and_is_their_range() -> None:
+    got = bootstrap_interval([1.0, 2.0])
+    assert got is not None and (got.low, got.high) == (1.0, 2.0)
+    assert bootstrap_interval([1.0]) is None
+
+
 def test_bootstrap_of_three_stays_within_the_data() -> None:
     got = bootstrap_interval([-1.0, -0.5, -1.5])
     assert got is not None

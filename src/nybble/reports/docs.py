@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from nybble.reports import bench, table
-from nybble.reports.results import load_all
+from nybble.reports.results import kind, load_all
 
 MADE = "<!-- Made by `python -m nybble.reports.docs`; do not edit. -->"
 
@@ -37,31 +37,29 @@ def results_page(records: Mapping[str, Mapping[str, Any]]) -> str:
     ]
     if not records:
         lines += ["", "No study has been recorded yet."]
-    order = sorted(records, key=lambda name: (_kind(records[name]) != "comparison", name))
+    order = sorted(records, key=lambda name: (kind(records[name]) != "comparison", name))
     for name in order:
         lines += ["", *_section(name, records[name])]
     return "\n".join(lines) + "\n"
 
 
-def _kind(record: Mapping[str, Any]) -> str:
-    return str(record["schema"]).removeprefix("nybble.").partition("/")[0]
-
-
 def _section(name: str, record: Mapping[str, Any]) -> list[str]:
+    source = f"Record: `results/{name}.json`"
+    if kind(record) == "mutation":
+        return ["## Mutation test", "", source, "", *_mutation(record)]
     writers: dict[str, tuple[Callable[[Mapping[str, Any]], str], str]] = {
         "comparison": (table.markdown, str(record.get("title"))),
         "bench": (bench.markdown, f"{record.get('bench')}: cost of a training step"),
     }
-    kind = _kind(record)
-    if kind not in writers:
-        return [f"## {name}", "", f"A record of another kind (`{record['schema']}`)."]
-    write, title = writers[kind]
+    if kind(record) not in writers:
+        return [f"## {name}", "", source, "", f"A record of another kind: `{kind(record)}`."]
+    write, title = writers[kind(record)]
     environment = record["environment"]
     machine, versions = environment["machine"], environment["versions"]
     return [
         f"## {title}",
         "",
-        f"Record: `results/{name}.json`",
+        source,
         "",
         write(record),
         "",
@@ -71,6 +69,22 @@ def _section(name: str, record: Mapping[str, Any]) -> list[str]:
         "",
         f"    {record['command']}",
     ]
+
+
+def _mutation(record: Mapping[str, Any]) -> list[str]:
+    """How many small wrong changes of the code the tests notice, file by file."""
+    lines = [
+        f"{record['killed'] + record['timeout']} of {record['run']} small wrong changes of the "
+        f"code were noticed by the tests ({100 * record['score']:.1f} %), at commit "
+        f"`{str(record['commit'])[:12]}`.",
+        "",
+        "| file | noticed | survived |",
+        "|---|---|---|",
+    ]
+    for file, counts in record["by_file"].items():
+        noticed = counts.get("killed", 0) + counts.get("timeout", 0)
+        lines.append(f"| {file} | {noticed} | {counts.get('survived', 0)} |")
+    return lines
 
 
 def recipes_page() -> str:

@@ -64,7 +64,17 @@ def load_all(folder: Path) -> dict[str, dict[str, Any]]:
             data = json.loads(path.read_text(encoding="utf-8"))
         except (OSError, ValueError) as error:
             raise UserError(f"{path} cannot be read as a record: {error}.") from error
-        if not isinstance(data, dict) or not isinstance(data.get("schema"), str):
+        if not isinstance(data, dict) or not kind(data):
             raise UserError(f"{path} has no schema; results/ holds records only.")
         found[path.stem] = data
     return found
+
+
+def kind(record: Mapping[str, Any]) -> str:
+    """What a record is of, from its `schema` or `kind`; empty if it does not say.
+
+    >>> kind({"schema": "nybble.comparison/1"}), kind({"kind": "mutation"}), kind({})
+    ('comparison', 'mutation', '')
+    """
+    schema = record.get("schema") or record.get("kind") or ""
+    return str(schema).removeprefix("nybble.").partition("/")[0]

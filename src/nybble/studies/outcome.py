@@ -166,7 +166,7 @@ def make_row(
         "runs": len(seeds),
         "problems": [_problem(run) for _, run in sorted(runs.items()) if not run.finished],
         "missing": [seed for seed in seeds if seed not in runs],
-        "saved_bytes": _common([run.saved_bytes for run in runs.values()]),
+        "saved_bytes": _largest([run.saved_bytes for run in runs.values()]),
         "dead_layers": sorted({name for run in runs.values() for name in run.dead_layers}),
     }
     if baseline is not None:
@@ -186,6 +186,6 @@ def _problem(run: Outcome) -> str:
     return f"seed {run.seed} {run.status}{reason}"
 
 
-def _common(values: Sequence[int | None]) -> int | None:
+def _largest(values: Sequence[int | None]) -> int | None:
     known = [value for value in values if value is not None]
     return max(known) if known else None
