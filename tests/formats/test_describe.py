@@ -75,6 +75,9 @@ def test_every_format_can_be_described(name: str) -> None:
     assert span(fmt) in text and fmt.source in text and fmt.certainty in text
     assert all(statement in text for statement in vars(fmt.special).values())
     found = json.loads(json.dumps(describe(fmt), allow_nan=False))
+    if fmt.bits > 8:
+        assert "codes" not in found
+        return
     assert len(found["codes"]) == 1 << fmt.bits
     back = [float(code["value"]) for code in found["codes"]]
     pairs = zip(back, fmt.values(), strict=True)

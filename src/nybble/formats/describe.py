@@ -73,7 +73,8 @@ def describe(fmt: Format, *, codes: bool = True) -> dict[str, Any]:
     """Return everything about a format as plain data for JSON (NaN and infinity as text).
 
     Args:
-        codes: include the table of all codes, and of the odd phases beside it.
+        codes: include the table of all codes, and of the odd phases beside it, for formats of
+            up to 8 bits.
 
     >>> from nybble.formats import INT4
     >>> describe(INT4)["codes"][15]
@@ -95,7 +96,7 @@ def describe(fmt: Format, *, codes: bool = True) -> dict[str, Any]:
         "source": fmt.source,
         "certainty": fmt.certainty,
     }
-    if codes:
+    if codes and fmt.bits <= TABLE_BITS:
         found["codes"] = _codes(fmt)
         if beside(fmt):
             found["phases"] = {other.name: _codes(other) for other in beside(fmt)}
