@@ -25,7 +25,7 @@ def test_every_cell_of_the_made_up_comparison() -> None:
         "fp32",
         "91.50 ± 0.50",
         "-",
-        "1.00x [1.00, 1.00]",
+        "1 (40.0 ms)",
         "40.0 s (3 of 3)",
         "9.0 MB",
         "3",

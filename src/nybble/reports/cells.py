@@ -46,7 +46,7 @@ def cells(record: Mapping[str, Any], row: Mapping[str, Any]) -> list[str]:
         label(row),
         mean_sd(row["metric"], digits),
         NONE if row["baseline"] else difference(row["difference"], digits),
-        step_time(row.get("step_time")),
+        step_time(row.get("step_time"), bool(row["baseline"])),
         reached(row["time_to_baseline"]),
         saved(row, record),
         runs(row),
@@ -94,14 +94,16 @@ def difference(found: Mapping[str, Any] | None, digits: int) -> str:
     return text + (f" ({found['n']} pairs)" if found.get("dropped") else "")
 
 
-def step_time(found: Mapping[str, Any] | None) -> str:
-    """The ratio of wall times to the baseline's, or that it was not measured.
+def step_time(found: Mapping[str, Any] | None, baseline: bool = False) -> str:
+    """The ratio of wall times to the baseline's; for the baseline itself, its milliseconds.
 
     >>> step_time(None)
     'not measured'
     """
     wall = found["wall"] if found else None
-    return ratio(wall) if wall and wall["median"] is not None else "not measured"
+    if not found or not wall or wall["median"] is None:
+        return "not measured"
+    return f"1 ({found['wall_ms']:.1f} ms)" if baseline else ratio(wall)
 
 
 def ratio(found: Mapping[str, Any]) -> str:
