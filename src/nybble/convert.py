@@ -78,6 +78,7 @@ def convert(
             raise TypeError(f"{cls.__name__} is no QuantizedLayer")
         module.attach_(
             spec,
+            name=facts.name,
             rule=why,
             backend=backend,
             accumulate=accumulate,

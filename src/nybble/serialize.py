@@ -116,7 +116,7 @@ def _match(model: nn.Module, layers: dict[str, dict[str, Any]], path: Path) -> N
             cls = None if module is None else converted_class(module)
             if module is None or cls is None:
                 raise UserError(f"load: {path} has a converted layer {name!r}, the model has none")
-            _attach(module, cls, info)
+            _attach(module, cls, name, info)
         return
     if set(present) != set(layers):
         odd = sorted(set(present) ^ set(layers))
@@ -129,13 +129,14 @@ def _match(model: nn.Module, layers: dict[str, dict[str, Any]], path: Path) -> N
             )
 
 
-def _attach(module: nn.Module, cls: type[QuantizedLayer], info: dict[str, Any]) -> None:
+def _attach(module: nn.Module, cls: type[QuantizedLayer], name: str, info: dict[str, Any]) -> None:
     spec = LayerSpec.from_dict(info["spec"])
     module.__class__ = cls
     if not isinstance(module, QuantizedLayer):
         raise TypeError(f"{cls.__name__} is no QuantizedLayer")
     module.attach_(
         spec,
+        name=name,
         rule=str(info["rule"]),
         backend=choose_backend("auto"),
         accumulate=str(info["accumulate"]),

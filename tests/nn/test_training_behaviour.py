@@ -345,6 +345,27 @@ def test_channels_last_changes_the_memory_format_and_nothing_else():
             assert torch.equal(p.grad, q.grad), name
 
 
+def test_a_clip_that_nobody_steps_is_reported_once_while_training():
+    def train(groups):
+        torch.manual_seed(0)
+        model = mlp()
+        optimizer = torch.optim.SGD(groups(model), lr=0.01)
+        for _ in range(6):
+            optimizer.zero_grad()
+            model(3 * batch()).square().sum().backward()
+            optimizer.step()
+
+    def without_clips(model):
+        return [p for name, p in model.named_parameters() if "alpha" not in name]
+
+    with pytest.warns(UserWarning, match="no optimizer steps it") as caught:
+        train(without_clips)
+    assert len(caught) == 3 and "0.nybble_alpha" in str(caught[0].message)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        train(lambda model: nybble.param_groups(model, lr=0.01))
+
+
 def test_sawb_clip_stops_the_gradient_of_clipped_weights():
     passed, clipped = (nn.Linear(64, 4, bias=False) for _ in range(2))
     with torch.no_grad():

@@ -16,6 +16,7 @@ therefore moves its scale once, by its largest gradient.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from dataclasses import replace
 from math import prod
@@ -83,11 +84,13 @@ class QuantizedLayer(nn.Module):
     nybble_accumulate: str
     nybble_seed: int
     nybble_index: int
+    nybble_name: str
 
     def attach_(
         self,
         spec: LayerSpec,
         *,
+        name: str,
         rule: str,
         backend: str,
         accumulate: str,
@@ -97,7 +100,7 @@ class QuantizedLayer(nn.Module):
     ) -> None:
         """Add the quantisation state to a layer whose class has just been changed."""
         device = self.weight.device
-        self.nybble_spec, self.nybble_rule = spec, rule
+        self.nybble_spec, self.nybble_rule, self.nybble_name = spec, rule, name
         self.nybble_backend, self.nybble_accumulate = backend, accumulate
         self.nybble_seed, self.nybble_index = seed, index
         self._nybble_signed = signed_input(spec)
@@ -114,6 +117,7 @@ class QuantizedLayer(nn.Module):
         kind = {None: UNSEEN, "unsigned": UNSIGNED, "signed": SIGNED}[activations]
         self._nybble_kind: int | None = kind
         self._nybble_ready = False
+        self._nybble_versions: tuple[int, int] | None = None
         self.register_buffer("nybble_input_kind", torch.tensor([kind], device=device))
         self.register_buffer("nybble_grad_scale", torch.zeros(1, device=device))
         self.register_buffer("nybble_grad_amax", torch.zeros(1, device=device))
@@ -216,6 +220,7 @@ class QuantizedLayer(nn.Module):
         if not self.training:
             return 0
         if not in_backward():
+            self._watch_clip()
             self._move_grad_scale()
             self.nybble_calls += 1
             if not self._draws_random_bits():
@@ -228,6 +233,29 @@ class QuantizedLayer(nn.Module):
         if not self._draws_random_bits():
             return 0
         return self._nybble_calls_seen.get(_fingerprint(x), int(self.nybble_calls.item()))
+
+    def _watch_clip(self) -> None:
+        """Say once that no optimizer holds the clip: the weight was stepped and the clip was not.
+
+        torch counts in-place changes of a tensor, and an optimizer's step is one. The weight's
+        count at the first gradient of the clip is compared with the one two steps later.
+        """
+        alpha = self.nybble_alpha
+        if alpha is None or alpha.grad is None or self._nybble_versions == (-1, -1):
+            return
+        now = (self.weight._version, alpha._version)
+        before = self._nybble_versions
+        if before is None:
+            self._nybble_versions = now
+        elif now[1] != before[1]:
+            self._nybble_versions = (-1, -1)  # the clip moves: nothing to watch
+        elif now[0] > before[0] + 1 and alpha.requires_grad:
+            self._nybble_versions = (-1, -1)
+            warnings.warn(
+                f"the PACT clip {self.nybble_name}.nybble_alpha gets gradients, but no optimizer"
+                " steps it: pass nybble.param_groups(model, lr=...) to the optimizer",
+                stacklevel=5,
+            )
 
     def _new_iteration(self) -> bool:
         return len(self._nybble_calls_seen) >= 64
