@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 
 from nybble.errors import UserError
+from nybble.studies import jobs
 from nybble.studies.jobs import side_by_side
 from nybble.studies.outcome import Outcome
 from nybble.studies.plan import Plan
@@ -213,6 +214,16 @@ def dies(config):
 def full(config):
     raise UserError("the disk is full")
 
+def talks(config):
+    folder = Path(config.out)
+    folder.mkdir()
+    (folder / "log.txt").write_text("2026-11-22 10:00:00  epoch 1/9  step 3/7\\n")
+    time.sleep(1.0)
+    return good(config)
+
+def by_name(config):
+    return globals()[config.recipe](config)
+
 def waits(config):
     with StopRequest() as stop:
         Path(config.out).write_text("ready")
@@ -237,19 +248,25 @@ def crashed(config: TrainConfig, reason: str) -> Outcome:
     return Outcome(config.recipe, config.seed, "failed", "", reason=reason)
 
 
-def test_jobs_run_in_processes_of_their_own(helper: Any) -> None:
-    waiting = [(n, TrainConfig(seed=n)) for n in (1, 2)]
-    events = list(side_by_side(waiting, 2, helper.good, crashed))
-    assert [place for place, _, outcome in events if outcome is None] == [1, 2]
+def test_jobs_run_in_processes_of_their_own(
+    helper: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(jobs, "PROGRESS_SECONDS", 0.4)
+    said: list[str] = []
+    recipes = {1: "good", 2: "dies", 3: "talks"}
+    waiting = [
+        (place, TrainConfig(recipe=recipe, seed=place, out=str(tmp_path / recipe)))
+        for place, recipe in recipes.items()
+    ]
+    events = list(side_by_side(waiting, 3, helper.by_name, crashed, said.append))
+    assert [place for place, _, outcome in events if outcome is None] == [1, 2, 3]
     outcomes = {place: outcome for place, _, outcome in events if outcome is not None}
-    assert {place: o.seed for place, o in outcomes.items()} == {1: 1, 2: 2}
-    processes = {o.metric for o in outcomes.values()} | {float(os.getpid())}
-    assert len(processes) == 3
-
-
-def test_a_process_that_dies_is_a_failed_run(helper: Any) -> None:
-    events = list(side_by_side([(1, TrainConfig())], 2, helper.dies, crashed))
-    assert events[-1][2] == crashed(TrainConfig(), "its process ended with status 3")
+    assert {place: (o.recipe, o.seed) for place, o in outcomes.items()} == {
+        place: (recipe, place) for place, recipe in recipes.items()
+    }
+    assert outcomes[2] == crashed(waiting[1][1], "its process ended with status 3")
+    assert len({outcomes[1].metric, outcomes[3].metric, float(os.getpid())}) == 3
+    assert "run 3  talks seed 3  epoch 1/9  step 3/7" in said
 
 
 def test_a_full_disk_in_a_process_stops_all(helper: Any) -> None:

@@ -5,9 +5,9 @@ child once, by SIGTERM, to save and stop; a second signal would end a child befo
 child whose parent is gone (SIGKILL) stops itself in the same way, so no run goes on unseen and no
 two processes write to one folder.
 
-Progress of a child is in its log.txt only, and every child takes the threads of its configuration.
-The step times of such runs disturb each other, which is why the ratio of step times in the table is
-measured separately (`steptime`).
+A child is silent; now and then the parent repeats the last line of every child's log.txt.  Every
+child takes the threads of its configuration.  The step times of such runs disturb each other, which
+is why the ratio of step times in the table is measured separately (`steptime`).
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ import multiprocessing
 import os
 import signal
 import threading
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from multiprocessing.connection import Connection, wait
@@ -25,6 +26,7 @@ from nybble.errors import UserError
 from nybble.studies.outcome import Outcome
 from nybble.training.allocator import keep_freed_memory
 from nybble.training.config import TrainConfig
+from nybble.training.folder import LOG_FILE
 from nybble.training.signals import Interrupted, StopRequest
 
 RunOne = Callable[[TrainConfig], Outcome]
@@ -32,16 +34,22 @@ Crashed = Callable[[TrainConfig, str], Outcome]
 Event = tuple[int, TrainConfig, Outcome | None]
 
 POLL_SECONDS = 0.2
+PROGRESS_SECONDS = 30.0
+"""How often the parent tells where every child is."""
 
 
 def side_by_side(
-    waiting: list[tuple[int, TrainConfig]], jobs: int, run_one: RunOne, crashed: Crashed
+    waiting: list[tuple[int, TrainConfig]],
+    jobs: int,
+    run_one: RunOne,
+    crashed: Crashed,
+    say: Callable[[str], None] = lambda line: None,
 ) -> Iterator[Event]:
     """Run the configurations in `jobs` processes at a time.
 
     Yields (place, config, None) when a run starts and (place, config, outcome) when it has ended.
     `run_one` is called in the child; `crashed` (in the parent) makes the outcome of a child that
-    ended without an answer.
+    ended without an answer; `say` gets a line for every child every `PROGRESS_SECONDS`.
 
     Raises:
         Interrupted: a signal; the children have been asked to save and have ended.
@@ -50,6 +58,7 @@ def side_by_side(
     context = multiprocessing.get_context("spawn")
     queue = list(waiting)
     active: dict[int, tuple[BaseProcess, Connection, int, TrainConfig]] = {}
+    told = time.monotonic()
     with StopRequest() as stop:
         try:
             while queue or active:
@@ -66,6 +75,10 @@ def side_by_side(
                         "Stopped; every run has saved a checkpoint. The same command continues.",
                         stop.signum,
                     )
+                if time.monotonic() - told >= PROGRESS_SECONDS:
+                    told = time.monotonic()
+                    for _, _, place, config in active.values():
+                        say(f"run {place}  {config.recipe} seed {config.seed}  {last_line(config)}")
                 for ended in wait(list(active), timeout=POLL_SECONDS):
                     if isinstance(ended, int):
                         process, receiver, place, config = active.pop(ended)
@@ -76,6 +89,20 @@ def side_by_side(
                 process.terminate()
             for process, *_ in active.values():
                 process.join()
+
+
+def last_line(config: TrainConfig) -> str:
+    """The last line of a run's log, without its time stamp; empty before there is one.
+
+    >>> last_line(TrainConfig(out="no such folder"))
+    ''
+    """
+    try:
+        text = (config.run_folder() / LOG_FILE).read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return ""
+    lines = text.splitlines()
+    return lines[-1].partition("  ")[2] if lines else ""
 
 
 def _work(config: TrainConfig, sender: Connection, run_one: RunOne) -> None:

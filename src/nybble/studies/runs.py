@@ -65,7 +65,9 @@ def run_all(
         say(f"{head}  {_verdict(known)} (from an earlier call)")
         outcomes[config.out or ""] = known
         done(known)
-    runner = _one_by_one(waiting) if jobs <= 1 else side_by_side(waiting, jobs, run_one, _crashed)
+    runner = (
+        _one_by_one(waiting) if jobs <= 1 else side_by_side(waiting, jobs, run_one, _crashed, say)
+    )
     for place, config, outcome in runner:
         head = f"run {place}/{len(configs)}  {_name(config)}"
         if outcome is None:
