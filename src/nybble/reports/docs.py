@@ -1,6 +1,7 @@
 """The pages of docs/ that are made from data: results from records, recipes from the registry.
 
-    python -m nybble.reports.docs            writes docs/results.md and docs/recipes.md
+    python -m nybble.reports.docs            writes docs/results.md, docs/recipes.md, and the
+                                             README's table
     python -m nybble.reports.docs --check    changes nothing; status 1 if a page is not current
 
 Every number on the results page comes from a file of results/, which it names.
@@ -8,6 +9,7 @@ Every number on the results page comes from a file of results/, which it names.
 
 from __future__ import annotations
 
+import re
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -112,16 +114,45 @@ def recipes_page() -> str:
     return "\n".join(lines) + "\n"
 
 
+_BLOCK = re.compile(r"(<!-- results: ([\w-]+) -->\n).*?(<!-- end of results -->)", re.DOTALL)
+
+
+def with_results(text: str, records: Mapping[str, Mapping[str, Any]]) -> str:
+    """`text` with every block between `<!-- results: NAME -->` and `<!-- end of results -->` made
+    anew from that record; a record that does not exist yet leaves a line that says so.
+
+    >>> print(with_results("<!-- results: x -->\\n<!-- end of results -->", {}))
+    <!-- results: x -->
+    (not recorded yet)
+    <!-- end of results -->
+    """
+
+    def block(match: re.Match[str]) -> str:
+        name = match[2]
+        body = "(not recorded yet)"
+        if name in records:
+            lines = _section(name, records[name])
+            body = "\n".join(["", f"**{lines[0].removeprefix('## ')}**", *lines[1:], ""])
+        return f"{match[1]}{body}\n{match[3]}"
+
+    return _BLOCK.sub(block, text)
+
+
 def pages(root: Path) -> dict[Path, str]:
     """Every generated page of the project at `root`: its path and its text.
 
     Raises:
         UserError: a file in results/ is not a record.
     """
-    return {
-        root / "docs" / "results.md": results_page(load_all(root / "results")),
+    records = load_all(root / "results")
+    made = {
+        root / "docs" / "results.md": results_page(records),
         root / "docs" / "recipes.md": recipes_page(),
     }
+    readme = root / "README.md"
+    if readme.is_file():
+        made[readme] = with_results(readme.read_text(encoding="utf-8"), records)
+    return made
 
 
 def stale(root: Path) -> list[Path]:
