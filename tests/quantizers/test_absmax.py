@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from nybble.errors import UserError
 from nybble.formats import get_format
 from nybble.quantizers import AbsMax, Quantizer, oracle, quantize
+from nybble.quantizers.scales.blocks import mx_from_codes
 
 FORMATS = ["int4", "int4_sym", "fp4_radix4", "fp4_radix2", "fp4_e2m1", "int8_sym", "fp8_e4m3"]
 
@@ -157,6 +158,15 @@ def test_power_of_two_clips_nothing_and_wastes_no_octave(name: str) -> None:
         assert math.frexp(scale)[0] == 0.5
         assert format.max_value / 2 < float(x.max()) / scale <= format.max_value
         assert 1.0 / scale == oracle.warm_start(float(x.max()), format.max_value)
+
+
+def test_every_e8m0_code_has_its_scale() -> None:
+    codes = torch.arange(256, dtype=torch.uint8)
+    fit = mx_from_codes(codes, {})
+    assert fit.scale[:255].tolist() == [2.0 ** (code - 127) for code in range(255)]
+    assert fit.inv[:255].tolist() == [2.0 ** (127 - code) for code in range(255)]
+    assert math.isnan(fit.scale[255])
+    assert math.isnan(fit.inv[255])
 
 
 CONFIGS = [

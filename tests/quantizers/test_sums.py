@@ -142,3 +142,17 @@ def test_wrong_input_is_a_user_error() -> None:
         tree_sum(torch.arange(3))
     with pytest.raises(UserError, match="dimension 2"):
         per_channel_sum(torch.zeros(2, 2), 2)
+
+
+class Fake(torch.Tensor):
+    """A subclass, which the numpy path must leave alone, like a tensor of another device."""
+
+
+@pytest.mark.parametrize("n", [0, 5, 3000, 70_000])
+def test_tensor_subclasses_and_other_devices_stay_in_torch(n: int) -> None:
+    x = numbers(2, n)
+    result = sums.tree_sum_last(x.as_subclass(Fake))
+    assert result.shape == (2,)
+    assert torch.equal(result.as_subclass(torch.Tensor), sums.tree_sum_last(x))
+    assert sums.tree_sum_last(x.to("meta")).shape == (2,)
+    assert tree_sum(x.to("meta")).device.type == "meta"
