@@ -40,8 +40,9 @@ def convert(
 ) -> nn.Module:
     """Make `model` train by `recipe`, in place; returns the same module.
 
-    rules: module name (or `re:` and a regular expression) -> recipe name, `LayerSpec`, or None to
-    leave the layer in float32; tried in order, before the recipe's own.
+    rules: module name (or `re:` and a regular expression) -> recipe (of which the layer takes the
+    six slots), `LayerSpec`, or None to leave the layer in float32; tried in order, before the
+    recipe's own.
     backend: `auto`, `reference` or `native`. accumulate: `fast` (float32 sums) or `exact`.
     activations: None decides from each layer's first batch; `unsigned` or `signed` decides now.
     strict: refuse layers that multiply weights and cannot be converted, and slower fall-backs.

@@ -11,7 +11,9 @@ import torch
 from torch import nn
 
 import nybble
+from nybble.formats import get_format
 from nybble.ops.spec import SLOTS, LayerSpec, parse_spec
+from nybble.quantizers import PACT, AbsMax, GradScale, Quantizer
 from nybble.recipes import RECIPES, LayerFacts, Recipe, Rule, get_recipe
 from nybble.recipes.sun2020 import SWITCHES
 
@@ -153,6 +155,49 @@ def test_rule_descriptions_and_patterns():
     assert Rule(None, name="re:^a").matches(facts("abc"))
     assert not Rule(None, name="a").matches(facts("abc"))
     assert not Rule(None, type="linear").matches(facts())
+
+
+@pytest.mark.parametrize(
+    ("slot", "value", "message"),
+    [
+        ("output_input", "same", "takes a Quantizer"),
+        ("output_weight", Quantizer(get_format("fp4_radix4"), GradScale()), "for gradients"),
+        ("grad_input_grad", Quantizer(get_format("fp16"), GradScale()), "integers"),
+        ("output_weight", Quantizer(get_format("uint4"), PACT()), "inputs"),
+        ("output_weight", Quantizer(get_format("int4"), AbsMax("block")), "block scales"),
+    ],
+)
+def test_slots_refuse_scales_that_have_no_use_there(slot, value, message):
+    with pytest.raises(nybble.UserError, match=message):
+        LayerSpec(**{slot: value})
+
+
+def test_slots_of_other_granularity_and_backward_quantizers_of_their_own():
+    """Row scales on inputs, channel scales on gradients, and operands quantised anew for backward:
+    results stay near float32's, whichever multipliers can leave the sum."""
+    eight = get_format("int8")
+    spec = LayerSpec(
+        output_input=Quantizer(eight, AbsMax("row")),
+        output_weight=Quantizer(eight, AbsMax("channel", axis=0)),
+        grad_input_grad=Quantizer(eight, AbsMax("row")),
+        grad_input_weight=Quantizer(eight, AbsMax("channel", axis=1)),
+        grad_weight_grad=Quantizer(eight, AbsMax("channel", axis=1)),
+        grad_weight_input=Quantizer(eight, AbsMax("channel", axis=1)),
+    )
+    recipe = Recipe("rows", "8-bit rows and channels", "here", spec)
+    torch.manual_seed(0)
+    plain = nn.Linear(32, 16)
+    x = torch.randn(24, 32, requires_grad=True)
+    y = plain(x)
+    y.square().sum().backward()
+    for accumulate in ("fast", "exact"):
+        layer = nybble.convert(copy.deepcopy(plain), recipe, accumulate=accumulate)
+        layer.zero_grad()
+        x2 = x.detach().clone().requires_grad_()
+        z = layer(x2)
+        z.square().sum().backward()
+        for ours, theirs in ((z, y), (x2.grad, x.grad), (layer.weight.grad, plain.weight.grad)):
+            assert (ours - theirs).norm() < 0.03 * theirs.norm()
 
 
 def test_specs_refuse_what_they_do_not_know():

@@ -20,13 +20,14 @@ from nybble.nn.registry import quantized_layers
 def param_groups(
     model: nn.Module,
     *,
-    lr: float,
-    weight_decay: float = 0.0,
+    lr: float | None = None,
+    weight_decay: float | None = None,
     alpha_lr: float | None = None,
     alpha_weight_decay: float | None = None,
 ) -> list[dict[str, Any]]:
     """Three groups, named `weights`, `no_decay` and `clips`; empty ones are left out.
 
+    What is None is left to the optimizer's own default, but biases and normalisation never decay;
     `alpha_lr` and `alpha_weight_decay` default to `lr` and `weight_decay`. Works on models that
     were not converted as well.
 
@@ -53,7 +54,11 @@ def param_groups(
             "weight_decay": weight_decay if alpha_weight_decay is None else alpha_weight_decay,
         },
     ]
-    return [group for group in groups if group["params"]]
+    return [
+        {key: value for key, value in group.items() if value is not None}
+        for group in groups
+        if group["params"]
+    ]
 
 
 def unheld_clips(model: nn.Module, optimizer: torch.optim.Optimizer) -> list[str]:

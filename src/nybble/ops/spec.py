@@ -20,7 +20,9 @@ from typing import Any, Final, Literal
 
 from nybble.errors import UserError
 from nybble.formats import get_format
-from nybble.quantizers import Quantizer
+from nybble.quantizers import PACT, GradScale, Quantizer
+
+_SHARED: Final = ("grad_input_weight", "grad_weight_input")
 
 Same = Literal["same"]
 SAME: Final[Same] = "same"
@@ -81,6 +83,17 @@ class LayerSpec:
     accumulator: Accumulator = EXACT
     signed_inputs: Literal["symmetric", "two_sided"] = "symmetric"
 
+    def __post_init__(self) -> None:
+        for name in SLOTS:
+            value = getattr(self, name)
+            if isinstance(value, Quantizer):
+                _check_slot(name, value)
+            elif value is not None and not (value == SAME and name in _SHARED):
+                raise UserError(
+                    f"slot {name} is {value!r}: it takes a Quantizer, None for float32"
+                    + (", or 'same'" if name in _SHARED else "")
+                )
+
     def slot(self, name: str) -> Slot:
         """The quantizer of a slot, with `SAME` resolved to the forward operand's.
 
@@ -125,6 +138,20 @@ class LayerSpec:
     def key(self) -> str:
         """The canonical JSON text: what operators receive, since their schemas know strings."""
         return json.dumps(self.to_dict(), sort_keys=True, separators=(",", ":"))
+
+
+def _check_slot(name: str, quantizer: Quantizer) -> None:
+    """Refuse a scale where a layer has no use for it."""
+    scale = quantizer.scale
+    is_gradient = name in ("grad_input_grad", "grad_weight_grad")
+    if isinstance(scale, GradScale) and not is_gradient:
+        raise UserError(f"slot {name}: GradScale is for gradients; use AbsMax, SAWB or PACT")
+    if isinstance(scale, GradScale) and quantizer.format.unit is None:
+        raise UserError(f"slot {name}: GradScale needs a format of integers and a unit")
+    if isinstance(scale, PACT) and not name.endswith("_input"):
+        raise UserError(f"slot {name}: PACT learns the clip of inputs; use SAWB or AbsMax")
+    if getattr(scale, "granularity", "tensor") == "block":
+        raise UserError(f"slot {name}: block scales are not supported in layers, only in quantize")
 
 
 @lru_cache(maxsize=4096)
