@@ -19,13 +19,15 @@ from nybble.training.loop import Run, train
 from nybble.training.optimizers import plain_groups
 from nybble.training.result import read_result
 from nybble.training.schedule import factor
+from nybble.training.tasks import vision
 from nybble.training.tasks.vision import VisionTask
 
 Make = Callable[..., TrainConfig]
 
 
-def test_the_loop_is_plain_sgd(tiny: Make) -> None:
-    """The same weights as a loop written out by hand."""
+def test_the_loop_is_plain_sgd(tiny: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The same weights and numbers as a loop written out by hand."""
+    monkeypatch.setattr(vision, "TEST_BATCH", 8)  # 20 images: the last batch is smaller
     config = tiny(weight_decay=0.01, schedule="cosine", warmup=0.25)
     run = Run(config)
     model = Run(config).model
@@ -58,6 +60,10 @@ def test_the_loop_is_plain_sgd(tiny: Make) -> None:
     model.eval()
     correct = sum((model(x).argmax(1) == y).sum().item() for x, y in task.test_batches())
     assert record["final"]["test_accuracy"] == correct / 20
+    x, y = task.batches.test_batch(0, 20)
+    with torch.no_grad():
+        expected_loss = F.cross_entropy(model(x), y).item()
+    assert record["final"]["test_loss"] == pytest.approx(expected_loss, rel=1e-5)
 
 
 @pytest.mark.parametrize("recipe", ["sun2020", "hfp8"])

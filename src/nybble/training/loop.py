@@ -344,10 +344,12 @@ class Run:
             return loss * self.loss_scale
 
         place = diagnose.locate(self.model, repeat, inputs)
+        scaled = f", or a smaller --loss-scale (it is {self.loss_scale:g})"
+        scaled = scaled if self.loss_scale > 1 else ""
         return NonFiniteError(
             f"Training stopped at step {self.done + 1} (epoch {self.state.epoch + 1}, step "
             f"{self.state.step + 1}): {what}. The first non-finite value arose {place}. "
-            "A smaller --lr or a longer --warmup often helps."
+            f"A smaller --lr or a longer --warmup often helps{scaled}."
         )
 
     def note_failure(self, error: Exception) -> None:
