@@ -52,6 +52,31 @@ def test_notes_name_failures_dead_layers_and_the_choice() -> None:
     assert "3 seeds (0, 1, 2)" in text
 
 
+def test_a_wide_interval_says_how_many_seeds_would_narrow_it() -> None:
+    # Differences -0.4, 0.0, -0.3: sd 0.208, so t(0.975, 3) * 0.208 / 2 = 0.331 for four seeds.
+    text = "\n".join(notes(RECORD))
+    assert f"{sample.BEST}: with this spread between seeds, about 4 seeds" in text
+    assert "sun2020: with this spread" not in text  # two pairs only
+    assert not any(
+        "with this spread" in n
+        for n in notes(
+            sample.record(
+                metric={
+                    "name": "perplexity",
+                    "unit": "",
+                    "digits": 3,
+                    "higher_is_better": False,
+                }
+            )
+        )
+    )
+
+
+def test_runs_at_the_same_time_are_told() -> None:
+    assert any("2 runs went on at a time" in note for note in notes(sample.record(jobs=2)))
+    assert not any("at a time" in note for note in notes(RECORD))
+
+
 def test_runs_of_different_commits_are_told() -> None:
     origin = {"commit": "aaa", "cpu": "c", "threads": 1, "torch": "2.13.0"}
     same = [replace(run, origin=origin) for run in sample.outcomes()]

@@ -8,6 +8,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from nybble.studies.statistics import pairs_for_half_width
+
+PRECISION = 0.5
+"""Half the width, in points, of an interval that is narrow enough not to ask for more seeds."""
+
 NONE = "-"
 """An empty cell: the quantity does not exist for this row."""
 
@@ -188,7 +193,8 @@ def notes(record: Mapping[str, Any]) -> list[str]:
         )
     else:
         found.append("fp32 is not among the recipes, so there are no differences.")
-    found += _timing_notes(record.get("timing"))
+    found += _precision_notes(record)
+    found += _timing_notes(record)
     if record.get("selection"):
         found.append(_selection_note(record["selection"]))
     found += _origin_notes(record["runs"])
@@ -205,15 +211,44 @@ def notes(record: Mapping[str, Any]) -> list[str]:
     return found
 
 
-def _timing_notes(timing: Mapping[str, Any] | None) -> list[str]:
-    if not timing:
+def _precision_notes(record: Mapping[str, Any]) -> list[str]:
+    """How many seeds would narrow a wide interval; only for percent, and from three pairs on."""
+    if record["metric"].get("unit") != "%":
         return []
-    how = ", ".join(dict.fromkeys(timing["backend"].values()))
-    return [
-        f"Step time: median over {timing['pairs']} pairs of steps measured in turn in one process "
-        f"(batch {timing['batch_size']}, {_count(timing['threads'], 'thread')}, backend {how}); "
-        "the bracket is its 95 % interval by order statistics, or else the smallest and largest."
-    ]
+    found = []
+    for row in record["rows"]:
+        pairs = row["difference"]
+        if not pairs or pairs["n"] < 3 or pairs["sd"] is None:
+            continue
+        needed = pairs_for_half_width(pairs["sd"], PRECISION)
+        if needed > pairs["n"]:
+            found.append(
+                f"{row['recipe']}: with this spread between seeds, about {needed} seeds would "
+                f"narrow the interval to ±{PRECISION} points."
+            )
+    return found
+
+
+def _timing_notes(record: Mapping[str, Any]) -> list[str]:
+    found = []
+    if record["baseline"]:
+        text = (
+            f"Time to {record['baseline']}'s {record['metric']['name']}: wall time of the training "
+            "steps until the first epoch that ended at least as well as the same seed's "
+            f"{record['baseline']} run; the median of the seeds that got there"
+        )
+        jobs = record.get("jobs", 1)
+        found.append(text + (f"; {jobs} runs went on at a time." if jobs > 1 else "."))
+    timing = record.get("timing")
+    if timing:
+        how = ", ".join(dict.fromkeys(timing["backend"].values()))
+        found.append(
+            f"Step time: median over {timing['pairs']} pairs of steps measured in turn in one "
+            f"process (batch {timing['batch_size']}, {_count(timing['threads'], 'thread')}, "
+            f"backend {how}); the bracket is its 95 % interval by order statistics, or else the "
+            "smallest and largest."
+        )
+    return found
 
 
 def _selection_note(selection: Mapping[str, Any]) -> str:

@@ -241,6 +241,7 @@ def assemble(
         outcomes=outcomes,
         timing=timing,
         selection=choice,
+        jobs=config.jobs,
     )
 
 

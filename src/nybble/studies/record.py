@@ -6,6 +6,7 @@
     task, metric    metric: name, unit, and how many digits a report shows
     baseline        the recipe that others are compared with ("fp32"), or null
     configuration   the training configuration shared by all runs, the recipes and the seeds
+    jobs            how many runs went on at the same time, which slows each of them
     environment     versions, machine, commit
     rows            one a recipe (see `outcome.make_row`), in the order of the table, each with
                     "selected" (null, or how it was chosen on other seeds)
@@ -48,6 +49,7 @@ def make_record(
     outcomes: Sequence[Outcome],
     timing: Mapping[str, Any] | None = None,
     selection: Mapping[str, Any] | None = None,
+    jobs: int = 1,
 ) -> dict[str, Any]:
     """Assemble the record; rows are in the order of `recipes`, runs by seed and then recipe.
 
@@ -78,6 +80,7 @@ def make_record(
         "configuration": dict(configuration),
         "recipes": list(recipes),
         "seeds": list(seeds),
+        "jobs": jobs,
         "environment": dict(environment),
         "rows": rows,
         "runs": [run.to_dict() for run in runs],
