@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from nybble.training import machine
 from nybble.training.config import TrainConfig
 from nybble.training.loop import Run, train
-from nybble.training.optimizers import plain_groups
+from nybble.training.optimizers import build_optimizer
 from nybble.training.result import read_result
 from nybble.training.schedule import factor
 from nybble.training.tasks import vision
@@ -174,11 +174,11 @@ def test_record_of_a_recipe(tiny: Make, tmp_path: Path) -> None:
 
 def test_weight_decay_groups() -> None:
     model = torch.nn.Sequential(torch.nn.Conv2d(1, 2, 3), torch.nn.BatchNorm2d(2))
-    model[0].bias.requires_grad_(False)
-    decayed, free = plain_groups(model, 0.1)
+    decayed, free = build_optimizer(model, TrainConfig(weight_decay=0.1, lr=0.5)).param_groups
     assert decayed["weight_decay"] == 0.1 and free["weight_decay"] == 0
+    assert decayed["peak_lr"] == free["peak_lr"] == 0.5
     assert decayed["params"] == [model[0].weight]
-    assert len(free["params"]) == 2
+    assert len(free["params"]) == 3
 
 
 @pytest.mark.parametrize("name", ["onecycle", "cosine", "step", "constant"])

@@ -83,7 +83,7 @@ class Run:
         self.model, self.recipe = build_model(config, self.task)
         scale = config.loss_scale or getattr(self.recipe, "loss_scale", None) or 1.0
         self.loss_scale = float(scale)
-        self.optimizer = build_optimizer(self.model, config, self.recipe is not None)
+        self.optimizer = build_optimizer(self.model, config)
         self.about = self.task.describe()
         self.state = RunState()
         self.watch = GradientWatch(self.model, self.task.steps_per_epoch)
