@@ -53,7 +53,7 @@ SWITCHES = (
         "phases",
         ("even-odd", "odd-even", "even-even", "odd-odd"),
         "even-odd",
-        "which phase feeds grad_input and which grad_weight: no stored text says; the even grid"
+        "which phase feeds grad_input and which grad_weight: no available text says; the even grid"
         " goes to grad_input, whose bias would be carried through all layers below; equal phases"
         " are the ablation without two-phase rounding",
     ),
