@@ -339,8 +339,9 @@ def _hardshrink_(y: Tensor, bound: float) -> Tensor:
 def aligned_plan(fmt: LogFormat, rounding: Rounding) -> AlignedPlan | None:
     """Return the constants for the bit path, or None where the thresholds do not allow it.
 
-    It needs a base of 2, 4 or 16 and thresholds whose bit patterns are one constant apart, the
-    next one above the largest value included (so that a clamp at the largest value suffices).
+    It needs a base of 2, 4 or 16 and thresholds whose bit patterns are one constant apart. The
+    clamp at the largest value never reaches the next threshold, since every factor is below the
+    base.
 
     >>> hex(aligned_plan(LogFormat(4, 4), LogNearest("1.6")).add)
     '0x3e00000'
@@ -362,7 +363,7 @@ def aligned_plan(fmt: LogFormat, rounding: Rounding) -> AlignedPlan | None:
     while add < 1 << 23 or bits[0] + add < 127 << 23:
         add += step
     first = torch.tensor([bits[0] + add], dtype=torch.int32).view(torch.float32).item()
-    plan = AlignedPlan(
+    return AlignedPlan(
         shrink=shrink,
         add=add,
         mask=-step,
@@ -370,7 +371,6 @@ def aligned_plan(fmt: LogFormat, rounding: Rounding) -> AlignedPlan | None:
         base=fmt.base,
         limit_bits=bits[-1] + step,
     )
-    return plan if plan.covers(fmt.max_value) else None
 
 
 # -- stochastic rounding ----------------------------------------------------------------------
