@@ -334,3 +334,9 @@ def test_mid_is_the_arithmetic_midpoint() -> None:
         for low, high, threshold in zip(levels, levels[1:], fmt.thresholds()[1:], strict=False):
             assert threshold == float32_at_least((low + high) / 2)
     assert FP4_RADIX4.thresholds() == FP4_RADIX4.thresholds(LogNearest("1.6"))
+
+
+def test_ties_between_two_float32_go_to_the_even_one() -> None:
+    for tie, even in ((2**24 + 1, 2**24), (2**24 + 3, 2**24 + 4), (-(2**24) - 1, -(2**24))):
+        assert nearest_float32(Fraction(tie)) == even
+        assert oracle.to_float32(Fraction(tie)) == even
