@@ -29,3 +29,13 @@ def test_python_blocks_run(page: Path, tmp_path: Path, monkeypatch: pytest.Monke
 def test_blocks_are_found() -> None:
     page = "a\n```python\nx = 1\n```\n```\nnot python\n```\n```python\nx = 2\ny = 3\n```\n"
     assert blocks(page) == [(3, "x = 1\n"), (9, "x = 2\ny = 3\n")]
+
+
+def test_every_page_is_in_the_navigation_and_linked_from_the_readme() -> None:
+    pages = {page.name for page in (ROOT / "docs").glob("*.md")}
+    navigation = (ROOT / "mkdocs.yml").read_text(encoding="utf-8")
+    assert set(re.findall(r": (\S+\.md)$", navigation, re.MULTILINE)) == pages
+    readme, index = (p.read_text(encoding="utf-8") for p in (PAGES[0], ROOT / "docs" / "index.md"))
+    for page in pages - {"index.md"}:
+        assert f"](docs/{page})" in readme, f"README.md does not link docs/{page}"
+        assert f"]({page})" in index, f"docs/index.md does not link {page}"
