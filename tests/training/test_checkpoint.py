@@ -6,6 +6,7 @@ import errno
 import json
 import math
 import os
+import stat
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -249,3 +250,28 @@ def test_an_atomic_write_that_fails_leaves_the_old_file(
         write_atomic(path, b"new")
     assert path.read_bytes() == b"old"
     assert [entry.name for entry in tmp_path.iterdir()] == ["file"]
+
+
+def test_an_atomic_write_syncs_renames_and_syncs_the_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "file"
+    write_atomic(path, b"old")
+    events: list[str] = []
+    fsync, rename = os.fsync, os.replace
+
+    def watched_fsync(handle: int) -> None:
+        events.append("sync folder" if stat.S_ISDIR(os.fstat(handle).st_mode) else "sync file")
+        fsync(handle)
+
+    def watched_rename(source: Path, target: Path) -> None:
+        assert Path(source).read_bytes() == b"new" and path.read_bytes() == b"old"
+        assert Path(source).parent == tmp_path and target == path
+        events.append("rename")
+        rename(source, target)
+
+    monkeypatch.setattr(os, "fsync", watched_fsync)
+    monkeypatch.setattr(os, "replace", watched_rename)
+    write_atomic(path, b"new")
+    assert path.read_bytes() == b"new"
+    assert events == ["sync file", "rename", "sync folder"]
