@@ -35,7 +35,7 @@ def quantized(x, w, alpha):
     return qx, scale_x, inside, qw, scale_w
 
 
-def run(x, w, bias, alpha, dy, geometry, state=0.0, spec=SPEC, accumulate="exact"):
+def run(x, w, bias, alpha, dy, geometry, state=0.0, spec=SPEC, accumulate="exact", needs=(1, 1, 1)):
     call = LayerCall(spec, geometry, accumulate, "reference", 0, 0, 0)
     tensor = torch.from_numpy
     y, saved = torch.ops.nybble.layer_forward(
@@ -56,7 +56,7 @@ def run(x, w, bias, alpha, dy, geometry, state=0.0, spec=SPEC, accumulate="exact
         list(w.shape),
         *call.arguments(),
         [False, False],
-        [True, True, True],
+        list(map(bool, needs)),
     )
     return y, back
 
@@ -196,3 +196,16 @@ def test_empty_and_single_batches(shape):
     w = np.ones((4, 3), np.float32)
     y, (dx, dw, *_) = run(x, w, None, 1.0, np.ones((shape[0], 4), np.float32), Geometry("linear"))
     assert y.shape == (shape[0], 4) and dx.shape == shape and dw.shape == (4, 3)
+
+
+@pytest.mark.parametrize("offset", ["-1", "+1"])
+@pytest.mark.parametrize("phases", ["even-odd", "odd-even", "even-even", "odd-odd"])
+@pytest.mark.parametrize("needs_input", [True, False])
+def test_grad_scale_aims_at_the_even_grid_whatever_is_computed(phases, offset, needs_input):
+    """A first layer has no grad_input Gemm, and yet the same scale as any other layer."""
+    spec = get_recipe(f"sun2020:phases={phases}+odd_offset={offset}").spec
+    rng = np.random.default_rng(0)
+    x, w, dy = (rng.normal(size=s).astype(np.float32) for s in ((4, 3), (5, 3), (4, 5)))
+    needs = [needs_input, True, False]
+    _, (*_, amax, scale) = run(x, w, None, 1.0, dy, Geometry("linear"), spec=spec, needs=needs)
+    assert 32 < amax.item() * scale.item() <= 64

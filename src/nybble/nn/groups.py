@@ -16,7 +16,6 @@ from torch import nn
 
 from nybble.nn.registry import quantized_layers
 
-
 CLIP_RATE = 0.1
 """Default learning rate of clips, as a share of the weights'. A clip's gradient is a sum over all
 clipped elements of a batch. At the weights' own rate of 0.2, one clip of a ResNet-8 ran from 2 to

@@ -30,7 +30,7 @@ from nybble.formats import get_format
 from nybble.nn.function import LayerCall, LayerFunction
 from nybble.ops.geometry import Geometry
 from nybble.ops.spec import LayerSpec
-from nybble.quantizers import PACT, GradScale, Quantizer, Stochastic
+from nybble.quantizers import PACT, Quantizer, Stochastic
 
 _LINEAR = Geometry("linear")
 
@@ -267,13 +267,6 @@ class QuantizedLayer(nn.Module):
 
     # ---- GradScale --------------------------------------------------------------------------
 
-    def grad_scale_config(self) -> tuple[GradScale, Quantizer] | None:
-        """The GradScale of the gradient slots and the quantizer it belongs to, if there is one."""
-        for slot in (self.nybble_spec.grad_input_grad, self.nybble_spec.grad_weight_grad):
-            if isinstance(slot, Quantizer) and isinstance(slot.scale, GradScale):
-                return slot.scale, slot
-        return None
-
     @torch.no_grad()
     def observe_gradient(self, amax: Tensor, scale: Tensor) -> None:
         """Called by backward: keep the scale that was used and note the gradient's maximum."""
@@ -285,12 +278,12 @@ class QuantizedLayer(nn.Module):
 
     @torch.no_grad()
     def _move_grad_scale(self) -> None:
-        config = self.grad_scale_config()
-        if config is None or config[0].mode != "delayed":
+        rule = self.nybble_spec.grad_scale
+        if rule is None or rule[0].mode != "delayed":
             return
+        config, top = rule
         scale, amax = self.nybble_grad_scale, self.nybble_grad_amax
-        moved = config[0].update(scale, amax * scale, config[1].format.max_value)
-        scale.copy_(moved)
+        scale.copy_(config.update(scale, amax * scale, top))
         amax.zero_()
 
     # ---- state ------------------------------------------------------------------------------

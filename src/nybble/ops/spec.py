@@ -14,12 +14,12 @@ A `LayerSpec` is data: frozen, comparable, and written as JSON for operators and
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from functools import cached_property, lru_cache
 from typing import Any, Final, Literal
 
 from nybble.errors import UserError
-from nybble.formats import get_format
+from nybble.formats import LogFormat, get_format
 from nybble.quantizers import PACT, GradScale, Quantizer
 
 _SHARED: Final = ("grad_input_weight", "grad_weight_input")
@@ -109,6 +109,21 @@ class LayerSpec:
     def quantizes(self) -> bool:
         """Whether any operand leaves float32."""
         return any(self.slot(name) is not None for name in SLOTS)
+
+    @cached_property
+    def grad_scale(self) -> tuple[GradScale, float] | None:
+        """The GradScale of the gradient slots and the `Max` of its rule, or None.
+
+        Both slots read one scaled gradient, so a layer has one state. `Max` is the largest value
+        of the even grid, whichever phase feeds which Gemm and whichever Gemm is needed: the phase
+        is then the only thing that a choice of phases changes.
+        """
+        for slot in (self.grad_input_grad, self.grad_weight_grad):
+            if slot is not None and isinstance(slot.scale, GradScale):
+                fmt = slot.format
+                even = replace(fmt, phase="even") if isinstance(fmt, LogFormat) else fmt
+                return slot.scale, even.max_value
+        return None
 
     def to_dict(self) -> dict[str, Any]:
         """A JSON-able dict; `LayerSpec.from_dict` is its inverse."""

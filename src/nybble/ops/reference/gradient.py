@@ -40,10 +40,8 @@ def quantize_gradient(
         for slot, want in zip(slots, wanted, strict=True)
     ]
     amax, scale, inverse, y = (grad.new_empty(0) for _ in range(4))
-    if any(scaled):
-        config = next(s.scale for s, use in zip(slots, scaled, strict=True) if s and use)
-        fmt = next(s.format for s, use in zip(slots, scaled, strict=True) if s and use)
-        amax, scale, inverse = _move(grad, grad_scale, config, fmt.max_value)  # type: ignore[arg-type]
+    if spec.grad_scale is not None and any(scaled):
+        amax, scale, inverse = _move(grad, grad_scale, *spec.grad_scale)
         y = grad * scale
     if all(scaled) and _one_pass(slots[0], slots[1]):
         first, second = slots
