@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
-import time
-
 import pytest
 import torch
 
 from nybble.errors import UserError
+from nybble.studies import steptime
 from nybble.studies.steptime import Sample, interleave, ratios, training_step
 
 
-def busy(milliseconds: float) -> None:
-    end = time.perf_counter() + milliseconds / 1000
-    while time.perf_counter() < end:
-        pass
+class Clock:
+    """A clock that only steps move; its CPU time runs at half the speed."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+
+    def perf_counter(self) -> float:
+        return self.now
+
+    def process_time(self) -> float:
+        return self.now / 2
 
 
 def test_every_round_takes_every_step_once_in_alternating_order() -> None:
@@ -27,17 +33,24 @@ def test_every_round_takes_every_step_once_in_alternating_order() -> None:
     assert done == [(1, 4), (2, 4), (3, 4), (4, 4)]
 
 
-def test_a_slow_stretch_of_the_machine_does_not_move_the_ratio() -> None:
-    turn = {"a": 0, "b": 0}
+def test_a_slow_stretch_of_the_machine_does_not_move_the_ratio(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    clock, turns = Clock(), {"a": 0, "b": 0}
+    monkeypatch.setattr(steptime, "time", clock)
 
     def step(name: str, cost: float) -> None:
-        turn[name] += 1
-        busy(cost * (4 if turn[name] > 3 else 1))
+        turns[name] += 1
+        clock.now += cost * (4 if turns[name] > 3 else 1)
 
-    steps = {"a": lambda: step("a", 2.0), "b": lambda: step("b", 4.0)}
-    found = ratios(interleave(steps, pairs=7, warmup=0), "a")
-    assert found["b"]["wall"]["median"] == pytest.approx(2.0, rel=0.2)
+    steps = {"a": lambda: step("a", 2.0), "b": lambda: step("b", 5.0)}
+    samples = interleave(steps, pairs=7, warmup=1)
+    assert [s.wall for s in samples["a"]] == [2.0, 2.0, 8.0, 8.0, 8.0, 8.0, 8.0]
+    found = ratios(samples, "a")
+    assert found["b"]["wall"]["median"] == found["b"]["cpu"]["median"] == 2.5
+    assert found["b"]["wall"]["min"] == found["b"]["wall"]["max"] == 2.5
     assert found["a"]["wall"]["median"] == 1.0
+    assert (found["a"]["wall_ms"], found["a"]["cpu_ms"]) == (8000.0, 4000.0)
 
 
 def test_ratios_are_within_rounds() -> None:
