@@ -16,6 +16,7 @@ from typing import Literal
 from torch import nn
 
 from nybble.errors import UserError, suggest
+from nybble.nn.fastpath import allow_fast_paths, block_fast_paths
 from nybble.nn.registry import converted_class, layer_types, quantized_layers
 from nybble.nn.state import QuantizedLayer
 from nybble.ops.dispatch import choose_backend
@@ -55,7 +56,11 @@ def convert(
     >>> [type(layer).__module__.split(".")[0] for layer in model]
     ['nybble', 'torch', 'torch', 'nybble']
     """
+    if not isinstance(model, nn.Module):
+        raise UserError(f"convert takes a torch.nn.Module, not {type(model).__name__}")
     chosen = get_recipe(recipe)
+    if isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed < 2**63:
+        raise UserError(f"seed={seed!r}: use a whole number from 0 to 2**63 - 1")
     if accumulate not in ("fast", "exact"):
         raise UserError(f"accumulate={accumulate!r} is not known: use 'fast' or 'exact'")
     if activations not in (None, "unsigned", "signed"):
@@ -87,6 +92,7 @@ def convert(
             index=index,
             activations=activations,
         )
+    block_fast_paths(model)
     return model
 
 
@@ -97,6 +103,7 @@ def revert(model: nn.Module) -> nn.Module:
     >>> type(model[0]) is nn.Linear
     True
     """
+    allow_fast_paths(model)
     for _, layer in list(quantized_layers(model)):
         layer.detach_()
         # (QuantizedLayer, torch's class): the second base is what the layer was.
@@ -161,7 +168,15 @@ def _family(types: list[frozenset[str]]) -> frozenset[str]:
 
 def _user_rules(rules: Rules, names: list[str]) -> list[tuple[str, LayerSpec | Recipe | None]]:
     resolved: list[tuple[str, LayerSpec | Recipe | None]] = []
+    if not isinstance(rules, Mapping):
+        raise UserError(f"rules is {rules!r}: use a dict, layer name -> recipe, LayerSpec or None")
     for pattern, value in rules.items():
+        if not isinstance(pattern, str):
+            raise UserError(f"rule {pattern!r}: a layer's name is a string, as in {names[:1]}")
+        if value is not None and not isinstance(value, str | Recipe | LayerSpec):
+            raise UserError(
+                f"rule {pattern!r} is {value!r}: use a recipe, a LayerSpec, or None for float32"
+            )
         if not any(name_matches(pattern, name) for name in names):
             shown = ", ".join(names[:8]) + (", ..." if len(names) > 8 else "")
             raise UserError(

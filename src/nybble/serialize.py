@@ -22,6 +22,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from nybble.errors import UserError
+from nybble.nn.fastpath import block_fast_paths
 from nybble.nn.registry import converted_class, quantized_layers
 from nybble.nn.state import STATE, QuantizedLayer
 from nybble.ops.dispatch import choose_backend
@@ -117,6 +118,7 @@ def _match(model: nn.Module, layers: dict[str, dict[str, Any]], path: Path) -> N
             if module is None or cls is None:
                 raise UserError(f"load: {path} has a converted layer {name!r}, the model has none")
             _attach(module, cls, name, info)
+        block_fast_paths(model)
         return
     if set(present) != set(layers):
         odd = sorted(set(present) ^ set(layers))

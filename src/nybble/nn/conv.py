@@ -9,6 +9,7 @@ from __future__ import annotations
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from nybble.errors import UserError
 from nybble.nn.state import QuantizedLayer
 from nybble.ops.geometry import Geometry
 
@@ -18,8 +19,13 @@ class Conv2d(QuantizedLayer, nn.Conv2d):
 
     def forward(self, input: Tensor) -> Tensor:
         """[N, C, H, W] or [C, H, W], as torch's own."""
-        if input.dim() == 3:
+        if input.dim() == 3 and input.shape[0] == self.in_channels:
             return self._batched(input.unsqueeze(0)).squeeze(0)
+        if input.dim() != 4 or input.shape[1] != self.in_channels:
+            raise UserError(
+                f"{type(self).__name__}: the input's shape is {tuple(input.shape)}, but it must be"
+                f" [N, {self.in_channels}, H, W] or [{self.in_channels}, H, W]"
+            )
         return self._batched(input)
 
     def _batched(self, x: Tensor) -> Tensor:

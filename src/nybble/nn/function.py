@@ -69,6 +69,8 @@ class LayerFunction(torch.autograd.Function):
         needs = ctx.needs_input_grad
         save = needs[0] or needs[1] or needs[3]
         y, saved = torch.ops.nybble.layer_forward(x, weight, bias, alpha, *call.arguments(), save)
+        ctx.call, ctx.save = call, save
+        ctx.set_materialize_grads(False)
         if not save:
             return y  # type: ignore[no-any-return]
         spec = call.spec
@@ -78,10 +80,9 @@ class LayerFunction(torch.autograd.Function):
         raw_x = x if spec.slot("grad_weight_input") is None and needs[1] else None
         raw_weight = weight if rereads(spec.slot("grad_input_weight")) else None
         ctx.save_for_backward(raw_x, raw_weight, *saved)
-        ctx.call, ctx.layer = call, layer
+        ctx.layer = layer
         ctx.x_shape, ctx.weight_shape = tuple(x.shape), tuple(weight.shape)
         ctx.channels_last = [is_channels_last(x), is_channels_last(weight)]
-        ctx.set_materialize_grads(False)
         return y  # type: ignore[no-any-return]
 
     @staticmethod
@@ -90,9 +91,15 @@ class LayerFunction(torch.autograd.Function):
         if grad is None:
             return (None,) * 6
         needs = ctx.needs_input_grad
+        grad = grad.float()
+        dbias = None
+        if needs[2]:
+            dims = [0, 2, 3] if ctx.call.geometry.kind == "conv2d" else list(range(grad.dim() - 1))
+            dbias = grad.sum(dims)
+        if not ctx.save:  # only the bias learns
+            return None, None, dbias, None, None, None
         raw_x, raw_weight, *saved = ctx.saved_tensors
         layer: QuantizedLayer = ctx.layer
-        grad = grad.float()
         dx, dw, dalpha, amax, scale = torch.ops.nybble.layer_backward(
             grad,
             raw_x,
@@ -106,10 +113,6 @@ class LayerFunction(torch.autograd.Function):
             [needs[0], needs[1], needs[3]],
         )
         layer.observe_gradient(amax, scale)
-        dbias = None
-        if needs[2]:
-            dims = [0, 2, 3] if ctx.call.geometry.kind == "conv2d" else list(range(grad.dim() - 1))
-            dbias = grad.sum(dims)
         return (
             dx if needs[0] else None,
             dw if needs[1] else None,

@@ -32,5 +32,5 @@ def choose_backend(name: str, *, strict: bool = False) -> str:
             " backend='reference', which computes the same function with torch"
         )
     raise UserError(
-        f"unknown backend {name!r}: use auto, reference or native.{suggest(name, BACKENDS)}"
+        f"unknown backend {name!r}: use auto, reference or native.{suggest(str(name), BACKENDS)}"
     )

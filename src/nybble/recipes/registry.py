@@ -31,6 +31,8 @@ def get_recipe(name: str | Recipe) -> Recipe:
     """
     if isinstance(name, Recipe):
         return name
+    if not isinstance(name, str):
+        raise UserError(f"a recipe is a name such as 'sun2020', or a Recipe, not {name!r}")
     base, _, switches = name.partition(":")
     if base not in RECIPES:
         known = ", ".join(RECIPES)
@@ -44,6 +46,8 @@ def get_recipe(name: str | Recipe) -> Recipe:
             raise UserError(
                 f"recipe {name!r}: {part!r} is no switch; write {base}:switch=value+switch=value"
             )
+        if key in given:
+            raise UserError(f"recipe {name!r}: switch {key!r} is given twice; keep one")
         given[key] = value
     return RECIPES[base](**given)
 
