@@ -157,6 +157,12 @@ class QuantizedLayer(nn.Module):
     def _float32_gemm(
         self, x: Tensor, weight: Tensor, bias: Tensor | None, geometry: Geometry
     ) -> Tensor:
+        if _in_transform(x) or _in_transform(weight):
+            raise UserError(
+                f"{self.nybble_name or type(self).__name__}: torch.func transforms (grad, vmap,"
+                " jvp) do not work on converted layers; use backward() or torch.autograd.grad, or"
+                " nybble.revert(model) first"
+            )
         if not self._nybble_ready:
             self._nybble_ready = self._see_input(x)
         call = LayerCall(
@@ -343,6 +349,11 @@ def describe_spec(spec: LayerSpec) -> str:
             ("grad_weight", "grad", "input"),
         )
     )
+
+
+def _in_transform(x: Tensor) -> bool:
+    functorch = torch._C._functorch
+    return functorch.is_gradtrackingtensor(x) or functorch.is_batchedtensor(x)
 
 
 def _fingerprint(x: Tensor) -> int:
