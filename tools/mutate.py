@@ -1,18 +1,21 @@
 """Break the code in many small ways, and count how many of them the tests notice.
 
 A parent process imports torch and pytest once, and forks for every mutant; the child loads the
-mutated module before anything else of nybble, then runs the tests of that module's folder, its own
-file first, and stops at the first failure. A mutant that no test notices survives and is printed.
-The unchanged code runs first: its tests must pass, and their time sets the limit for a mutant.
+mutated module before anything else of nybble, then runs the tests of that module's folder, the
+nearest first, and stops at the first failure. A mutant that no test notices survives and is
+printed. The unchanged code runs first: its tests must pass, and their time sets a mutant's limit.
 
-    python tools/mutate.py                          all mutants of formats, quantizers and ops
-    python tools/mutate.py --sample 300 --seed 1    a repeatable random part of them
+    python tools/mutate.py                          200 mutants of formats, quantizers and ops
+    python tools/mutate.py --sample 500 --seed 1    another repeatable random part of them
+    python tools/mutate.py --all                    all of them: about a day
     python tools/mutate.py --only quantizers/scales --sample 20
 
-Ends with status 1 when less than `--goal` of the mutants is killed. The result is a JSON record.
+The sample is a function of the sources and the seed. Ends with status 1 when less than `--goal` of
+the mutants is killed. The result is a JSON record.
 
-Not done: mutants are not run against the tests of later layers, so a mutant of `formats` that only
-a test of `ops` would notice counts as survived; C++ is not mutated.
+Not done: mutants are not run against the tests of later layers (except that those of `ops` are, by
+the tests of `nn` and `recipes`, which hold the behaviour of a layer), so a mutant of `formats` that
+only a test of `ops` would notice counts as survived; C++ is not mutated.
 """
 
 from __future__ import annotations
@@ -36,6 +39,7 @@ import traceback
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from importlib import metadata
 from pathlib import Path
 from types import CodeType, ModuleType
 from typing import Any
@@ -48,6 +52,29 @@ SUBJECTS = ("formats", "quantizers", "ops")
 # A mutant may take this many times as long as the unchanged code, and no less than the seconds.
 PATIENCE, LEAST_SECONDS = 4.0, 20.0
 NO_TESTS = 5  # pytest's exit status
+SAMPLE = 200  # mutants a run
+VERSIONS = ("torch", "numpy", "scipy", "hypothesis", "pytest")  # of the record
+
+# The folders of tests that judge a folder of sources, and for modules without a test file of their
+# name the files that test them most closely: they run first.
+JUDGES = {"ops": ("ops", "nn", "recipes")}
+NEAREST = {
+    "quantizers": {
+        "blocks": ("absmax", "qtensor"),
+        "fit": ("minmax", "quantizer"),
+        "oracle": ("random", "packing", "gradscale", "absmax"),
+        "storage": ("qtensor",),
+        "unit": ("minmax",),
+    },
+    "ops": {
+        "gemm": ("layer_oracle", "chunked_oracle", "library"),
+        "spec": ("layer_oracle", "recipes"),
+        "__init__": ("native_probe",),
+        "": ("layer_oracle", "library"),
+    },
+}
+
+Run = tuple[str, ...]  # arguments of one call of pytest
 
 
 @dataclass(frozen=True)
@@ -56,6 +83,7 @@ class Job:
 
     path: Path
     mutant: Mutant | None
+    runs: tuple[Run, ...]
 
     @property
     def module(self) -> str:
@@ -76,16 +104,23 @@ class Outcome:
 
 
 def tests_of(path: Path) -> list[list[str]]:
-    """The pytest runs that judge a file, in order: quick ones of its own, its folder, slow ones.
+    """The pytest runs that judge a file, in order: the nearest test files, then all.
 
-    `ops/reference/gemm.py` -> tests/ops/**/test_*gemm*.py and the file's doctests, then tests/ops.
+    `quantizers/packing.py` -> its doctests and tests/quantizers/test_packing.py, then
+    tests/quantizers.
     """
-    parts = path.relative_to(SOURCE / "nybble").parts
-    folder = ROOT / "tests" / parts[0]
-    own = sorted(str(p) for p in folder.rglob(f"test_*{path.stem.strip('_')}*.py"))
-    everything = [str(folder)] if folder.is_dir() else []
-    runs = [[*own, str(path), "-m", "not slow"], [*everything, "-m", "not slow"]]
-    return [*runs, [*everything, "-m", "slow"]] if everything else runs[:1]
+    subject = path.relative_to(SOURCE / "nybble").parts[0]
+    folders = [ROOT / "tests" / name for name in JUDGES.get(subject, (subject,))]
+    near = NEAREST.get(subject, {})
+    stems = near.get(path.stem, (path.stem.strip("_"),))
+    own = _test_files(folders, stems) or _test_files(folders, near.get("", ()))
+    first = [str(path), *map(str, own)]
+    everything = [str(folder) for folder in folders]
+    return [first, everything] if own else [[str(path), *everything]]
+
+
+def _test_files(folders: Sequence[Path], stems: Sequence[str]) -> list[Path]:
+    return sorted({f for folder in folders for s in stems for f in folder.glob(f"test_*{s}*.py")})
 
 
 class _Loader(importlib.abc.InspectLoader):
@@ -140,7 +175,7 @@ def _child(job: Job, scratch: str) -> int:
         return 1
     common = ["-x", "-q", "-p", "no:cacheprovider", f"--basetemp={scratch}/pytest"]
     statuses = []
-    for run in tests_of(job.path):
+    for run in job.runs:
         statuses.append(int(pytest.main([*common, *run])))
         if statuses[-1] not in (0, NO_TESTS):
             return 1
@@ -214,24 +249,33 @@ def all_jobs(only: Sequence[str]) -> list[Job]:
         if not place.exists():
             raise SystemExit(f"mutate: no {name} under {SOURCE / 'nybble'}")
         paths += sorted(place.rglob("*.py")) if place.is_dir() else [place]
-    return [Job(p, m) for p in paths for m in mutants(p.read_text(encoding="utf-8"))]
+    jobs = []
+    for path in paths:
+        runs = tuple(tuple(run) for run in tests_of(path))
+        jobs += [Job(path, m, runs) for m in mutants(path.read_text(encoding="utf-8"))]
+    return jobs
 
 
-def baseline(paths: Sequence[Path], parallel: int) -> dict[Path, float]:
-    """Run the tests of every file unchanged; return how long a mutant of it may take."""
+def baseline(jobs: Sequence[Job], parallel: int) -> dict[Path, float]:
+    """Make every run on the unchanged code, once; return how long a mutant of a file may take."""
 
     def report(outcome: Outcome) -> None:
         state = "pass" if outcome.verdict == "survived" else "FAIL"
-        print(f"unchanged {outcome.job.name}: {state} in {outcome.seconds:.1f} s", flush=True)
+        names = " ".join(str(Path(argument).relative_to(ROOT)) for argument in outcome.job.runs[0])
+        print(f"unchanged: {state} in {outcome.seconds:.1f} s  {names}", flush=True)
 
-    outcomes = run_jobs([Job(p, None) for p in paths], {}, parallel, report)
+    unchanged = {run: Job(job.path, None, (run,)) for job in jobs for run in job.runs}
+    outcomes = run_jobs(list(unchanged.values()), {}, parallel, report)
     failed = [o for o in outcomes if o.verdict != "survived"]
     for outcome in failed:
         print(outcome.log[-3000:])
     if failed:
-        names = ", ".join(o.job.name for o in failed)
+        names = ", ".join(" ".join(o.job.runs[0]) for o in failed)
         raise SystemExit(f"mutate: the tests of the unchanged code fail or are missing: {names}")
-    return {o.job.path: max(LEAST_SECONDS, PATIENCE * o.seconds) for o in outcomes}
+    took = {outcome.job.runs[0]: outcome.seconds for outcome in outcomes}
+    return {
+        job.path: max(LEAST_SECONDS, PATIENCE * sum(took[run] for run in job.runs)) for job in jobs
+    }
 
 
 def show(outcome: Outcome) -> None:
@@ -249,8 +293,6 @@ def show(outcome: Outcome) -> None:
 
 def record(outcomes: Sequence[Outcome], total: int, options: argparse.Namespace) -> dict[str, Any]:
     """What is written as JSON."""
-    import torch
-
     commit = subprocess.run(
         ["git", "rev-parse", "HEAD"], cwd=ROOT, capture_output=True, text=True, check=False
     ).stdout.strip()
@@ -267,7 +309,8 @@ def record(outcomes: Sequence[Outcome], total: int, options: argparse.Namespace)
         "command": {k: v for k, v in vars(options).items() if k != "out"},
         "commit": commit or None,
         "python": platform.python_version(),
-        "torch": torch.__version__,
+        **{name: metadata.version(name) for name in VERSIONS},
+        "created": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         "mutants": total,
         "run": len(outcomes),
         **{name: verdicts[name] for name in ("killed", "timeout", "survived")},
@@ -287,7 +330,8 @@ def record(outcomes: Sequence[Outcome], total: int, options: argparse.Namespace)
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--only", nargs="+", default=list(SUBJECTS), metavar="PATH")
-    parser.add_argument("--sample", type=int, metavar="N", help="run N mutants drawn at random")
+    parser.add_argument("--sample", type=int, default=SAMPLE, metavar="N", help="mutants to draw")
+    parser.add_argument("--all", action="store_true", help="run every mutant")
     parser.add_argument("--seed", type=int, default=0, help="of the sample")
     parser.add_argument("--jobs", type=int, default=2, help="processes at a time")
     parser.add_argument("--goal", type=float, default=0.9, help="least share killed, for status 0")
@@ -299,7 +343,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parse(arguments)
     jobs = all_jobs(options.only)
     total = len(jobs)
-    if options.sample is not None and options.sample < total:
+    if not options.all and options.sample < total:
         chosen = sorted(random.Random(options.seed).sample(range(total), options.sample))
         jobs = [jobs[i] for i in chosen]
     print(f"{len(jobs)} of {total} mutants of {', '.join(options.only)}", flush=True)
@@ -317,7 +361,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     loaded = [name for name in sys.modules if name.split(".")[0] == "nybble"]
     assert not loaded, f"{loaded} would stay unmutated in every child"
 
-    limits = baseline(sorted({job.path for job in jobs}), options.jobs)
+    limits = baseline(jobs, options.jobs)
     outcomes = run_jobs(jobs, limits, options.jobs, show)
     result = record(outcomes, total, options)
     options.out.parent.mkdir(parents=True, exist_ok=True)

@@ -10,6 +10,7 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "tools"))
 
+import mutate
 from mutants import apply, mutants
 
 
@@ -76,3 +77,38 @@ def test_order_is_fixed() -> None:
     first = mutants(source)
     assert first == mutants(source)
     assert len(first) > 50
+
+
+def names(path: str) -> list[list[str]]:
+    """The test files and folders that judge a source file, without the file's own doctests."""
+    runs = mutate.tests_of(mutate.SOURCE / "nybble" / path)
+    return [
+        [str(Path(p).relative_to(mutate.ROOT / "tests")) for p in run if "src" not in p]
+        for run in runs
+    ]
+
+
+def test_the_nearest_tests_judge_first_and_ops_are_judged_by_layers_too() -> None:
+    assert names("quantizers/packing.py") == [["quantizers/test_packing.py"], ["quantizers"]]
+    assert names("quantizers/scales/blocks.py")[0] == [
+        "quantizers/test_absmax.py",
+        "quantizers/test_qtensor.py",
+    ]
+    assert names("formats/integer.py") == [["formats"]]
+    assert names("ops/reference/operand.py") == [
+        ["ops/test_layer_oracle.py", "ops/test_library.py"],
+        ["ops", "nn", "recipes"],
+    ]
+    assert names("ops/native/__init__.py")[0] == ["ops/test_native_probe.py"]
+
+
+def test_every_source_has_tests_that_exist() -> None:
+    for subject in mutate.SUBJECTS:
+        for path in (mutate.SOURCE / "nybble" / subject).rglob("*.py"):
+            runs = mutate.tests_of(path)
+            assert len(runs[-1]) > 0 and all(Path(p).exists() for run in runs for p in run)
+
+
+def test_the_sample_is_repeatable() -> None:
+    options = mutate.parse([])
+    assert options.sample == mutate.SAMPLE and options.seed == 0 and not options.all
