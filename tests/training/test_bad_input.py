@@ -63,6 +63,13 @@ def image(path: Path, size: tuple[int, int] = (8, 8)) -> None:
         (["--lr", "-1"], "lr must be a number of at least 0, not -1.0."),
         (["--loss-scale", "3"], "loss_scale must be a power of two, not 3.0."),
         (["--warmup", "1"], "warmup is a share of the run, 0 <= warmup < 1, not 1.0."),
+        (["--weight-decay", "1e300"], "weight_decay must be a number of at least 0, not 1e+300."),
+        (["--seed", str(2**63)], "seed must be below 2**63, not *"),
+        (["--threads", "100000"], "threads must be between 1 and 1024, not 100000."),
+        (["--backend", "nativ"], "Unknown backend 'nativ'; * Did you mean 'native'?"),
+        (["--accumulate", "exakt"], "Unknown accumulate 'exakt'; * Did you mean 'exact'?"),
+        (["--data", "folder:" + "y" * 300], "File name too long: yyy*"),
+        (["--model", "leaves:build"], "The model 'leaves:build' cannot be imported: * SystemExit*"),
         (["--limit-train", "0"], "limit_train must be at least 1, not 0."),
         (["--threads", "0"], "threads must be at least 1, not 0."),
         (["--on-corrupt", "ignore"], "on_corrupt must be 'stop' or 'skip', not 'ignore'."),
@@ -100,6 +107,7 @@ def test_one_line_and_status_two(
         "def frozen():\n"
         "    return nn.Sequential(nn.Flatten(), nn.Linear(64, 10)).requires_grad_(False)\n"
     )
+    (tmp_path / "leaves.py").write_text("raise SystemExit(0)")
     monkeypatch.delitem(__import__("sys").modules, "tens", raising=False)
     monkeypatch.syspath_prepend(str(tmp_path))
     status, out, err = nybble(*arguments)

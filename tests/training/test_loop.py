@@ -192,6 +192,8 @@ def test_schedules_rise_to_one_and_fall(name: str) -> None:
     last = {"onecycle": 0.0125, "cosine": 0.0004, "step": 0.01, "constant": 1.0}
     assert values[-1] == pytest.approx(last[name], abs=1e-4)
     assert factor(name, 0, 1, 0.0) > 0
+    # a warm-up that ends between two steps does not overshoot
+    assert max(factor(name, step, 12, 0.2) for step in range(12)) <= 1
 
 
 def test_limits_choose_the_same_images_for_every_run(tiny: Make) -> None:
