@@ -4,6 +4,8 @@ Shapes, bytes and formats are observed, not deduced: a copy of the model runs on
 hooks on every layer that multiplies weights, converted or not. Saved bytes are what autograd keeps
 between forward and backward (`saved_tensors_hooks`), each storage counted once; the share of a
 layer is what was saved while it ran. Parameters that autograd merely refers to are not counted.
+A Gemm that is not needed (grad_input of a layer whose input has no gradient, grad_weight of a
+frozen weight) has no MACs.
 
 Not done here: matrix products outside of layers (attention's QK^T and PV); they are not listed.
 """
@@ -76,17 +78,31 @@ class Summary:
         return sum(row.share for row in self.rows if max(row.bits) <= bits)
 
     def __str__(self) -> str:
-        widths = (28, 8, 12, 26, 12, 10, 7)
-        head = ("layer", "type", "Gemm", "operands", "sum", "backend", "MACs")
+        widths = (28, 8, 12, 26, 8, 12, 10, 7, 12)
+        head = (
+            "layer",
+            "type",
+            "Gemm",
+            "operands",
+            "bits",
+            "sum",
+            "backend",
+            "MACs",
+            "saved bytes",
+        )
         lines = [_columns(head, widths)]
+        saved = {entry.layer: f"{entry.saved:,}" for entry in self.layer_bytes}
         seen: str | None = None
         for row in self.rows:
             name = "" if row.layer == seen else row.layer
             kind = "" if row.layer == seen else row.type
+            kept = "" if row.layer == seen else f"{saved.get(row.layer, '0'):>11}"
             seen = row.layer
             operands = f"{row.left} x {row.right}"
-            cells = (name, kind, row.gemm, operands, row.accumulator, row.backend)
-            lines.append(_columns((*cells, f"{100 * row.share:5.1f}%"), widths))
+            bits = f"{row.bits[0]} x {row.bits[1]}"
+            share = f"{100 * row.share:5.1f}%" if row.macs else "     -"
+            cells = (name, kind, row.gemm, operands, bits, row.accumulator, row.backend)
+            lines.append(_columns((*cells, share, kept), widths))
         four = 100 * self.share_of(4)
         lines.append(
             f"{four:.1f} % of the MACs multiply two 4-bit operands;"
@@ -114,6 +130,7 @@ def summary(model: nn.Module, example_input: Any) -> Summary:
     """
     twin = copy.deepcopy(model).train()
     calls: dict[str, int] = {}
+    flowing: dict[str, int] = {}  # the part of `calls` whose input has a gradient
     saved: dict[str, int] = {}
     seen: set[int] = set()
     stack: list[str] = []
@@ -136,16 +153,22 @@ def summary(model: nn.Module, example_input: Any) -> Summary:
     parameters = {p.untyped_storage().data_ptr() for p in twin.parameters()}
     for name, module in layers.items():
         module.register_forward_pre_hook(_enter(name, stack))
-        module.register_forward_hook(_leave(name, stack, calls))
+        module.register_forward_hook(_leave(name, stack, calls, flowing))
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor), torch.enable_grad():
         output = _call(twin, example_input)
         _scalar(output).backward()
-    total = sum(calls.values()) * 3
+    macs: dict[tuple[str, str], int] = {}
+    for name, module in layers.items():
+        macs[name, "output"] = calls.get(name, 0)
+        macs[name, "grad_input"] = flowing.get(name, 0)
+        trained = isinstance(module.weight, Tensor) and module.weight.requires_grad
+        macs[name, "grad_weight"] = calls.get(name, 0) if trained else 0
+    total = sum(macs.values())
     rows = []
     for name, module in layers.items():
         spec = module._resolved_spec() if isinstance(module, QuantizedLayer) else LayerSpec()
-        for gemm, left, right in GEMMS:
-            rows.append(_row(name, module, spec, gemm, (left, right), calls.get(name, 0), total))
+        for gemm, *slots in GEMMS:
+            rows.append(_row(name, module, spec, gemm, slots, macs[name, gemm], total))
     return Summary(
         rows=tuple(rows),
         layer_bytes=tuple(LayerBytes(name, saved.get(name, 0)) for name in layers),
@@ -164,7 +187,7 @@ def _row(
     module: nn.Module,
     spec: LayerSpec,
     gemm: str,
-    slots: tuple[str, str],
+    slots: list[str],
     macs: int,
     total: int,
 ) -> Row:
@@ -201,11 +224,16 @@ def _enter(name: str, stack: list[str]) -> Callable[..., None]:
     return hook
 
 
-def _leave(name: str, stack: list[str], calls: dict[str, int]) -> Callable[..., None]:
+def _leave(
+    name: str, stack: list[str], calls: dict[str, int], flowing: dict[str, int]
+) -> Callable[..., None]:
     def hook(module: nn.Module, inputs: tuple[Any, ...], output: Any) -> None:
         stack.pop()
         if isinstance(output, Tensor):
-            calls[name] = calls.get(name, 0) + _macs(module, output)
+            macs = _macs(module, output)
+            calls[name] = calls.get(name, 0) + macs
+            if any(isinstance(x, Tensor) and x.requires_grad for x in inputs):
+                flowing[name] = flowing.get(name, 0) + macs
 
     return hook
 

@@ -36,10 +36,19 @@ def test_rows_macs_and_shares():
     assert rows["0", "output"].bits == (16, 16)
     assert rows["6", "output"].macs == 2 * 10 * 1024
     assert sum(r.share for r in summary.rows) == pytest.approx(1.0)
-    total = 2 * 64 * 9 * (3 * 8 + 8 * 16) + 2 * 10 * 1024
-    assert summary.share_of(4) == pytest.approx(2 * 64 * 9 * 8 * 16 / total)
+    first, middle_macs, last = 2 * 64 * 9 * 3 * 8, 2 * 64 * 9 * 8 * 16, 2 * 10 * 1024
+    total = 2 * first + 3 * middle_macs + 3 * last  # an image has no gradient
+    assert rows["0", "grad_input"].macs == 0 and rows["0", "grad_weight"].macs == first
+    assert summary.share_of(4) == pytest.approx(3 * middle_macs / total)
     text = str(summary)
     assert "fp4_radix4_odd x int4_sym" in text and "param_groups" in text
+    lines = [line.split() for line in text.splitlines()]
+    saved = {entry.layer: f"{entry.saved:,}" for entry in summary.layer_bytes}
+    middle_line = next(line for line in lines if line[0] == "3")
+    assert middle_line[3:9] == ["int4_sym", "x", "int4_sym", "4", "x", "4"]
+    assert middle_line[-1] == saved["3"] != "0"
+    assert "-" in next(line for line in lines if line[0] == "grad_input")
+    assert sum("," in line[-1] or line[-1].isdigit() for line in lines[1:10]) == 3
     json.dumps(summary.to_dict())
 
 
@@ -76,3 +85,10 @@ def test_a_model_without_gradients_is_refused():
     model = nn.Linear(2, 2).requires_grad_(False)
     with pytest.raises(nybble.UserError, match="requires a gradient"):
         nybble.summary(model, torch.ones(1, 2))
+
+
+def test_a_frozen_weight_has_no_grad_weight_gemm():
+    model = nybble.convert(net(), "sun2020")
+    model[3].weight.requires_grad_(False)
+    rows = {(r.layer, r.gemm): r.macs for r in nybble.summary(model, torch.ones(2, 3, 8, 8)).rows}
+    assert rows["3", "grad_weight"] == 0 and rows["3", "grad_input"] == rows["3", "output"] > 0
