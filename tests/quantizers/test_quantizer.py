@@ -23,6 +23,7 @@ from nybble.quantizers import (
     Quantizer,
     RandomKey,
     Unit,
+    get_quantizer,
     oracle,
     quantize,
 )
@@ -265,6 +266,31 @@ def test_short_names() -> None:
     assert QUANTIZERS[11].short == "int4·absmax(row)·stochastic"
     default = get_format("int4").default_rounding
     assert Quantizer(get_format("int4"), Unit(), default).short == "int4·unit"
+
+
+def test_a_quantizer_by_name_is_the_one_that_is_printed_so() -> None:
+    named = [q for q in QUANTIZERS if q.rounding is None and "," not in q.short]
+    found = 0
+    for quantizer in named:
+        try:
+            assert get_quantizer(quantizer.short) == quantizer
+        except UserError:
+            continue  # a scale with parameters of its own has no name
+        found += 1
+    assert found >= 5
+    x = data(100)
+    by_name = quantize(x, "int4_sym:sawb(ibm15)")
+    expected = quantize(x, Quantizer(get_format("int4_sym"), SAWB()))
+    assert torch.equal(by_name.codes(), expected.codes())
+    for name, words in (
+        ("int4", "FORMAT:SCALE"),
+        ("int4:sawb", r"Did you mean 'sawb"),
+        ("int44:minmax", "Did you mean 'int4"),
+    ):
+        with pytest.raises(UserError, match=words):
+            quantize(x, name)
+    with pytest.raises(UserError, match="expected a Quantizer"):
+        quantize(x, get_format("int4"))  # type: ignore[arg-type]
 
 
 def test_wrong_use_is_a_user_error() -> None:

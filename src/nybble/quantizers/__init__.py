@@ -10,7 +10,7 @@ from nybble.quantizers.packing import (
     unpack_codes,
 )
 from nybble.quantizers.qtensor import QTensor
-from nybble.quantizers.quantizer import Quantizer, quantize
+from nybble.quantizers.quantizer import Quantizer, get_quantizer, quantize
 from nybble.quantizers.random import RandomKey, random24
 from nybble.quantizers.scales import (
     PACT,
@@ -44,6 +44,7 @@ __all__ = [
     "Stochastic",
     "Unit",
     "absolute_max",
+    "get_quantizer",
     "pack4",
     "pack_bits",
     "pack_codes",

@@ -22,14 +22,36 @@ import torch
 from torch import Tensor
 
 import nybble.formats
-from nybble.errors import UserError
+from nybble.errors import UserError, suggest
 from nybble.formats import Format, LogNearest, Nearest, Rounding, Stochastic, get_format
 from nybble.formats.rounding import rounding_name
 from nybble.quantizers.qtensor import QTensor
 from nybble.quantizers.random import RandomKey, random24
-from nybble.quantizers.scales import PACT, Fit, ScaleConfig, Unit, scale_from_dict
+from nybble.quantizers.scales import (
+    PACT,
+    SAWB,
+    AbsMax,
+    Fit,
+    GradScale,
+    MinMax,
+    ScaleConfig,
+    Unit,
+    scale_from_dict,
+)
 
-__all__ = ["Quantizer", "format_from_dict", "format_to_dict", "quantize"]
+__all__ = ["Quantizer", "format_from_dict", "format_to_dict", "get_quantizer", "quantize"]
+
+# One line a family; `short` is the name.
+_NAMED_SCALES: dict[str, ScaleConfig] = {
+    scale.short: scale
+    for scale in (
+        *(SAWB("ibm15"), SAWB("ibm16"), SAWB("luq")),
+        *(PACT("unsigned"), PACT("symmetric"), PACT("two_sided")),
+        *(AbsMax("tensor"), AbsMax("row"), AbsMax("channel"), AbsMax("block")),
+        *(GradScale("delayed"), GradScale("immediate"), GradScale("fit")),
+        *(MinMax(), Unit()),
+    )
+}
 
 _ROUNDINGS: dict[str, type[Nearest] | type[LogNearest] | type[Stochastic]] = {
     kind.__name__: kind for kind in (Nearest, LogNearest, Stochastic)
@@ -117,9 +139,26 @@ class Quantizer:
         return cls(format_from_dict(data["format"]), scale_from_dict(data["scale"]), rounding)
 
 
+def get_quantizer(name: str) -> Quantizer:
+    """The quantizer that is printed as `name`: a format and a scale, in the default rounding.
+
+    A colon may stand for the dot. Raises UserError for unknown names, with the nearest one.
+
+    >>> get_quantizer("int4:minmax").short
+    'int4·minmax'
+    """
+    format_name, dot, scale = name.replace("·", ":").partition(":")
+    if not dot or scale not in _NAMED_SCALES:
+        raise UserError(
+            f"unknown quantizer {name!r}: write FORMAT:SCALE with one of the scales"
+            f" {', '.join(_NAMED_SCALES)}, or build a Quantizer.{suggest(scale, _NAMED_SCALES)}"
+        )
+    return Quantizer(get_format(format_name), _NAMED_SCALES[scale])
+
+
 def quantize(
     x: Tensor | npt.NDArray[Any],
-    quantizer: Quantizer,
+    quantizer: Quantizer | str,
     *,
     key: RandomKey | None = None,
     alpha: Tensor | None = None,
@@ -127,6 +166,7 @@ def quantize(
     """Quantise and pack a tensor.
 
     x: torch (any device) or numpy, any float type and shape, not modified.
+    quantizer: a `Quantizer`, or the name of one (`get_quantizer`): `int4_sym:sawb(ibm15)`.
     key: for stochastic rounding, which random bits to use.
     alpha: for PACT, the clip(s); without it the clip of least error on `x` is used.
 
@@ -137,6 +177,15 @@ def quantize(
     >>> q.codes(), q.dequantize()
     (tensor([1, 9, 3], dtype=torch.uint8), tensor([ 1., -7.,  3.]))
     """
+    if isinstance(quantizer, str):
+        quantizer = get_quantizer(quantizer)
+    elif not isinstance(quantizer, Quantizer):
+        raise UserError(f"quantize: expected a Quantizer or its name, got {quantizer!r}")
+    if not isinstance(quantizer, Quantizer):
+        raise UserError(
+            f"quantize: expected a Quantizer, got {quantizer!r}; use"
+            " Quantizer(get_format('int4'), AbsMax())"
+        )
     tensor = _tensor(x)
     fit = _fit(tensor, quantizer, alpha)
     rounding = quantizer.rounding or quantizer.format.default_rounding
