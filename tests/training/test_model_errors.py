@@ -16,7 +16,7 @@ from torch import nn
 class Net(nn.Module):
     def __init__(self, kind):
         super().__init__()
-        self.layer, self.kind = nn.Linear(64, 4), kind
+        self.layer, self.kind = nn.Linear(64, 10), kind
 
     def forward(self, x):
         y = self.layer(x.flatten(1))
@@ -35,7 +35,7 @@ def pair(): return Net("pair")
 def short(): return Net("short")
 def eval_nan(): return Net("eval_nan")
 def single():
-    return nn.Sequential(nn.Flatten(), nn.Linear(64, 4), nn.BatchNorm1d(4))
+    return nn.Sequential(nn.Flatten(), nn.Linear(64, 10), nn.BatchNorm1d(10))
 """
 
 

@@ -34,7 +34,17 @@ COMMANDS: dict[str, str] = {
     "doctor": "Check this installation: CPU, backend, packages and self-tests.",
 }
 
-_MACHINE_ERRNOS = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM})
+_MACHINE_ERRNOS = frozenset(
+    {
+        errno.ENOSPC,
+        errno.EDQUOT,
+        errno.EROFS,
+        errno.EACCES,
+        errno.EPERM,
+        errno.ENAMETOOLONG,
+        errno.ELOOP,
+    }
+)
 _NO_SPACE = os.strerror(errno.ENOSPC)
 
 

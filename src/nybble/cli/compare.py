@@ -152,8 +152,9 @@ def default_folder(base: Any) -> Path:
     >>> default_folder(TrainConfig(data="folder:my/photos")).name
     'compare-vision-folder_my_photos-resnet8'
     """
-    name = "-".join(("compare", base.task, base.data, base.model))
-    return Path("runs") / "".join(c if c.isalnum() or c in "-_.=" else "_" for c in name)
+    from nybble.training.config import folder_name
+
+    return Path("runs") / folder_name("-".join(("compare", base.task, base.data, base.model)))
 
 
 def _share_training_options() -> None:

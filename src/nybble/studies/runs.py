@@ -122,12 +122,13 @@ def run_one(config: TrainConfig) -> Outcome:
         Interrupted: a signal asked to stop.
         OSError, UserError: no other run could go on either (a full disk, a folder in use).
     """
+    from nybble.training.blame import ModelError
     from nybble.training.loop import NonFiniteError, train
 
     folder = config.run_folder()
     try:
         train(replace(config, resume=folder.exists()))
-    except NonFiniteError as error:
+    except (NonFiniteError, ModelError) as error:
         return _crashed(config, str(error))
     except (Interrupted, UserError, OSError):
         raise

@@ -7,6 +7,7 @@ the same values. The fields after it only say where to write and how often, and 
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import math
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +17,8 @@ from nybble.errors import UserError, suggest
 
 SCHEDULES = ("onecycle", "cosine", "step", "constant")
 OPTIMIZERS = ("sgd", "adamw")
+BACKENDS = ("auto", "reference", "native")
+_FLOAT32_MAX = 3.4e38
 SESSION_FIELDS = ("out", "resume", "checkpoint_every", "tensorboard", "quiet")
 
 
@@ -77,15 +80,21 @@ class TrainConfig:
         for name, low in (("epochs", 1), ("batch_size", 1), ("seed", 0), ("checkpoint_every", 0)):
             if getattr(self, name) < low:
                 raise UserError(f"{name} must be at least {low}, not {getattr(self, name)}.")
+        if self.seed >= 2**63:
+            raise UserError(f"seed must be below 2**63, not {self.seed}.")
+        if self.threads is not None and self.threads > 1024:
+            raise UserError(f"threads must be between 1 and 1024, not {self.threads}.")
         for name in ("limit_train", "limit_test", "threads"):
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise UserError(f"{name} must be at least 1, not {value}.")
         _one_of("schedule", self.schedule, SCHEDULES)
         _one_of("optimizer", self.optimizer, OPTIMIZERS)
+        _one_of("backend", self.backend, BACKENDS)
+        _one_of("accumulate", self.accumulate, ("fast", "exact"))
         for name in ("lr", "alpha_lr", "weight_decay", "alpha_weight_decay", "momentum"):
             value = getattr(self, name)
-            if value is not None and not (math.isfinite(value) and value >= 0):
+            if value is not None and not 0 <= value <= _FLOAT32_MAX:
                 raise UserError(f"{name} must be a number of at least 0, not {value}.")
         if not 0 <= self.warmup < 1:
             raise UserError(f"warmup is a share of the run, 0 <= warmup < 1, not {self.warmup}.")
@@ -112,8 +121,7 @@ class TrainConfig:
         if self.out is not None:
             return Path(self.out)
         parts = (self.task, self.data, self.model, self.recipe, f"s{self.seed}")
-        name = "-".join(parts)
-        return Path("runs") / "".join(c if c.isalnum() or c in "-_.=" else "_" for c in name)
+        return Path("runs") / folder_name("-".join(parts))
 
     def to_dict(self) -> dict[str, Any]:
         """A JSON-ready dict of every field."""
@@ -124,6 +132,21 @@ class TrainConfig:
     def identity(self) -> dict[str, Any]:
         """The fields that decide the result."""
         return {k: v for k, v in self.to_dict().items() if k not in SESSION_FIELDS}
+
+
+def folder_name(text: str) -> str:
+    """`text` as the name of a folder: plain characters, and no longer than systems allow.
+
+    >>> folder_name("vision-folder:my/photos")
+    'vision-folder_my_photos'
+    >>> len(folder_name("x" * 300))
+    209
+    """
+    name = "".join(c if c.isalnum() or c in "-_.=" else "_" for c in text)
+    if len(name.encode()) <= 240:
+        return name
+    digest = hashlib.sha256(text.encode()).hexdigest()[:8]
+    return f"{name.encode()[:200].decode(errors='ignore')}-{digest}"
 
 
 def _one_of(name: str, value: str, choices: tuple[str, ...]) -> None:

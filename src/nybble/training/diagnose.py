@@ -66,6 +66,14 @@ def locate(model: nn.Module, repeat: Callable[[], Tensor], inputs: Any) -> str:
     return events[0] if events else "nowhere: the repetition of the step was finite"
 
 
+def locate_forward(model: nn.Module, inputs: Tensor) -> str:
+    """Say where the forward pass of `model`, in the mode it is in, first is not finite."""
+    events: list[str] = []
+    with _watching(model, events), torch.no_grad():
+        model(inputs)
+    return events[0] if events else "in the loss: the output of the model is finite"
+
+
 @contextmanager
 def _watching(model: nn.Module, events: list[str]) -> Iterator[None]:
     handles: list[Any] = []

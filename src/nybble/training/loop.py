@@ -21,6 +21,7 @@ from torch import Tensor
 
 from nybble.errors import UserError
 from nybble.training import diagnose, schedule
+from nybble.training.blame import described, raise_if_the_models
 from nybble.training.checkpoint import load_checkpoint, save_checkpoint
 from nybble.training.config import TrainConfig
 from nybble.training.files import disk_errors
@@ -121,8 +122,9 @@ class Run:
                             self.save()
                     self.finish_epoch()
                 self.save()
-            except Exception as error:
+            except (Exception, SystemExit) as error:
                 self.note_failure(error)
+                raise_if_the_models(error, self.config.model, f"step {self.done + 1}", self.folder)
                 raise
             finally:
                 if self.writer is not None:
@@ -253,7 +255,15 @@ class Run:
             self.check_stop()
             output = self.model(inputs)
             score, size = self.task.score(output, target)
-            loss_sum += float(self.task.loss(output, target)) * len(target)
+            loss = float(self.task.loss(output, target))
+            if loss - loss != 0:  # NaN or infinite: the metric of such an output means nothing
+                place = diagnose.locate_forward(self.model, inputs)
+                raise NonFiniteError(
+                    f"Training stopped after step {self.done} (the end of epoch "
+                    f"{self.state.epoch + 1}): the test loss is {loss}. The first non-finite "
+                    f"value arose {place}."
+                )
+            loss_sum += loss * len(target)
             items += len(target)
             score_sum += score
             scored += size
@@ -352,11 +362,11 @@ class Run:
             f"A smaller --lr or a longer --warmup often helps{scaled}."
         )
 
-    def note_failure(self, error: Exception) -> None:
+    def note_failure(self, error: BaseException) -> None:
         """Leave a log and a result that say why; the error itself goes on to the caller."""
         stopped = isinstance(error, Interrupted)
         with suppress(UserError):  # a full disk is often the error itself
-            self.reporter.note(f"{'' if stopped else 'failed: '}{error}")
+            self.reporter.note(f"{'' if stopped else 'failed: '}{described(error)}")
             self.write("interrupted" if stopped else "failed", error=str(error))
 
     # -- records ------------------------------------------------------------------------------

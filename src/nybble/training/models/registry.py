@@ -72,7 +72,7 @@ def _build_user_model(name: str, num_classes: int, in_channels: int) -> nn.Modul
         sys.path.insert(0, here)
     try:
         module = importlib.import_module(module_name)
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise UserError(
             f"The model '{name}' cannot be imported: module '{module_name}' gave "
             f"{type(error).__name__}: {error}."
@@ -94,7 +94,7 @@ def _build_user_model(name: str, num_classes: int, in_channels: int) -> nn.Modul
     arguments = {k: v for k, v in offered.items() if takes_any or k in accepted}
     try:
         model = builder(**arguments)
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise UserError(
             f"The model '{name}', called with {arguments or 'no arguments'}, gave "
             f"{type(error).__name__}: {error}."
