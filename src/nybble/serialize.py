@@ -1,7 +1,8 @@
 """Save and load a converted model without pickle: one safetensors file.
 
     tensors    the model's state_dict: master weights, buffers, and the layers' quantisation state
-    metadata   `nybble` (JSON): format version, and for every converted layer its spec and settings
+    metadata   `nybble` (JSON): format version, for every converted layer its spec and settings,
+               and the SHA-256 of all of it
 
 `load` into a plain model of the same architecture converts it on the way, from what the file says;
 into a converted one it checks that the layers are the same. Nothing in the file is executed.
@@ -14,9 +15,11 @@ from __future__ import annotations
 
 import json
 import os
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
@@ -27,6 +30,7 @@ from nybble.nn.registry import converted_class, quantized_layers
 from nybble.nn.state import STATE, QuantizedLayer
 from nybble.ops.dispatch import choose_backend
 from nybble.ops.spec import LayerSpec
+from nybble.quantizers.storage import digest
 
 VERSION = 1
 
@@ -43,25 +47,32 @@ def save(model: nn.Module, path: str | os.PathLike[str]) -> None:
     True
     """
     target = Path(path)
-    if not target.parent.is_dir():
+    if not os.path.isdir(target.parent):
         raise UserError(f"save: the folder {target.parent} does not exist; make it first")
+    if os.path.isdir(target):
+        raise UserError(f"save: {target} is a folder; give the name of a file")
     tensors = _unshared(model.state_dict())
-    metadata = {"nybble": json.dumps({"version": VERSION, "layers": _layers(model)})}
+    header: dict[str, Any] = {"version": VERSION, "layers": _layers(model)}
+    header["sha256"] = digest(header, tensors)
     temporary = target.with_name(target.name + ".tmp")
-    save_file(tensors, temporary, metadata=metadata)
-    with open(temporary, "rb+") as file:
-        os.fsync(file.fileno())
-    os.replace(temporary, target)
+    try:
+        save_file(tensors, temporary, metadata={"nybble": json.dumps(header)})
+        with open(temporary, "rb+") as file:
+            os.fsync(file.fileno())
+        os.replace(temporary, target)
+    except (OSError, SafetensorError) as error:
+        with suppress(OSError):
+            temporary.unlink()
+        raise UserError(f"save: {target} cannot be written: {error}") from error
 
 
 def load(model: nn.Module, path: str | os.PathLike[str]) -> nn.Module:
     """Load a file of `save` into `model`, in place; returns the same module.
 
     Raises UserError naming the file if it is missing, damaged, not of this kind, or of another
-    architecture.
+    architecture; the model is then what it was.
     """
     tensors, layers = _read(Path(path))
-    _match(model, layers, Path(path))
     own = model.state_dict()
     # Tied weights are stored once; the others of the tie take the same tensor.
     for name, tensor in own.items():
@@ -70,6 +81,8 @@ def load(model: nn.Module, path: str | os.PathLike[str]) -> nn.Module:
                 if other in own and _same_storage(own[other], tensor):
                     tensors[name] = stored
                     break
+    _check_shapes(own, tensors, Path(path))
+    _match(model, layers, Path(path))
     try:
         model.load_state_dict(tensors)
     except RuntimeError as error:
@@ -112,19 +125,22 @@ def _match(model: nn.Module, layers: dict[str, dict[str, Any]], path: Path) -> N
     present = dict(quantized_layers(model))
     if not present:
         modules = dict(model.named_modules())
+        found = []
         for name, info in layers.items():
             module = modules.get(name)
             cls = None if module is None else converted_class(module)
             if module is None or cls is None:
                 raise UserError(f"load: {path} has a converted layer {name!r}, the model has none")
-            _attach(module, cls, name, info)
+            found.append((module, cls, name, info))
+        for entry in found:
+            _attach(*entry)
         block_fast_paths(model)
         return
     if set(present) != set(layers):
         odd = sorted(set(present) ^ set(layers))
         raise UserError(f"load: {path} converts other layers than this model: {', '.join(odd[:5])}")
     for name, layer in present.items():
-        if layer.nybble_spec != LayerSpec.from_dict(layers[name]["spec"]):
+        if layer.nybble_spec != layers[name]["spec"]:
             raise UserError(
                 f"load: layer {name!r} of {path} has another recipe than this model's;"
                 " load it into the plain model"
@@ -132,20 +148,35 @@ def _match(model: nn.Module, layers: dict[str, dict[str, Any]], path: Path) -> N
 
 
 def _attach(module: nn.Module, cls: type[QuantizedLayer], name: str, info: dict[str, Any]) -> None:
-    spec = LayerSpec.from_dict(info["spec"])
     module.__class__ = cls
     if not isinstance(module, QuantizedLayer):
         raise TypeError(f"{cls.__name__} is no QuantizedLayer")
-    module.attach_(
-        spec,
-        name=name,
-        rule=str(info["rule"]),
-        backend=choose_backend("auto"),
-        accumulate=str(info["accumulate"]),
-        seed=int(info["seed"]),
-        index=int(info["index"]),
-        activations=None,
-    )
+    module.attach_(name=name, backend=choose_backend("auto"), activations=None, **info)
+
+
+def _check_shapes(own: dict[str, Tensor], tensors: dict[str, Tensor], path: Path) -> None:
+    """Compare names and shapes before anything is changed; quantisation state may be missing."""
+    names = {key for key in own.keys() | tensors.keys() if key.rpartition(".")[2] not in STATE}
+    for name in sorted(names):
+        here, there = (tuple(side[name].shape) if name in side else None for side in (own, tensors))
+        if here != there:
+            raise UserError(
+                f"load: {path} does not fit this model: {name} has the shape {there} there and"
+                f" {here} here (None: is not there)"
+            )
+
+
+def _settings(info: dict[str, Any]) -> dict[str, Any]:
+    """What the file says of one layer, as `attach_` takes it."""
+    if info["accumulate"] not in ("fast", "exact"):
+        raise ValueError(f"accumulate is {info['accumulate']!r}")
+    return {
+        "spec": LayerSpec.from_dict(info["spec"]),
+        "rule": str(info["rule"]),
+        "accumulate": info["accumulate"],
+        "seed": int(info["seed"]),
+        "index": int(info["index"]),
+    }
 
 
 def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, dict[str, Any]]]:
@@ -163,7 +194,15 @@ def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, dict[str, Any]]]:
         raise UserError(
             f"load: {path} has format version {header.get('version')}, this nybble reads {VERSION}"
         )
-    return tensors, header["layers"]
+    if header.pop("sha256", None) != digest(header, tensors):
+        raise UserError(
+            f"load: {path}: the checksum does not match; it was altered or damaged, use a copy"
+        )
+    try:
+        layers = {str(name): _settings(info) for name, info in header["layers"].items()}
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise UserError(f"load: {path} describes its layers wrongly: {error}") from error
+    return tensors, layers
 
 
 def _unshared(state: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -172,8 +211,15 @@ def _unshared(state: dict[str, Tensor]) -> dict[str, Tensor]:
     for name, tensor in state.items():
         if not any(_same_storage(tensor, other) for other in kept.values()):
             kept[name] = tensor.detach()
-    return {name: tensor.contiguous() for name, tensor in kept.items()}
+    # A view of a larger buffer would share its memory, which safetensors refuses too.
+    return {
+        name: tensor.contiguous()
+        if tensor.untyped_storage().nbytes() == tensor.nbytes
+        else tensor.clone(memory_format=torch.contiguous_format)
+        for name, tensor in kept.items()
+    }
 
 
 def _same_storage(a: Tensor, b: Tensor) -> bool:
-    return a.numel() > 0 and a.data_ptr() == b.data_ptr() and a.shape == b.shape
+    same_place = a.numel() > 0 and a.data_ptr() == b.data_ptr()
+    return same_place and a.shape == b.shape and a.stride() == b.stride()

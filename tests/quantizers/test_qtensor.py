@@ -16,7 +16,7 @@ from nybble.errors import UserError
 from nybble.formats import Table16, get_format
 from nybble.quantizers import SAWB, AbsMax, MinMax, QTensor, Quantizer, RandomKey, Unit, quantize
 from nybble.quantizers.scales import Fit
-from nybble.quantizers.storage import _digest
+from nybble.quantizers.storage import digest
 
 CASES = [
     Quantizer(get_format("int4_sym"), SAWB()),
@@ -143,7 +143,7 @@ def rewrite(path: Path, change: dict[str, Any], tensors: dict[str, torch.Tensor]
     kept.update(tensors)
     header.pop("sha256")
     header.update(change)
-    header["sha256"] = _digest(header, kept)
+    header["sha256"] = digest(header, kept)
     path.write_bytes(safetensors.torch.save(kept, {"nybble": json.dumps(header)}))
 
 

@@ -23,7 +23,7 @@ from nybble.quantizers.quantizer import format_from_dict, format_to_dict
 from nybble.quantizers.scales.blocks import mx_from_codes, nv_from_codes
 from nybble.quantizers.scales.fit import Fit
 
-__all__ = ["load", "save"]
+__all__ = ["digest", "load", "save"]
 
 _LAYOUTS = (
     {"codes", "scale"},
@@ -45,7 +45,7 @@ def save(q: QTensor, path: Path) -> None:
         "axis": q.fit.axis,
         "blocks": q.fit.blocks,
     }
-    header["sha256"] = _digest(header, tensors)
+    header["sha256"] = digest(header, tensors)
     data = safetensors.torch.save(tensors, {"nybble": json.dumps(header, sort_keys=True)})
     temporary = ""
     try:
@@ -79,8 +79,8 @@ def load(path: Path) -> QTensor:
             f"{path}: has format version {header.get('version')!r}, this nybble reads {VERSION}; "
             "use the nybble that wrote it"
         )
-    digest = header.pop("sha256", None)
-    if digest != _digest(header, tensors):
+    stated = header.pop("sha256", None)
+    if stated != digest(header, tensors):
         raise UserError(
             f"{path}: the checksum does not match; the file was altered or damaged, use a copy"
         )
@@ -162,11 +162,11 @@ def _scale_shape(shape: tuple[int, ...], info: dict[str, Any]) -> tuple[int, ...
     raise UserError(f"its scale layout is {granularity!r}, blocks of {info['blocks']!r}")
 
 
-def _digest(header: dict[str, Any], tensors: dict[str, Tensor]) -> str:
+def digest(header: dict[str, Any], tensors: dict[str, Tensor]) -> str:
     """SHA-256 of the header without its checksum and of every tensor's name, type, shape, bytes."""
-    digest = hashlib.sha256(json.dumps(header, sort_keys=True).encode())
+    found = hashlib.sha256(json.dumps(header, sort_keys=True).encode())
     for name in sorted(tensors):
         tensor = tensors[name].contiguous()
-        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
-        digest.update(tensor.reshape(-1).view(torch.uint8).numpy().tobytes())
-    return digest.hexdigest()
+        found.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
+        found.update(tensor.reshape(-1).view(torch.uint8).numpy().tobytes())
+    return found.hexdigest()
