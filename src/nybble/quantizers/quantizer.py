@@ -181,11 +181,6 @@ def quantize(
         quantizer = get_quantizer(quantizer)
     elif not isinstance(quantizer, Quantizer):
         raise UserError(f"quantize: expected a Quantizer or its name, got {quantizer!r}")
-    if not isinstance(quantizer, Quantizer):
-        raise UserError(
-            f"quantize: expected a Quantizer, got {quantizer!r}; use"
-            " Quantizer(get_format('int4'), AbsMax())"
-        )
     tensor = _tensor(x)
     fit = _fit(tensor, quantizer, alpha)
     rounding = quantizer.rounding or quantizer.format.default_rounding
