@@ -83,7 +83,8 @@ def command(
         bool, typer.Option(help="Residual blocks begin as the identity.", rich_help_panel=_RUN)
     ] = False,
     augmentation: Annotated[
-        str, typer.Option(help="auto, none, shift, shift-flip, crop, crop-flip.", rich_help_panel=_RUN)
+        str,
+        typer.Option(help="auto, none, shift, shift-flip, crop, crop-flip.", rich_help_panel=_RUN),
     ] = "auto",
     resize: Annotated[
         int | None, typer.Option(help="Bring images of a folder to this size.")
