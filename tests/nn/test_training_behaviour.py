@@ -71,6 +71,37 @@ def test_two_sided_clips_learn_both_ends():
     assert model[2].nybble_alpha.grad[1] == 0  # unsigned: the second clip is not used
 
 
+def test_signed_inputs_by_sawb_learn_no_clip():
+    model = mlp(FOUR_BIT + "+signed=sawb")
+    model(batch()).square().sum().backward()
+    assert model[0].nybble_alpha.item() == 0.0 and model[2].nybble_alpha.item() > 0
+    assert not model[0].nybble_alpha.grad or not model[0].nybble_alpha.grad.any()
+    assert model[2].nybble_alpha.grad is not None
+
+
+def test_grad_scale_may_start_at_one():
+    layer = nybble.convert(nn.Linear(4, 4), FOUR_BIT + "+gradscale_start=one")
+    x = torch.randn(3, 4)
+    found = []
+    for _ in range(4):
+        layer.zero_grad()
+        (layer(x) * 2.0**-14).sum().backward()
+        found.append(layer.nybble_grad_scale.item())
+    assert found == [1.0, 2.0, 4.0, 8.0]
+    assert not layer.weight.grad.any()  # far from the format's range: every code is 0
+
+
+def test_a_clip_that_training_pushed_below_zero_is_not_set_again(tmp_path):
+    model = mlp()
+    model(batch())
+    with torch.no_grad():
+        model[2].nybble_alpha.fill_(-0.5)
+    twin = mlp()
+    twin.load_state_dict(model.state_dict())
+    twin(batch())
+    assert twin[2].nybble_alpha.item() == -0.5
+
+
 @pytest.mark.parametrize("recipe", [FOUR_BIT, "sun2020-strict", "hfp8", "fp16", "bf16"])
 @pytest.mark.parametrize("accumulate", ["fast", "exact"])
 def test_every_recipe_learns_and_no_layer_is_dead(recipe, accumulate):

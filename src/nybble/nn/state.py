@@ -30,7 +30,7 @@ from nybble.formats import get_format
 from nybble.nn.function import LayerCall, LayerFunction
 from nybble.ops.geometry import Geometry
 from nybble.ops.spec import LayerSpec
-from nybble.quantizers import PACT, Quantizer, Stochastic
+from nybble.quantizers import PACT, SAWB, Quantizer, ScaleConfig, Stochastic
 
 _LINEAR = Geometry("linear")
 
@@ -52,7 +52,8 @@ def in_backward() -> bool:
 def signed_input(spec: LayerSpec) -> LayerSpec:
     """`spec` with its unsigned PACT input slot replaced by its signed form.
 
-    UINT4 becomes [-7, 7] with one clip, or INT4 with two clips and a zero point.
+    UINT4 becomes [-7, 7] with one clip, INT4 with two clips and a zero point, or [-7, 7] with the
+    clip that SAWB finds in each batch.
     """
     slot = spec.output_input
     if not isinstance(slot, Quantizer) or not isinstance(slot.scale, PACT):
@@ -60,7 +61,9 @@ def signed_input(spec: LayerSpec) -> LayerSpec:
     bits = slot.format.bits
     two_sided = spec.signed_inputs == "two_sided"
     name = f"int{bits}" if two_sided else f"int{bits}_sym"
-    scale = replace(slot.scale, kind="two_sided" if two_sided else "symmetric")
+    scale: ScaleConfig = SAWB()
+    if spec.signed_inputs != "sawb":
+        scale = replace(slot.scale, kind="two_sided" if two_sided else "symmetric")
     return replace(spec, output_input=replace(slot, format=get_format(name), scale=scale))
 
 
@@ -212,10 +215,11 @@ class QuantizedLayer(nn.Module):
             self._nybble_kind = SIGNED if bool((x.detach() < 0).any()) else UNSIGNED
             with torch.no_grad():
                 self.nybble_input_kind.fill_(self._nybble_kind)
-        if not bool((alpha.detach() > 0).all()):
-            quantizer = self._resolved_spec().output_input
-            if not isinstance(quantizer, Quantizer) or not isinstance(quantizer.scale, PACT):
-                raise UserError("the signed form of a PACT slot must be a PACT slot")
+        quantizer = self._resolved_spec().output_input
+        if not isinstance(quantizer, Quantizer) or not isinstance(quantizer.scale, PACT):
+            return True  # signed inputs by SAWB: there is no clip to learn
+        # 0 means that nothing has set the clip; a clip that training pushed below 0 stays there.
+        if bool((alpha.detach() == 0).all()):
             with torch.no_grad():
                 fitted = quantizer.scale.initial_alpha(x.detach().float(), quantizer.format)
                 alpha.copy_(fitted.reshape(-1).expand_as(alpha))

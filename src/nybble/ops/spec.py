@@ -71,7 +71,8 @@ class LayerSpec:
     """Six slots and an accumulator: all that a layer needs to know of its recipe.
 
     `signed_inputs` says what becomes of a PACT input slot when the first batch holds negative
-    values: `"symmetric"` (one clip, [-7, 7]) or `"two_sided"` (two clips, 16 levels, zero point).
+    values: `"symmetric"` (one clip, [-7, 7]), `"two_sided"` (two clips, 16 levels, zero point) or
+    `"sawb"` ([-7, 7], the clip from each batch's moments).
     """
 
     output_input: Slot = None
@@ -81,7 +82,7 @@ class LayerSpec:
     grad_weight_grad: Slot = None
     grad_weight_input: BackwardSlot = SAME
     accumulator: Accumulator = EXACT
-    signed_inputs: Literal["symmetric", "two_sided"] = "symmetric"
+    signed_inputs: Literal["symmetric", "two_sided", "sawb"] = "symmetric"
 
     def __post_init__(self) -> None:
         for name in SLOTS:

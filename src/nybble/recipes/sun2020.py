@@ -65,6 +65,13 @@ SWITCHES = (
         " before use; fit takes the exact power of two at every step",
     ),
     Switch(
+        "gradscale_start",
+        ("fit", "one"),
+        "fit",
+        "the first scale of a layer: one exact fit to its first gradient, or 1 and then the rule;"
+        " from 1 some twenty steps pass with every gradient rounded to zero",
+    ),
+    Switch(
         "sawb",
         ("ibm15", "ibm16", "luq"),
         "ibm15",
@@ -81,9 +88,10 @@ SWITCHES = (
     ),
     Switch(
         "signed",
-        ("symmetric", "two_sided"),
+        ("symmetric", "two_sided", "sawb"),
         "symmetric",
-        "inputs with negative values: one clip and [-7, 7], or two clips and 16 levels",
+        "inputs with negative values: one learned clip and [-7, 7], two learned clips and 16"
+        " levels, or the clip that SAWB finds in every batch",
     ),
     Switch(
         "first_last",
@@ -116,7 +124,10 @@ def gradient_quantizers(settings: dict[str, str]) -> tuple[Quantizer, Quantizer]
     rounding: Rounding = Stochastic()
     if settings["factor"] != "stochastic":
         rounding = LogNearest(settings["factor"], settings["underflow"])
-    scale = GradScale(mode=cast("Literal['delayed', 'immediate', 'fit']", settings["gradscale"]))
+    scale = GradScale(
+        mode=cast("Literal['delayed', 'immediate', 'fit']", settings["gradscale"]),
+        start=cast("Literal['fit', 'one']", settings["gradscale_start"]),
+    )
     first, second = settings["phases"].split("-")
     return (
         Quantizer(grids[first], scale, rounding),
@@ -137,7 +148,7 @@ def four_bit_spec(settings: dict[str, str]) -> LayerSpec:
         grad_input_grad=for_input,
         grad_weight_grad=for_weight,
         accumulator=accumulator_of(settings["accumulator"]),
-        signed_inputs="two_sided" if settings["signed"] == "two_sided" else "symmetric",
+        signed_inputs=cast("Literal['symmetric', 'two_sided', 'sawb']", settings["signed"]),
     )
 
 

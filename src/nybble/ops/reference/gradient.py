@@ -83,7 +83,7 @@ def _move(
         return torch.zeros_like(state), state.clone(), scale.reciprocal()
     low, high = torch.aminmax(grad)
     amax = torch.maximum(-low, high).reshape(1)
-    fitted = config.warm_start(amax, top)
+    fitted = config.first(amax, top)
     if config.mode == "fit":
         scale = fitted
     elif config.mode == "immediate":

@@ -152,11 +152,16 @@ class GradScale(ScaleConfig):
 
     mode: "delayed" uses the stored s and moves it afterwards; "immediate" moves it by the same
     rule first and uses the moved one; "fit" takes the exact power of two at every step.
+    start: "fit" sets the first s by one exact fit, "one" starts at s = 1 and lets the rule find the
+    range, a factor of 2 an iteration.
     """
 
     mode: Literal["delayed", "immediate", "fit"] = "delayed"
+    start: Literal["fit", "one"] = "fit"
 
     def __post_init__(self) -> None:
+        if self.start not in ("fit", "one"):
+            raise UserError(f"GradScale: start must be 'fit' or 'one', got {self.start!r}")
         if self.mode not in ("delayed", "immediate", "fit"):
             raise UserError(
                 f"GradScale: mode must be 'delayed', 'immediate' or 'fit', got {self.mode!r}"
@@ -192,6 +197,16 @@ class GradScale(ScaleConfig):
         """`update` of this module."""
         return update(scale, scaled_max, max_value)
 
+    def first(self, statistic: Tensor, max_value: float) -> Tensor:
+        """The first s of a layer, from max|g| of its first gradient; the shape of `statistic`.
+
+        >>> GradScale(start="one").first(torch.tensor([0.1]), 64.0)
+        tensor([1.])
+        """
+        if self.start == "one" and self.mode != "fit":
+            return torch.ones_like(statistic, dtype=torch.float32)
+        return warm_start(statistic, max_value)
+
     def step(self, scale: Tensor, statistic: Tensor, max_value: float) -> tuple[Tensor, Tensor]:
         """(s to use now, s to keep for the next iteration), from the stored s and max|g|.
 
@@ -207,7 +222,7 @@ class GradScale(ScaleConfig):
             numbers = self._step(scale.item(), statistic.item(), max_value)
             return torch.full(scale.shape, numbers[0]), torch.full(scale.shape, numbers[1])
         started, ok = scale > 0, usable(statistic)
-        fresh = warm_start(statistic, max_value)
+        fresh = self.first(statistic, max_value)
         moved = update(scale, statistic * scale, max_value)
         if self.mode == "fit":
             moved = torch.where(ok, fresh, scale)
@@ -232,4 +247,4 @@ class GradScale(ScaleConfig):
 
     @property
     def short(self) -> str:
-        return f"gradscale({self.mode})"
+        return f"gradscale({self.mode})" if self.start == "fit" else f"gradscale({self.mode}, 1)"
