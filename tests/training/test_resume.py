@@ -213,6 +213,7 @@ def test_changed_data_or_code_is_refused(
     with pytest.raises(UserError, match=r"does not fit the model 'changing_model:net' \(has its"):
         train(resumed)
     labels = folder / "train-labels-idx1-ubyte"
-    labels.write_bytes(labels.read_bytes()[:-1] + b"\0")
+    raw = labels.read_bytes()
+    labels.write_bytes(raw[:-1] + bytes([(raw[-1] + 1) % 10]))
     with pytest.raises(UserError, match="has changed since the run"):
         train(resumed)

@@ -60,7 +60,7 @@ def command(
     sizes = " x ".join(map(str, (batch_size, *shape)))
     try:
         found = nybble.summary(built, torch.randn(batch_size, *shape))
-    except RuntimeError as error:
+    except (RuntimeError, UserError) as error:
         raise UserError(f"{model} does not take an input of {sizes}: {error}") from error
     if json:
         typer.echo(json_text.dumps(found.to_dict(), indent=1))

@@ -36,6 +36,8 @@ from nybble.training.files import write_json
 SCHEMA = "nybble.run"
 SCHEMA_VERSION = 1
 FILE = "result.json"
+COMPLETE = ("config", "metric", "epochs", "final", "saved_bytes", "dead_layers", "warnings")
+"""What a complete run's record must have: its readers take these without asking again."""
 
 
 def write_result(folder: Path, record: dict[str, Any]) -> dict[str, Any]:
@@ -56,7 +58,16 @@ def read_result(folder: Path) -> dict[str, Any] | None:
         raise UserError(f"{path} cannot be read: {error}.") from None
     if not isinstance(record, dict) or record.get("schema") != SCHEMA:
         raise UserError(f"{path} is not the result of a nybble run.")
-    if record.get("schema_version", 0) > SCHEMA_VERSION:
+    version, status = record.get("schema_version"), record.get("status")
+    if type(version) is not int or not isinstance(status, str):
+        raise UserError(f"{path} is damaged: schema_version is {version!r}, status {status!r}.")
+    missing = [key for key in COMPLETE if key not in record] if status == "complete" else []
+    if missing:
+        raise UserError(
+            f"{path} is damaged: a complete run without {', '.join(missing)}. Restore it, or move"
+            " the folder away and train again."
+        )
+    if version > SCHEMA_VERSION:
         raise UserError(
             f"{path} has schema version {record['schema_version']}; this nybble reads up to "
             f"{SCHEMA_VERSION}. Update nybble."
