@@ -143,18 +143,54 @@ def test_linear_equals_oracle(m, k, n, seed, with_bias):
     assert np.array_equal(bits(dw), bits(expected[:, :, 0, 0]))
 
 
-def test_exact_differs_from_fast_only_beyond_2_24():
-    """Sums of extreme codes pass 2^24: exact rounds once, and equals the oracle's integer."""
-    k = 3001
-    x = np.full((1, k), 10.0, dtype=np.float32)
-    w = np.ones((1, k), dtype=np.float32)
+def test_exact_sums_beyond_2_24_round_once():
+    """Sums far above 2^24: exact rounds once, from the oracle's integer; fast rounds on the way."""
+    k = 2_000_003
+    ones = np.ones((1, k), np.float32)
+    x, w = 10 * ones, ones.copy()
+    w[0, ::7] = 0.3  # so that partial sums are not all multiples of one number
     dy = np.array([[1.0]], dtype=np.float32)
-    spec = SPEC
-    y, _ = run(x, w, None, 1.0, dy, Geometry("linear"), spec=spec)
-    qx, scale_x, _, qw, scale_w = quantized(x, w, 1.0)
-    assert qx.min() == 15 and qw.min() == 7
-    expected = f32(15 * 7 * k) * (scale_x * scale_w)
-    assert bits(y)[0, 0] == bits(expected)
+    differs = []
+    for mode in ("exact", "fast"):
+        y, _ = run(x, w, None, 1.0, dy, Geometry("linear"), accumulate=mode)
+        qx, scale_x, _, qw, scale_w = quantized(x, w, 1.0)
+        total = int((qx.astype(int) * qw.astype(int)).sum())
+        assert total > 2**27
+        expected = f32(total) * (scale_x * scale_w)
+        if mode == "exact":
+            assert bits(y)[0, 0] == bits(expected)
+        differs.append(bool(bits(y)[0, 0] != bits(expected)))
+    assert differs == [False, True]
+
+
+@pytest.mark.parametrize("gemm", ["grad_input", "grad_weight"])
+def test_exact_backward_sums_beyond_2_24_round_once(gemm):
+    """The gradient's integers reach 4096: 300,000 products are beyond 2^24 in either Gemm."""
+    k = 300_001
+    rng = np.random.default_rng(0)
+    many = np.exp(rng.normal(0, 1, k)).astype(np.float32)
+    one = np.ones((1, 1), np.float32)
+    if gemm == "grad_input":  # contracts over the outputs
+        x, w, dy = one, rng.uniform(0.1, 1, (k, 1)).astype(np.float32), many[None, :]
+    else:  # contracts over the batch
+        x, w, dy = rng.uniform(0, 1, (k, 1)).astype(np.float32), one, many[:, None]
+    results = {}
+    for mode in ("exact", "fast"):
+        _, (dx, dw, _, _, scale) = run(x, w, None, 1.5, dy, Geometry("linear"), accumulate=mode)
+        results[mode] = dx if gemm == "grad_input" else dw
+    qx, scale_x, _, qw, scale_w = quantized(x, w, 1.5)
+    s = f32(scale.item())
+    if gemm == "grad_input":
+        ints, other, unit = np.vectorize(oracle.radix4_integer)(dy * s), qw.ravel(), f32(1 / 64)
+        scale_b = scale_w
+    else:
+        ints = np.vectorize(lambda v: oracle.radix4_integer(v, -1))(dy * s)
+        other, unit, scale_b = qx.ravel(), f32(1 / 128), scale_x
+    total = int((ints.ravel().astype(int) * other.astype(int)).sum())
+    assert abs(total) > 2**24
+    expected = f32(total) * ((f32(1) / s * unit) * scale_b)
+    assert bits(results["exact"])[0, 0] == bits(expected)
+    assert bits(results["fast"])[0, 0] != bits(expected)
 
 
 @pytest.mark.parametrize("mode", ["fast", "exact"])

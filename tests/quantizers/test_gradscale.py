@@ -127,12 +127,15 @@ def test_the_first_gradient_is_fitted_exactly(path: None, mode: str) -> None:
 
 @given(
     st.sampled_from(["delayed", "immediate", "fit"]),
+    st.sampled_from(["fit", "one"]),
     st.one_of(st.just(0.0), st.integers(-126, 126).map(lambda e: 2.0**e)),
     st.one_of(positive, st.sampled_from(BAD)),
 )
 @settings(max_examples=300)
-def test_numbers_and_tensors_step_alike(mode: str, scale: float, statistic: float) -> None:
-    config = GradScale(mode)  # type: ignore[arg-type]
+def test_numbers_and_tensors_step_alike(
+    mode: str, start: str, scale: float, statistic: float
+) -> None:
+    config = GradScale(mode, start)  # type: ignore[arg-type]
     numbers = config.step(one(scale), one(statistic), 64.0)
     tensors = config.step(one(scale).expand(2), one(statistic).expand(2), 64.0)
     for number, tensor in zip(numbers, tensors, strict=True):

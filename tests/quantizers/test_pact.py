@@ -9,7 +9,7 @@ import torch
 
 from nybble.errors import UserError
 from nybble.formats import get_format
-from nybble.quantizers import PACT, Quantizer, oracle, pact_alpha_grad, pact_masks, quantize
+from nybble.quantizers import PACT, Quantizer, oracle, quantize
 from nybble.quantizers.scales.pact import _odd_step
 
 FORMAT = {"unsigned": "uint4", "symmetric": "int4_sym", "two_sided": "int4"}
@@ -83,55 +83,9 @@ def test_values_stay_within_the_clip() -> None:
         assert float(y.max()) == pytest.approx(high)
 
 
-def test_masks_and_gradient() -> None:
-    x = torch.tensor([-3.0, -2.0, -0.5, -0.0, 0.0, 0.5, 1.0, 4.0])
-    g = torch.tensor([1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0])
-    below, above = pact_masks(x, torch.tensor([1.0]), "unsigned")
-    assert below.tolist() == [True, True, True] + [False] * 5
-    assert above.tolist() == [False] * 6 + [True, True]
-    assert pact_alpha_grad(g, below, above, "unsigned").tolist() == [192.0]
-    below, above = pact_masks(x, torch.tensor([1.0]), "symmetric")
-    assert below.tolist() == [True, True] + [False] * 6
-    assert pact_alpha_grad(g, below, above, "symmetric").tolist() == [192.0 - 3.0]
-    below, above = pact_masks(x, torch.tensor([1.0, 3.0]), "two_sided")
-    assert below.tolist() == [True] + [False] * 7
-    assert pact_alpha_grad(g, below, above, "two_sided").tolist() == [192.0, -1.0]
-
-
-@pytest.mark.parametrize("kind", KINDS)
-def test_gradient_of_alpha_equals_autograd_through_the_clip(kind: str) -> None:
-    x = activations(500).double()
-    g = activations(500, seed=1).double()
-    clips = torch.tensor([0.8, 0.5][: PACT(kind).clips], dtype=torch.float64)  # type: ignore[arg-type]
-    clips.requires_grad_(True)
-    x.requires_grad_(True)
-    low = {"unsigned": clips.sum() * 0, "symmetric": -clips[0], "two_sided": -clips[-1]}[kind]
-    torch.maximum(torch.minimum(x, clips[0]), low).backward(g)
-    below, above = pact_masks(x.float(), clips.float(), kind)  # type: ignore[arg-type]
-    ours = pact_alpha_grad(g.float(), below, above, kind)  # type: ignore[arg-type]
-    assert clips.grad is not None
-    assert x.grad is not None
-    assert ours.double().tolist() == pytest.approx(clips.grad.tolist(), rel=1e-5)
-    assert torch.equal(x.grad != 0, ~(below | above))
-
-
-def test_gradient_of_alpha_equals_oracle_sum() -> None:
-    x, g = activations(3000), activations(3000, seed=1) * 37.7
-    below, above = pact_masks(x, torch.tensor([0.3]), "symmetric")
-    result = float(pact_alpha_grad(g, below, above, "symmetric"))
-    terms = [
-        v if up else -v if down else 0.0
-        for v, up, down in zip(g.tolist(), above.tolist(), below.tolist(), strict=True)
-    ]
-    assert same(result, oracle.tree_sum(terms))
-
-
 def test_a_clip_below_zero_clips_all_and_can_recover() -> None:
     x = activations(100).abs() + 0.1
     alpha = torch.tensor([-0.5])
-    below, above = pact_masks(x, alpha, "unsigned")
-    assert bool(above.all())
-    assert not bool(below.any())
     q = quantize(x, Quantizer(get_format("uint4"), PACT()), alpha=alpha)
     assert float(q.dequantize().max()) < 1e-30
 

@@ -20,6 +20,7 @@ from nybble.errors import UserError
 from nybble.ops.geometry import Geometry
 from nybble.ops.reference import layer as reference
 from nybble.ops.reference.matmul import matmul as reference_matmul
+from nybble.ops.reference.operand import Draw
 from nybble.ops.spec import Slot, parse_spec
 from nybble.quantizers import PACT, GradScale
 
@@ -78,7 +79,7 @@ def _layer_forward(
         parse_spec(spec),
         _geometry(kind, stride, padding, dilation, groups),
         accumulate,
-        reference.Draw(seed, layer, call),
+        Draw(seed, layer, call),
         save,
     )
 
@@ -116,7 +117,7 @@ def _layer_backward(
         parse_spec(spec),
         _geometry(kind, stride, padding, dilation, groups),
         accumulate,
-        reference.Draw(seed, layer, call),
+        Draw(seed, layer, call),
         (channels_last[0], channels_last[1]),
         needs,
     )

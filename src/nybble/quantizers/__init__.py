@@ -22,8 +22,6 @@ from nybble.quantizers.scales import (
     ScaleConfig,
     Unit,
     absolute_max,
-    pact_alpha_grad,
-    pact_masks,
 )
 from nybble.quantizers.sums import per_channel_sum, tree_mean, tree_sum
 
@@ -48,8 +46,6 @@ __all__ = [
     "pack4",
     "pack_bits",
     "pack_codes",
-    "pact_alpha_grad",
-    "pact_masks",
     "per_channel_sum",
     "quantize",
     "random24",

@@ -126,6 +126,8 @@ def training_step(
     """
     import torch
 
+    from nybble.training.optimizers import unscale_
+
     parameters = [p for p in model.parameters() if p.requires_grad]
     optimizer = torch.optim.SGD(parameters, lr=lr, momentum=0.9)
 
@@ -135,9 +137,7 @@ def training_step(
         scaled = value if loss_scale == 1.0 else value * loss_scale
         scaled.backward()
         if loss_scale != 1.0:
-            for parameter in parameters:
-                if parameter.grad is not None:
-                    parameter.grad.mul_(1 / loss_scale)
+            unscale_(parameters, loss_scale)
         optimizer.step()
 
     model.train()

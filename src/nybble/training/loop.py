@@ -27,7 +27,7 @@ from nybble.training.config import TrainConfig
 from nybble.training.files import disk_errors
 from nybble.training.folder import CHECKPOINTS, check_folder, claim_folder
 from nybble.training.machine import commit
-from nybble.training.optimizers import build_optimizer, set_lr
+from nybble.training.optimizers import build_optimizer, set_lr, unscale_
 from nybble.training.prepare import build_model, environment
 from nybble.training.progress import Reporter, clock, waiting
 from nybble.training.record import layers_of, run_record
@@ -201,9 +201,7 @@ class Run:
             loss.backward()
             return
         (loss * self.loss_scale).backward()
-        for parameter in self.model.parameters():
-            if parameter.grad is not None:
-                parameter.grad.mul_(1 / self.loss_scale)
+        unscale_(self.model.parameters(), self.loss_scale)
 
     def finish_epoch(self) -> None:
         """Test, record the epoch, move to the next one."""

@@ -7,6 +7,8 @@ do not (He et al. 2019, "Bag of tricks", section 3.1). The groups are those of
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import torch
 from torch import nn
 
@@ -39,3 +41,17 @@ def set_lr(optimizer: torch.optim.Optimizer, factor: float) -> None:
     """Set every group to `factor` times its peak rate."""
     for group in optimizer.param_groups:
         group["lr"] = group["peak_lr"] * factor
+
+
+def unscale_(parameters: Iterable[nn.Parameter], loss_scale: float) -> None:
+    """Divide the gradients by a loss scale, a power of two: exact but where a result is subnormal.
+
+    >>> weight = nn.Parameter(torch.zeros(1))
+    >>> weight.grad = torch.ones(1)
+    >>> unscale_([weight], 4.0)
+    >>> weight.grad
+    tensor([0.2500])
+    """
+    gradients = [p.grad for p in parameters if p.grad is not None]
+    if gradients:
+        torch._foreach_mul_(gradients, 1 / loss_scale)

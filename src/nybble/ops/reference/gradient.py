@@ -15,18 +15,25 @@ import torch
 from torch import Tensor
 
 from nybble.formats import LogFormat, Stochastic, two_phase_integers
-from nybble.ops.reference.operand import Operand, quantize_operand
+from nybble.ops.reference.operand import (
+    GRAD_INPUT_GRAD,
+    GRAD_WEIGHT_GRAD,
+    Draw,
+    Operand,
+    quantize_operand,
+)
 from nybble.ops.spec import LayerSpec
-from nybble.quantizers import GradScale, Quantizer, RandomKey, random24
+from nybble.quantizers import GradScale, Quantizer, random24
+from nybble.quantizers.scales.gradscale import absolute_max, usable
 
-Keys = tuple[RandomKey, RandomKey]
+_SLOTS = (GRAD_INPUT_GRAD, GRAD_WEIGHT_GRAD)
 
 
 def quantize_gradient(
     grad: Tensor,
     spec: LayerSpec,
     grad_scale: Tensor,
-    keys: Keys,
+    draw: Draw,
     wanted: tuple[bool, bool],
 ) -> tuple[Operand | None, Operand | None, Tensor, Tensor]:
     """(operand of grad_input, operand of grad_weight, amax, scale used).
@@ -66,35 +73,29 @@ def quantize_gradient(
         elif i == 1 and operands[0] is not None and slot == slots[0] and not _random(slot):
             operands.append(operands[0])
         elif slot is not None and scaled[i]:
-            random = random24(y.shape, keys[i], y.device) if _random(slot) else None
+            random = random24(y.shape, draw.key(_SLOTS[i]), y.device) if _random(slot) else None
             ints = slot.format.round_to_integers(y, slot.rounding, random)
             operands.append(Operand(ints, inverse * _unit(slot), slot.format.max_integer))
         else:
-            operands.append(quantize_operand(grad, slot, keys[i], None, want_inside=False))
+            operands.append(quantize_operand(grad, slot, draw, _SLOTS[i], None, want_inside=False))
     return operands[0], operands[1], amax, scale
 
 
 def _move(
     grad: Tensor, state: Tensor, config: GradScale, top: float
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """(amax, scale to use, its inverse), each one number; the inverse is NaN for a bad gradient."""
+    """(amax, the state with which this call was made, the inverse of the scale that it used), each
+    one number; the inverse is NaN for a bad gradient. Moving a delayed state is the layer's work,
+    once an iteration."""
     if grad.numel() == 0:
         scale = torch.where(state > 0, state, torch.ones_like(state))
         return torch.zeros_like(state), state.clone(), scale.reciprocal()
-    low, high = torch.aminmax(grad)
-    amax = torch.maximum(-low, high).reshape(1)
-    fitted = config.first(amax, top)
-    if config.mode == "fit":
-        scale = fitted
-    elif config.mode == "immediate":
-        scale = torch.where(state > 0, config.update(state, amax * state, top), fitted)
-    else:
-        scale = torch.where(state > 0, state, fitted)
-    # amax * 0 is 0, or NaN where the gradient is not finite; nothing has fitted the scale of an
-    # all-zero first gradient, and the state stays 0 for it.
-    known = torch.where((scale > 0) & (amax > 0) | (state > 0), scale, torch.ones_like(scale))
-    fresh = torch.where((amax > 0) & torch.isfinite(amax) | (state > 0), known, state)
-    return amax, fresh, known.reciprocal() + amax * 0.0
+    amax = absolute_max(grad).reshape(1)
+    used, _ = config.step(state, amax, top)
+    # An all-zero or bad first gradient fits nothing: it is multiplied by 1, and the state stays 0.
+    kept = torch.where((state > 0) | usable(amax), used, state)
+    # amax * 0 is 0, or NaN where the gradient is not finite.
+    return amax, kept, used.reciprocal() + amax * 0.0
 
 
 def _one_pass(first: Quantizer | None, second: Quantizer | None) -> bool:

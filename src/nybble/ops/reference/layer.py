@@ -11,8 +11,6 @@ codes, multiplier, zero point and mask of the input; the same four of the weight
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import torch
 from torch import Tensor
 
@@ -20,26 +18,21 @@ from nybble.ops.exactness import finish_
 from nybble.ops.geometry import Geometry
 from nybble.ops.reference import gemm
 from nybble.ops.reference.gradient import quantize_gradient
-from nybble.ops.reference.operand import Operand, quantize_operand, rereads, restore, store
+from nybble.ops.reference.operand import (
+    GRAD_INPUT_WEIGHT,
+    GRAD_WEIGHT_INPUT,
+    INPUT,
+    WEIGHT,
+    Draw,
+    Operand,
+    quantize_operand,
+    rereads,
+    restore,
+    store,
+)
 from nybble.ops.reference.storage import flatten
 from nybble.ops.spec import LayerSpec
-from nybble.quantizers import PACT, Quantizer, RandomKey, tree_sum
-
-# The `operand` of a random key: one number for each slot that draws its own bits.
-INPUT, WEIGHT, GRAD_INPUT_GRAD, GRAD_WEIGHT_GRAD, GRAD_INPUT_WEIGHT, GRAD_WEIGHT_INPUT = range(6)
-
-
-@dataclass(frozen=True)
-class Draw:
-    """Which random bits a call uses; see `quantizers/random.py`."""
-
-    seed: int
-    layer: int
-    call: int
-
-    def key(self, operand: int) -> RandomKey:
-        """The key of one operand of this call."""
-        return RandomKey(seed=self.seed, rank=0, layer=self.layer, call=self.call, operand=operand)
+from nybble.quantizers import PACT, Quantizer, tree_sum
 
 
 def layer_forward(
@@ -54,8 +47,8 @@ def layer_forward(
     save: bool,
 ) -> tuple[Tensor, list[Tensor]]:
     """Output of the layer and, if `save`, what its backward needs (else an empty list)."""
-    qx = quantize_operand(x, spec.output_input, draw.key(INPUT), alpha, want_inside=save)
-    qw = quantize_operand(weight, spec.output_weight, draw.key(WEIGHT), None, want_inside=save)
+    qx = quantize_operand(x, spec.output_input, draw, INPUT, alpha, want_inside=save)
+    qw = quantize_operand(weight, spec.output_weight, draw, WEIGHT, None, want_inside=save)
     rank = x.dim()
     tx, mx, limit_x = qx.facing(0, 0, rank)
     tw, mw, limit_w = qw.facing(0, 1, rank)
@@ -73,14 +66,14 @@ def layer_forward(
     if not save:
         return y, []
     bx = _backward_operand(
-        x, spec.grad_weight_input, qx, spec.output_input, draw.key(GRAD_WEIGHT_INPUT), alpha
+        x, spec.grad_weight_input, qx, spec.output_input, draw, GRAD_WEIGHT_INPUT, alpha
     )
     slot_x, slot_w = spec.slot("grad_weight_input"), spec.slot("grad_input_weight")
     kept_x = store(bx, slot_x, qx.inside)
     if rereads(slot_w):
         return y, [*kept_x, *store(Operand(weight), None, qw.inside)]
     bw = _backward_operand(
-        weight, spec.grad_input_weight, qw, spec.output_weight, draw.key(GRAD_INPUT_WEIGHT), None
+        weight, spec.grad_input_weight, qw, spec.output_weight, draw, GRAD_INPUT_WEIGHT, None
     )
     return y, [*kept_x, *store(bw, slot_w, qw.inside)]
 
@@ -112,7 +105,7 @@ def layer_backward(
         grad,
         spec,
         grad_scale,
-        (draw.key(GRAD_INPUT_GRAD), draw.key(GRAD_WEIGHT_GRAD)),
+        draw,
         (need_dx or need_dalpha, need_dw),
     )
     slot_x, slot_w = spec.slot("grad_weight_input"), spec.slot("grad_input_weight")
@@ -173,9 +166,12 @@ def clip_gradient(dx: Tensor, qx: Operand, slot: Quantizer | None) -> Tensor:
     """
     if slot is None or not isinstance(slot.scale, PACT) or qx.inside is None:
         return dx.new_empty(0)
-    side = qx.tensor.sign()
-    if slot.scale.kind == "unsigned" and qx.limit is None:
-        side.clamp_(min=0.0)  # a float32 operand still shows what lies below the range
+    if qx.limit is not None:
+        side = qx.tensor.clamp(-1.0, 1.0)  # the sign of integers, eight times faster than sign()
+    else:
+        side = qx.tensor.sign()
+        if slot.scale.kind == "unsigned":
+            side.clamp_(min=0.0)  # a float32 operand still shows what lies below the range
     torch.addcmul(side, side, qx.inside, value=-1.0, out=side)  # 0 where it was not clipped
     if slot.scale.kind == "two_sided":
         above = tree_sum(flatten(side.clamp(min=0.0).mul_(dx)))
@@ -188,13 +184,14 @@ def _backward_operand(
     slot: Quantizer | str | None,
     forward: Operand,
     forward_slot: Quantizer | None,
-    key: RandomKey,
+    draw: Draw,
+    operand: int,
     alpha: Tensor | None,
 ) -> Operand:
     if slot == "same" or slot == forward_slot:
         return forward
     if slot is None or isinstance(slot, Quantizer):
-        return quantize_operand(tensor, slot, key, alpha, want_inside=False)
+        return quantize_operand(tensor, slot, draw, operand, alpha, want_inside=False)
     raise TypeError(f"a slot holds a Quantizer, None or 'same', not {slot!r}")
 
 

@@ -39,6 +39,22 @@ from nybble.quantizers.packing import pack_codes, unpack_codes
 # Formats that torch stores itself; their casts are exact on the format's own values.
 _TORCH_DTYPES = {"fp16": torch.float16, "bf16": torch.bfloat16}
 
+# The `operand` of a random key: one number for each slot that draws its own bits.
+INPUT, WEIGHT, GRAD_INPUT_GRAD, GRAD_WEIGHT_GRAD, GRAD_INPUT_WEIGHT, GRAD_WEIGHT_INPUT = range(6)
+
+
+@dataclass(frozen=True)
+class Draw:
+    """Which random bits a call uses; see `quantizers/random.py`."""
+
+    seed: int
+    layer: int
+    call: int
+
+    def key(self, operand: int) -> RandomKey:
+        """The key of one operand of this call."""
+        return RandomKey(seed=self.seed, rank=0, layer=self.layer, call=self.call, operand=operand)
+
 
 @dataclass
 class Operand:
@@ -71,7 +87,8 @@ class Operand:
 def quantize_operand(
     x: Tensor,
     slot: Quantizer | None,
-    key: RandomKey,
+    draw: Draw,
+    operand: int,
     alpha: Tensor | None,
     *,
     want_inside: bool,
@@ -87,7 +104,7 @@ def quantize_operand(
     fmt = slot.format
     random = None
     if isinstance(slot.rounding, Stochastic):
-        random = random24(x.shape, key, x.device)
+        random = random24(x.shape, draw.key(operand), x.device)
     if isinstance(slot.scale, Unit):
         return _rounded(x, fmt, slot, random, None)
     fit = fit_slot(x, slot, alpha)
@@ -191,6 +208,9 @@ def store(operand: Operand, slot: Quantizer | None, inside: Tensor | None) -> li
     return [*kept, mask]
 
 
+_NO_DRAW = Draw(0, 0, 0)  # what is read again rounds to nearest
+
+
 def rereads(slot: Quantizer | None) -> bool:
     """Whether backward quantises a weight again instead of keeping its codes.
 
@@ -220,7 +240,7 @@ def restore(
             return Operand(codes, None, None, inside)
         return Operand(raw, None, None, inside)
     if raw is not None:
-        operand = quantize_operand(raw, slot, RandomKey(seed=0), None, want_inside=False)
+        operand = quantize_operand(raw, slot, _NO_DRAW, WEIGHT, None, want_inside=False)
         operand.inside = inside
         return operand
     fmt = slot.format

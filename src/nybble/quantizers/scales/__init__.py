@@ -4,7 +4,7 @@ from nybble.quantizers.scales.absmax import AbsMax
 from nybble.quantizers.scales.fit import Fit, ScaleConfig, scale_from_dict
 from nybble.quantizers.scales.gradscale import GradScale, absolute_max
 from nybble.quantizers.scales.minmax import MinMax
-from nybble.quantizers.scales.pact import PACT, pact_alpha_grad, pact_masks
+from nybble.quantizers.scales.pact import PACT
 from nybble.quantizers.scales.sawb import SAWB
 from nybble.quantizers.scales.unit import Unit
 
@@ -18,7 +18,5 @@ __all__ = [
     "ScaleConfig",
     "Unit",
     "absolute_max",
-    "pact_alpha_grad",
-    "pact_masks",
     "scale_from_dict",
 ]

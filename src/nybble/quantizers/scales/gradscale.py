@@ -233,7 +233,8 @@ class GradScale(ScaleConfig):
 
     def _step(self, scale: float, statistic: float, max_value: float) -> tuple[float, float]:
         ok = 0.0 < statistic < math.inf
-        fresh = _fitted(statistic, max_value, 1.0)
+        slow = self.start == "one" and self.mode != "fit"
+        fresh = 1.0 if slow else _fitted(statistic, max_value, 1.0)
         if not scale > 0.0:
             return fresh, fresh if ok else 0.0
         if self.mode == "fit":

@@ -11,12 +11,17 @@
 A clip that training pushed to zero or below is used as 2**-126: every number is clipped then, and
 the gradient of alpha brings it back. A NaN or infinite clip makes the scale NaN.
 
-Gradient of alpha, for an incoming gradient g (that of y, of the same shape as x):
+Gradient of alpha, for an incoming gradient g (that of y, of the same shape as x); an element is
+`above` or `below` when fl(x * inv) (plus the zero point) lies outside of the format's range:
 
-    unsigned    dalpha = tree_sum(g where x >= alpha, else 0)
-    symmetric   dalpha = tree_sum(g where x >= alpha, -g where x <= -alpha, else 0)
-    two_sided   dupper = tree_sum(g where x >= upper), dlower = tree_sum(-g where x <= -lower)
+    unsigned    dalpha = tree_sum(g where above, else 0)
+    symmetric   dalpha = tree_sum(g where above, -g where below, else 0)
+    two_sided   dupper = tree_sum(g where above), dlower = tree_sum(-g where below)
     dx = g where neither (and, unsigned, x >= 0), else 0
+
+Layers compute it, from the codes and the mask that they kept (`ops/reference/layer.py`). An element
+that lies exactly on the clip is inside: it passes its gradient to x, and to x alone. In IBM's code
+(x >= alpha for alpha, x <= alpha for x) it would count twice.
 
 Initial clip: with rate and decay as they are, alpha hardly moves from where it starts, so it starts
 where the quantisation error of the first batch is least. Tried are top * 2**(-k/8), k = 0..63,
@@ -48,7 +53,7 @@ from nybble.quantizers.sums import tree_sum
 if TYPE_CHECKING:
     from nybble.formats import Format
 
-__all__ = ["PACT", "pact_alpha_grad", "pact_masks"]
+__all__ = ["PACT"]
 
 Kind = Literal["unsigned", "symmetric", "two_sided"]
 
@@ -154,44 +159,6 @@ class PACT(ScaleConfig):
     @property
     def short(self) -> str:
         return f"pact({self.kind})"
-
-
-def pact_masks(x: Tensor, alpha: Tensor, kind: Kind) -> tuple[Tensor, Tensor]:
-    """(below, above): boolean tensors of the shape of x, the elements that each clip holds.
-
-    dx is g where neither is set. For "unsigned" `below` is x < 0, which no clip learns from.
-
-    >>> pact_masks(torch.tensor([-1.0, 0.5, 2.0]), torch.tensor([2.0]), "unsigned")
-    (tensor([ True, False, False]), tensor([False, False,  True]))
-    """
-    clips = alpha.detach().to(torch.float32).reshape(-1).clamp(min=MIN_SCALE)
-    x = x.detach()
-    above = x >= clips[0]
-    if kind == "unsigned":
-        return x < 0, above
-    return x <= -clips[-1], above
-
-
-def pact_alpha_grad(grad: Tensor, below: Tensor, above: Tensor, kind: Kind) -> Tensor:
-    """The gradient of alpha, float32 `[1]` or `[2]` (upper, lower); see the module.
-
-    `grad`: the gradient with respect to the quantised activation, before masking.
-
-    >>> g = torch.tensor([1.0, 10.0, 100.0])
-    >>> below, above = torch.tensor([True, False, False]), torch.tensor([False, False, True])
-    >>> [pact_alpha_grad(g, below, above, k).tolist() for k in ("unsigned", "symmetric")]
-    [[100.0], [99.0]]
-    >>> pact_alpha_grad(g, below, above, "two_sided").tolist()
-    [100.0, -1.0]
-    """
-    grad = grad.detach().to(torch.float32)
-    upper = torch.where(above, grad, 0.0)
-    if kind == "unsigned":
-        return tree_sum(upper).reshape(1)
-    lower = torch.where(below, -grad, 0.0)
-    if kind == "symmetric":
-        return tree_sum(upper + lower).reshape(1)
-    return torch.stack([tree_sum(upper), tree_sum(lower)])
 
 
 def _odd_step(n: int) -> int:
