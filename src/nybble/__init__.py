@@ -7,7 +7,7 @@ print(nybble.summary(model, example_input)) # what really runs in how many bits
 
 from __future__ import annotations
 
-from nybble.convert import convert, revert
+from nybble.convert import convert, loss_scale, revert
 from nybble.errors import NybbleError, UserError
 from nybble.formats import get_format
 from nybble.nn.groups import param_groups, unheld_clips
@@ -33,6 +33,7 @@ __all__ = [
     "get_format",
     "get_recipe",
     "load",
+    "loss_scale",
     "matmul",
     "param_groups",
     "quantize",

@@ -111,6 +111,16 @@ def revert(model: nn.Module) -> nn.Module:
     return model
 
 
+def loss_scale(model: nn.Module) -> float:
+    """By how much a training loop should multiply the loss, and divide the gradients: the largest
+    that a converted layer needs, 1 where none does. torch's GradScaler does as well.
+
+    >>> loss_scale(convert(nn.Sequential(nn.Linear(4, 4)), "hfp8"))
+    1024.0
+    """
+    return max((layer.nybble_spec.loss_scale for _, layer in quantized_layers(model)), default=1.0)
+
+
 def convertible_layers(model: nn.Module) -> list[tuple[LayerFacts, nn.Module]]:
     """(facts, module) of every layer that has a converted class, in module order."""
     found = [

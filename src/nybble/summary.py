@@ -7,7 +7,9 @@ layer is what was saved while it ran. Parameters that autograd merely refers to 
 A Gemm that is not needed (grad_input of a layer whose input has no gradient, grad_weight of a
 frozen weight) has no MACs.
 
-Not done here: matrix products outside of layers (attention's QK^T and PV); they are not listed.
+Products that belong to no layer listed here (attention's QK^T and PV, `nn.Conv1d`, ...) are counted
+by torch's own flop counter and stand in one line, so that the shares are those of the whole model.
+Not done here: recurrent layers, which that counter does not see; they are named as not converted.
 """
 
 from __future__ import annotations
@@ -19,12 +21,13 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
 
-from nybble.convert import unconverted_layers
+from nybble.convert import loss_scale, unconverted_layers
 from nybble.errors import UserError
 from nybble.nn.registry import converted_class
 from nybble.nn.state import QuantizedLayer
-from nybble.ops.spec import LayerSpec
+from nybble.ops.spec import LayerSpec, Slot
 
 GEMMS = (
     ("output", "output_input", "output_weight"),
@@ -66,8 +69,10 @@ class Summary:
     rows: tuple[Row, ...]
     layer_bytes: tuple[LayerBytes, ...]
     saved_bytes: int
+    other_macs: int
     unconverted: tuple[tuple[str, str], ...]
     clips: tuple[str, ...]
+    loss_scale: float
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-able form."""
@@ -103,12 +108,22 @@ class Summary:
             share = f"{100 * row.share:5.1f}%" if row.macs else "     -"
             cells = (name, kind, row.gemm, operands, bits, row.accumulator, row.backend)
             lines.append(_columns((*cells, share, kept), widths))
+        if self.other_macs:
+            listed = sum(row.macs for row in self.rows)
+            share = f"{100 * self.other_macs / (listed + self.other_macs):5.1f}%"
+            what = ("(other products)", "", "all", "fp32 x fp32", "32 x 32", "fp32", "torch")
+            lines.append(_columns((*what, share, ""), widths))
         four = 100 * self.share_of(4)
         lines.append(
             f"{four:.1f} % of the MACs multiply two 4-bit operands;"
             f" {self.saved_bytes:,} bytes saved for backward"
         )
         lines += [f"not converted: {name} ({cls})" for name, cls in self.unconverted]
+        if self.loss_scale != 1:
+            lines.append(
+                f"loss scale: layers of 8 or 16 bits have no scale of their own; in a loop of your"
+                f" own multiply the loss by {self.loss_scale:g} and divide the gradients by it"
+            )
         if self.clips:
             lines.append(
                 f"{len(self.clips)} PACT clips: give nybble.param_groups(model, lr=...) to the"
@@ -154,7 +169,12 @@ def summary(model: nn.Module, example_input: Any) -> Summary:
     for name, module in layers.items():
         module.register_forward_pre_hook(_enter(name, stack))
         module.register_forward_hook(_leave(name, stack, calls, flowing))
-    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor), torch.enable_grad():
+    counter = FlopCounterMode(display=False)
+    with (
+        torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor),
+        torch.enable_grad(),
+        counter,
+    ):
         output = _call(twin, example_input)
         _scalar(output).backward()
     macs: dict[tuple[str, str], int] = {}
@@ -163,7 +183,10 @@ def summary(model: nn.Module, example_input: Any) -> Summary:
         macs[name, "grad_input"] = flowing.get(name, 0)
         trained = isinstance(module.weight, Tensor) and module.weight.requires_grad
         macs[name, "grad_weight"] = calls.get(name, 0) if trained else 0
-    total = sum(macs.values())
+    # Converted layers are operators of their own, which the counter does not know.
+    in_torch = sum(n for (name, _), n in macs.items() if not _is_converted(layers[name]))
+    other = max(counter.get_total_flops() // 2 - in_torch, 0)
+    total = sum(macs.values()) + other
     rows = []
     for name, module in layers.items():
         spec = module._resolved_spec() if isinstance(module, QuantizedLayer) else LayerSpec()
@@ -173,12 +196,14 @@ def summary(model: nn.Module, example_input: Any) -> Summary:
         rows=tuple(rows),
         layer_bytes=tuple(LayerBytes(name, saved.get(name, 0)) for name in layers),
         saved_bytes=sum(saved.values()),
+        other_macs=other,
         unconverted=tuple(unconverted_layers(model)),
         clips=tuple(
             name
             for name, module in layers.items()
             if isinstance(module, QuantizedLayer) and module.nybble_alpha is not None
         ),
+        loss_scale=loss_scale(model),
     )
 
 
@@ -203,9 +228,7 @@ def _row(
             32 if left is None else left.format.bits,
             32 if right is None else right.format.bits,
         ),
-        accumulator=str(spec.accumulator)
-        if converted and spec.accumulator.format
-        else ("exact" if converted and module.nybble_accumulate == "exact" else "fp32"),
+        accumulator=_accumulator(module, spec, left, right),
         backend=str(module.nybble_backend) if converted else "torch",
         macs=macs,
         share=macs / total if total else 0.0,
@@ -215,6 +238,20 @@ def _row(
             "" if right is None else right.scale.short,
         ),
     )
+
+
+def _accumulator(module: nn.Module, spec: LayerSpec, left: Slot, right: Slot) -> str:
+    """How this Gemm really sums: operands without an integer form sum in float32 in both modes."""
+    if not isinstance(module, QuantizedLayer):
+        return "fp32"
+    if spec.accumulator.format:
+        return str(spec.accumulator)
+    integers = all(slot is not None and slot.format.unit is not None for slot in (left, right))
+    return "exact" if integers and module.nybble_accumulate == "exact" else "fp32"
+
+
+def _is_converted(module: nn.Module) -> bool:
+    return isinstance(module, QuantizedLayer)
 
 
 def _enter(name: str, stack: list[str]) -> Callable[..., None]:

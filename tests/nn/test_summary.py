@@ -92,3 +92,51 @@ def test_a_frozen_weight_has_no_grad_weight_gemm():
     model[3].weight.requires_grad_(False)
     rows = {(r.layer, r.gemm): r.macs for r in nybble.summary(model, torch.ones(2, 3, 8, 8)).rows}
     assert rows["3", "grad_weight"] == 0 and rows["3", "grad_input"] == rows["3", "output"] > 0
+
+
+class Mixed(nn.Module):
+    """A converted layer, a convolution that is not, and products that belong to no layer."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv1d(4, 4, 3, padding=1)
+        self.linear = nn.Linear(4, 4)
+
+    def forward(self, x):
+        y = self.linear(self.conv(x).transpose(1, 2))
+        return y @ y.transpose(1, 2)
+
+
+def test_products_of_other_layers_count_as_float32():
+    model = nybble.convert(Mixed(), "sun2020:first_last=int4")
+    summary = nybble.summary(model, torch.randn(2, 4, 8))
+    assert [name for name, _ in summary.unconverted] == ["conv"]
+    linear = 3 * 2 * 8 * 4 * 4
+    conv = 2 * (2 * 8 * 4 * 4 * 3)  # the input has no gradient
+    attention = 3 * 2 * 8 * 8 * 4
+    assert summary.other_macs == conv + attention
+    assert summary.share_of(4) == pytest.approx(linear / (linear + conv + attention))
+    assert "(other products)" in str(summary)
+
+
+def test_float32_layers_are_not_counted_twice():
+    summary = nybble.summary(net(), torch.randn(2, 3, 8, 8))
+    assert summary.other_macs == 0
+    assert sum(row.share for row in summary.rows) == pytest.approx(1.0)
+
+
+def test_sums_are_named_as_they_are():
+    model = nybble.convert(net(), "sun2020", accumulate="exact")
+    rows = {r.layer: r for r in nybble.summary(model, torch.randn(2, 3, 8, 8)).rows}
+    assert rows["3"].accumulator == "exact"
+    assert rows["0"].accumulator == "fp32"  # FP16 operands have no integers to sum
+
+
+def test_a_loss_scale_is_asked_for_where_layers_need_one():
+    for recipe, scale in (("hfp8", 1024.0), ("sun2020:first_last=int4", 1.0), ("bf16", 1.0)):
+        model = nybble.convert(net(), recipe)
+        assert nybble.loss_scale(model) == scale
+        said = "multiply the loss by 1024" in str(nybble.summary(model, torch.randn(2, 3, 8, 8)))
+        assert said == (scale != 1)
+    model = nybble.convert(net(), "sun2020:first_last=int4", {"3": "hfp8"})
+    assert nybble.loss_scale(model) == 1024.0

@@ -71,6 +71,15 @@ def test_two_sided_clips_learn_both_ends():
     assert model[2].nybble_alpha.grad[1] == 0  # unsigned: the second clip is not used
 
 
+@pytest.mark.parametrize("sawb", ["ibm15", "ibm16", "luq"])
+def test_signed_inputs_by_sawb_take_the_weights_levels_and_coefficients(sawb):
+    layer = mlp(f"{FOUR_BIT}+signed=sawb+sawb={sawb}")[0]
+    layer(batch())
+    spec = layer._resolved_spec()
+    assert spec.output_input.scale.coefficients == sawb
+    assert spec.output_input.format == spec.output_weight.format
+
+
 def test_signed_inputs_by_sawb_learn_no_clip():
     model = mlp(FOUR_BIT + "+signed=sawb")
     model(batch()).square().sum().backward()
@@ -203,6 +212,18 @@ def test_double_use_and_accumulation_move_the_scale_once():
     assert layer.nybble_grad_scale.item() == 4 * scale  # one step a forward-backward round
 
 
+def test_immediate_moves_once_an_iteration_too():
+    torch.manual_seed(0)
+    layer = nybble.convert(nn.Linear(6, 6), f"{FOUR_BIT}+gradscale=immediate")
+    x = torch.randn(5, 6)
+    (layer(x) + layer(2 * x)).sum().backward()
+    scale = layer.nybble_grad_scale.item()
+    ((layer(x) + layer(2 * x)).sum() * 2.0**-10).backward()
+    assert layer.nybble_grad_scale.item() == 2 * scale  # two gradients, one move
+    (layer(x).sum() * 2.0**-10).backward()
+    assert layer.nybble_grad_scale.item() == 4 * scale
+
+
 def test_grad_scale_follows_and_ignores_zero_and_infinite_gradients():
     layer = nybble.convert(nn.Linear(4, 4), FOUR_BIT)
     x = torch.randn(3, 4)
@@ -273,11 +294,30 @@ def test_no_grad_saves_nothing_and_eval_moves_nothing():
     assert not kept
     model.eval()
     before = {k: v.clone() for k, v in model.state_dict().items()}
-    model(batch()).sum().backward()
+    with torch.no_grad():
+        model(batch())
     after = model.state_dict()
     for name, value in before.items():
-        if "grad" not in name:
-            assert torch.equal(value, after[name]), name
+        assert torch.equal(value, after[name]), name
+
+
+def test_training_in_eval_mode_moves_scales_and_draws_fresh_bits():
+    """Fine-tuning with frozen batch statistics calls eval() and then trains."""
+    torch.manual_seed(0)
+    layer = nybble.convert(nn.Linear(6, 6), f"{FOUR_BIT}+factor=stochastic").eval()
+    x = torch.randn(64, 6, requires_grad=True)
+    weighting = torch.randn(64, 6)
+    seen = []
+    for factor in (1.0, 2.0**-3, 2.0**-3, 2.0**-3, 2.0**-3):
+        layer.zero_grad()
+        (layer(x) * weighting * factor).sum().backward()
+        seen.append(layer.weight.grad.clone())
+    assert layer.nybble_grad_scale.item() > layer.nybble_grad_amax.item() > 0
+    assert not torch.equal(seen[1], seen[2])  # other random bits
+    scale = layer.nybble_grad_scale.item()
+    layer(x)
+    assert layer.nybble_grad_scale.item() in (scale, 2 * scale)
+    assert 16 < scale * (weighting.abs().max().item() * 2.0**-3) <= 64
 
 
 def test_saved_bytes_are_packed():

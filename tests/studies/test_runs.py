@@ -40,6 +40,8 @@ def result(config: TrainConfig, status: str, accuracy: float = 0.5, **more: Any)
         "config": config.to_dict(),
         "metric": "accuracy",
         "epochs": [epoch],
+        "final": epoch,
+        "warnings": [],
         "saved_bytes": 100,
         "dead_layers": [],
         "machine": {"cpu": "c", "threads": 1},

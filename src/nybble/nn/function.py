@@ -35,11 +35,11 @@ class LayerCall:
     layer: int
     call: int
 
-    def arguments(self) -> tuple[Any, ...]:
-        """The operators' trailing arguments, in their schema's order."""
+    def arguments(self, spec: LayerSpec | None = None) -> tuple[Any, ...]:
+        """The operators' trailing arguments, in their schema's order; `spec` instead of its own."""
         g = self.geometry
         return (
-            self.spec.key,
+            (spec or self.spec).key,
             g.kind,
             list(g.stride),
             list(g.padding),
@@ -108,7 +108,7 @@ class LayerFunction(torch.autograd.Function):
             layer.nybble_grad_scale,
             list(ctx.x_shape),
             list(ctx.weight_shape),
-            *ctx.call.arguments(),
+            *ctx.call.arguments(layer.backward_spec(ctx.call.spec)),
             ctx.channels_last,
             [needs[0], needs[1], needs[3]],
         )

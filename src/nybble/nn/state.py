@@ -11,7 +11,9 @@ cast to. A state_dict without them loads under strict=True: the layer then start
 
 GradScale moves once an iteration: gradients only note their maximum; the next training forward
 applies the rule to it. A layer that is used twice in a step, or recomputed under checkpointing,
-therefore moves its scale once, by its largest gradient.
+therefore moves its scale once, by its largest gradient (`immediate`: by its first one; `fit` has
+no state to move and fits every gradient). A training forward is one in training mode, or one in
+eval mode with gradients enabled and needed.
 """
 
 from __future__ import annotations
@@ -19,6 +21,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable
 from dataclasses import replace
+from functools import lru_cache
 from math import prod
 from typing import Any
 
@@ -30,7 +33,7 @@ from nybble.formats import get_format
 from nybble.nn.function import LayerCall, LayerFunction
 from nybble.ops.geometry import Geometry
 from nybble.ops.spec import LayerSpec
-from nybble.quantizers import PACT, SAWB, Quantizer, ScaleConfig, Stochastic
+from nybble.quantizers import PACT, SAWB, GradScale, Quantizer, Stochastic
 
 _LINEAR = Geometry("linear")
 
@@ -52,8 +55,8 @@ def in_backward() -> bool:
 def signed_input(spec: LayerSpec) -> LayerSpec:
     """`spec` with its unsigned PACT input slot replaced by its signed form.
 
-    UINT4 becomes [-7, 7] with one clip, INT4 with two clips and a zero point, or [-7, 7] with the
-    clip that SAWB finds in each batch.
+    UINT4 becomes [-7, 7] with one clip, INT4 with two clips and a zero point, or the levels of the
+    weights with the clip that their SAWB finds in each batch ([-7, 7] where they have none).
     """
     slot = spec.output_input
     if not isinstance(slot, Quantizer) or not isinstance(slot.scale, PACT):
@@ -61,10 +64,26 @@ def signed_input(spec: LayerSpec) -> LayerSpec:
     bits = slot.format.bits
     two_sided = spec.signed_inputs == "two_sided"
     name = f"int{bits}" if two_sided else f"int{bits}_sym"
-    scale: ScaleConfig = SAWB()
     if spec.signed_inputs != "sawb":
         scale = replace(slot.scale, kind="two_sided" if two_sided else "symmetric")
-    return replace(spec, output_input=replace(slot, format=get_format(name), scale=scale))
+        return replace(spec, output_input=replace(slot, format=get_format(name), scale=scale))
+    weight = spec.output_weight
+    if isinstance(weight, Quantizer) and isinstance(weight.scale, SAWB):
+        levels, sawb = weight.format, SAWB(weight.scale.coefficients)
+    else:
+        levels, sawb = get_format(name), SAWB()
+    return replace(spec, output_input=replace(slot, format=levels, scale=sawb))
+
+
+@lru_cache(maxsize=256)
+def held(spec: LayerSpec) -> LayerSpec:
+    """`spec` with a GradScale that uses its state as it is."""
+    slots = {
+        name: replace(slot, scale=replace(slot.scale, mode="delayed"))
+        for name in ("grad_input_grad", "grad_weight_grad")
+        if (slot := spec.slot(name)) is not None and isinstance(slot.scale, GradScale)
+    }
+    return replace(spec, **slots)  # type: ignore[arg-type]
 
 
 class QuantizedLayer(nn.Module):
@@ -120,6 +139,7 @@ class QuantizedLayer(nn.Module):
         kind = {None: UNSEEN, "unsigned": UNSIGNED, "signed": SIGNED}[activations]
         self._nybble_kind: int | None = kind
         self._nybble_ready = False
+        self._nybble_moved = False
         self._nybble_versions: tuple[int, int] | None = None
         self.register_buffer("nybble_input_kind", torch.tensor([kind], device=device))
         self.register_buffer("nybble_grad_scale", torch.zeros(1, device=device))
@@ -227,11 +247,14 @@ class QuantizedLayer(nn.Module):
 
     def _next_call(self, x: Tensor) -> int:
         """Advance the call counter, or find the counter that a recomputation must reuse."""
-        if not self.training:
+        # Fine-tuning with frozen statistics trains in eval mode; a reentrant checkpoint's first
+        # forward has no gradients but is in training mode. What is neither is inference.
+        if not self.training and not (torch.is_grad_enabled() and self._learns(x)):
             return 0
         if not in_backward():
             self._watch_clip()
             self._move_grad_scale()
+            self._nybble_moved = False
             self.nybble_calls += 1
             if not self._draws_random_bits():
                 return 0
@@ -243,6 +266,9 @@ class QuantizedLayer(nn.Module):
         if not self._draws_random_bits():
             return 0
         return self._nybble_calls_seen.get(_fingerprint(x), int(self.nybble_calls.item()))
+
+    def _learns(self, x: Tensor) -> bool:
+        return x.requires_grad or self.weight.requires_grad
 
     def _watch_clip(self) -> None:
         """Say once that no optimizer holds the clip: the weight was stepped and the clip was not.
@@ -277,11 +303,20 @@ class QuantizedLayer(nn.Module):
 
     # ---- GradScale --------------------------------------------------------------------------
 
+    def backward_spec(self, spec: LayerSpec) -> LayerSpec:
+        """The spec of one backward call: `immediate` moves its scale at the first gradient of an
+        iteration only, so a layer that is used twice holds it still at the second."""
+        rule = spec.grad_scale
+        if rule is None or rule[0].mode != "immediate" or not self._nybble_moved:
+            return spec
+        return held(spec)
+
     @torch.no_grad()
     def observe_gradient(self, amax: Tensor, scale: Tensor) -> None:
         """Called by backward: keep the scale that was used and note the gradient's maximum."""
         if amax.numel() == 0:
             return
+        self._nybble_moved = True
         self.nybble_grad_scale.copy_(scale)
         finite = torch.where(torch.isfinite(amax), amax, torch.zeros_like(amax))
         torch.maximum(self.nybble_grad_amax, finite, out=self.nybble_grad_amax)

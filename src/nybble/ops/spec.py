@@ -20,7 +20,10 @@ from typing import Any, Final, Literal
 
 from nybble.errors import UserError
 from nybble.formats import LogFormat, get_format
-from nybble.quantizers import PACT, GradScale, Quantizer
+from nybble.quantizers import PACT, GradScale, Quantizer, Unit
+
+LOSS_SCALE: Final = 1024.0
+_WIDE: Final = 2.0**100  # formats that end above it have float32's range, about
 
 _SHARED: Final = ("grad_input_weight", "grad_weight_input")
 
@@ -125,6 +128,23 @@ class LayerSpec:
                 even = replace(fmt, phase="even") if isinstance(fmt, LogFormat) else fmt
                 return slot.scale, even.max_value
         return None
+
+    @property
+    def loss_scale(self) -> float:
+        """The power of two by which a training loop should multiply the loss, or 1.
+
+        Gradients of 8 or 16 bits without a scale of their own underflow: FP16's smallest number is
+        6e-8 (Micikevicius et al. 2018, arXiv 1710.03740). GradScale and bfloat16's range need none.
+
+        >>> LayerSpec().loss_scale
+        1.0
+        """
+        slots = (self.grad_input_grad, self.grad_weight_grad)
+        bare = any(
+            slot is not None and isinstance(slot.scale, Unit) and slot.format.max_value < _WIDE
+            for slot in slots
+        )
+        return LOSS_SCALE if bare else 1.0
 
     def to_dict(self) -> dict[str, Any]:
         """A JSON-able dict; `LayerSpec.from_dict` is its inverse."""

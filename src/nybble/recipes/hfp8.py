@@ -42,7 +42,6 @@ def hfp8(**switches: str) -> Recipe:
             Rule(wide, position="first", why="IBM's convention"),
             Rule(wide, position="last", why="as remembered of the paper"),
         ),
-        loss_scale=1024.0,
         switches=(ACCUMULATOR,),
         settings=tuple(settings.items()),
     )

@@ -33,4 +33,4 @@ def fp16(**switches: str) -> Recipe:
     """All six operands rounded to FP16, sums in float32, loss scaled by 1024."""
     read_settings("fp16", (), switches)
     source = "Micikevicius et al. 2018, arXiv 1710.03740"
-    return Recipe("fp16", "16-bit baseline", source, uniform_spec("fp16"), loss_scale=1024.0)
+    return Recipe("fp16", "16-bit baseline", source, uniform_spec("fp16"))

@@ -121,18 +121,13 @@ class Switch:
 
 @dataclass(frozen=True)
 class Recipe:
-    """A way of training in few bits; see the module. Frozen, printable, serialisable.
-
-    loss_scale: a power of two by which training loops multiply the loss and divide the gradients,
-    because FP16 and FP8 slots have no scale of their own (4-bit gradients have GradScale).
-    """
+    """A way of training in few bits; see the module. Frozen, printable, serialisable."""
 
     name: str
     title: str
     source: str
     spec: LayerSpec
     rules: tuple[Rule, ...] = ()
-    loss_scale: float = 1.0
     switches: tuple[Switch, ...] = ()
     settings: tuple[tuple[str, str], ...] = field(default=())
 
@@ -142,6 +137,14 @@ class Recipe:
             if rule.matches(layer):
                 return rule.spec, rule
         return self.spec, None
+
+    @property
+    def loss_scale(self) -> float:
+        """A power of two by which training loops multiply the loss and divide the gradients, for
+        the layers that need one (`LayerSpec.loss_scale`); `nybble.loss_scale(model)` asks a model.
+        """
+        specs = [self.spec, *(rule.spec for rule in self.rules)]
+        return max(spec.loss_scale for spec in specs if spec is not None)
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-able form, for records and checkpoints."""

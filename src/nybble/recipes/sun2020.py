@@ -10,7 +10,8 @@
 
 Source: title page, abstract and introduction, the reviews, the granted patent's claim 1, and what
 LUQ (ICLR 2023) quotes; the paper's body was not available. What those leave open is a switch
-below: default and reason stand with it. None of the defaults was chosen for its accuracy.
+below: default and reason stand with it. None of these defaults was chosen for its accuracy. (The
+learning rate of the clips, which the texts do not give either, belongs to `nybble.param_groups`.)
 
 Not done here: 16-bit master weights; the reduced-precision optimizer.
 """
@@ -95,15 +96,18 @@ SWITCHES = (
     ),
     Switch(
         "first_last",
-        ("fp16", "fp32", "int4"),
+        ("fp16", "hfp8", "fp32", "int4"),
         "fp16",
-        "IBM's convention for the first and the last layer; the paper's text was not available",
+        "IBM's convention for the first and the last layer is FP16 or 8 bits; the paper's text was"
+        " not available",
     ),
     Switch(
         "one_by_one",
-        ("auto", "int4", "hfp8"),
+        ("auto", "int4", "hfp8", "fp16"),
         "auto",
-        "1x1 convolutions are HFP8 in ResNet-50 and ResNet-101 (bottleneck networks), else 4-bit",
+        "1x1 convolutions are HFP8 in ResNet-50 and ResNet-101 (bottleneck networks), else 4-bit;"
+        " fp16 keeps the shortcuts of a ResNet-18 wide, a convention of IBM's earlier work that is"
+        " cited beside this paper",
     ),
     Switch(
         "depthwise",
@@ -159,7 +163,9 @@ def sun2020(**switches: str) -> Recipe:
     accumulator = accumulator_of(settings["accumulator"])
     rules: list[Rule] = []
     if settings["first_last"] != "int4":
-        wide = uniform_spec("fp16", accumulator) if settings["first_last"] == "fp16" else None
+        wide = {"fp16": uniform_spec("fp16", accumulator), "hfp8": hfp8_spec(accumulator)}.get(
+            settings["first_last"]
+        )
         rules += [
             Rule(wide, position="first", why="IBM's convention"),
             Rule(wide, position="last", why="IBM's convention"),
@@ -169,6 +175,8 @@ def sun2020(**switches: str) -> Recipe:
         rules.append(Rule(hfp8_spec(accumulator), type="conv1x1", family="bottleneck", why=why))
     elif settings["one_by_one"] == "hfp8":
         rules.append(Rule(hfp8_spec(accumulator), type="conv1x1", why="asked for"))
+    elif settings["one_by_one"] == "fp16":
+        rules.append(Rule(uniform_spec("fp16", accumulator), type="conv1x1", why="asked for"))
     if settings["depthwise"] == "auto":
         update = Quantizer(get_format("fp8_152"), Unit())
         why = "MobileNetV2: FP4 gradients backward, FP8 gradients in the update"
@@ -181,7 +189,6 @@ def sun2020(**switches: str) -> Recipe:
         "Sun et al., NeurIPS 2020",
         spec,
         rules=tuple(rules),
-        loss_scale=1024.0,
         switches=SWITCHES,
         settings=tuple(settings.items()),
     )

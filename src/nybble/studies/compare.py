@@ -167,6 +167,7 @@ def measure_steps(
     """Step times of the real models on the first batch, interleaved; see `steptime`."""
     import torch
 
+    from nybble.convert import loss_scale
     from nybble.nn import quantized_layers
     from nybble.studies.steptime import interleave, ratios, training_step
     from nybble.training.prepare import build_model
@@ -183,10 +184,10 @@ def measure_steps(
             steps, backends = {}, {}
             for run in Plan(base, recipes, (base.seed,), Path()).configs():
                 seed_globals(derive(base.seed, "init"))
-                model, recipe = build_model(run, task)
-                scale = run.loss_scale or getattr(recipe, "loss_scale", None) or 1.0
+                model, _ = build_model(run, task)
+                scale = run.loss_scale or loss_scale(model)
                 steps[run.recipe] = training_step(
-                    model, task.loss, inputs, target, loss_scale=float(scale)
+                    model, task.loss, inputs, target, loss_scale=scale
                 )
                 used = sorted({str(m.nybble_backend) for _, m in quantized_layers(model)})
                 backends[run.recipe] = "+".join(used) or "torch"

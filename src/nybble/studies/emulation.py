@@ -128,7 +128,7 @@ def measure_emulation(
 def _measure(config: EmulationConfig, advance: Callable[[int, int], None]) -> dict[str, Any]:
     import torch
 
-    from nybble.convert import convert
+    from nybble.convert import convert, loss_scale
     from nybble.training.models.registry import build_model
     from nybble.training.seeds import globals_restored
 
@@ -140,11 +140,9 @@ def _measure(config: EmulationConfig, advance: Callable[[int, int], None]) -> di
         for name in (BASELINE, config.recipe):
             torch.manual_seed(0)
             model = build_model(config.model, CLASSES, config.channels)
-            recipe = get_recipe(name)
             if name != BASELINE:
-                convert(model, recipe, backend=config.backend)
-            scale = float(recipe.loss_scale)
-            loss = torch.nn.functional.cross_entropy
+                convert(model, name, backend=config.backend)
+            loss, scale = torch.nn.functional.cross_entropy, loss_scale(model)
             steps[name] = training_step(model, loss, images, labels, loss_scale=scale)
         found = ratios(interleave(steps, config.pairs, config.warmup, advance), BASELINE)
     return {"baseline": found[BASELINE], "recipe": found[config.recipe]}

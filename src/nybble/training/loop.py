@@ -19,6 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from nybble.convert import loss_scale
 from nybble.errors import UserError
 from nybble.training import diagnose, schedule
 from nybble.training.blame import described, raise_if_the_models
@@ -82,11 +83,9 @@ class Run:
             self.task = make_task(config)
         seed_globals(derive(config.seed, "init"))
         self.model, self.recipe = build_model(config, self.task)
-        scale = config.loss_scale or getattr(self.recipe, "loss_scale", None) or 1.0
-        self.loss_scale = float(scale)
         self.optimizer = build_optimizer(self.model, config)
         self.about = self.task.describe()
-        self.state = RunState()
+        self.state = RunState(loss_scale=config.loss_scale or loss_scale(self.model))
         self.watch = GradientWatch(self.model, self.task.steps_per_epoch)
         self.total_steps = config.epochs * self.task.steps_per_epoch
         self.commit = commit()
@@ -160,10 +159,13 @@ class Run:
             raise self.non_finite(f"the loss is {value}", before, inputs, target)
         self.optimizer.zero_grad(set_to_none=True)
         self.backward(loss)
-        if not diagnose.gradients_finite(self.model):
+        if diagnose.gradients_finite(self.model):
+            self.watch.observe(state.step)
+            self.optimizer.step()
+        elif state.loss_scale > 1:
+            self.skip()
+        else:
             raise self.non_finite("a gradient is not finite", before, inputs, target)
-        self.watch.observe(state.step)
-        self.optimizer.step()
         score, count = self.task.score(output.detach(), target)
         state.loss_sum += value
         state.score_sum += score
@@ -197,11 +199,25 @@ class Run:
 
     def backward(self, loss: Tensor) -> None:
         """Gradients of the loss; computed on the scaled loss, divided exactly afterwards."""
-        if self.loss_scale == 1:
+        scale = self.state.loss_scale
+        if scale == 1:
             loss.backward()
             return
-        (loss * self.loss_scale).backward()
-        unscale_(self.model.parameters(), self.loss_scale)
+        (loss * scale).backward()
+        unscale_(self.model.parameters(), scale)
+
+    def skip(self) -> None:
+        """A gradient overflowed: take no step, and halve the loss scale (Micikevicius et al. 2018).
+
+        It never grows again, so a run that keeps overflowing ends at 1 with an error.
+        """
+        state = self.state
+        state.loss_scale /= 2
+        state.skipped += 1
+        self.warn(
+            f"step {self.done + 1} was skipped: a gradient is not finite; the loss scale is now "
+            f"{state.loss_scale:g}"
+        )
 
     def finish_epoch(self) -> None:
         """Test, record the epoch, move to the next one."""
@@ -349,15 +365,13 @@ class Run:
         def repeat() -> Tensor:
             seed_globals(derive(self.config.seed, "step", self.state.epoch, self.state.step))
             loss = self.task.loss(self.model(inputs), target)
-            return loss * self.loss_scale
+            return loss * self.state.loss_scale
 
         place = diagnose.locate(self.model, repeat, inputs)
-        scaled = f", or a smaller --loss-scale (it is {self.loss_scale:g})"
-        scaled = scaled if self.loss_scale > 1 else ""
         return NonFiniteError(
             f"Training stopped at step {self.done + 1} (epoch {self.state.epoch + 1}, step "
             f"{self.state.step + 1}): {what}. The first non-finite value arose {place}. "
-            f"A smaller --lr or a longer --warmup often helps{scaled}."
+            "A smaller --lr or a longer --warmup often helps."
         )
 
     def note_failure(self, error: BaseException) -> None:

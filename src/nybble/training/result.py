@@ -4,7 +4,8 @@ The fields:
 
     schema     "nybble.run"; schema_version 1: a reader refuses a newer one
     status     "running", "interrupted", "failed" (both with `error`) or "complete"
-    config     every field of TrainConfig, `lr` as used; `loss_scale` as used
+    config     every field of TrainConfig, `lr` as used; `loss_scale` as it ended,
+               `skipped_steps` by which it was halved
     data, model, recipe    what they were: sizes, number of weights, the recipe's own record
     versions, machine, commit    of the code ("-dirty": with local changes); null outside git
     metric     its name; `higher_is_better`
@@ -36,7 +37,9 @@ from nybble.training.files import write_json
 SCHEMA = "nybble.run"
 SCHEMA_VERSION = 1
 FILE = "result.json"
-COMPLETE = ("config", "metric", "epochs", "final", "saved_bytes", "dead_layers", "warnings")
+COMPLETE = (
+    "metric", "epochs", "final", "saved_bytes", "dead_layers", "warnings", "machine", "versions"
+)  # fmt: skip
 """What a complete run's record must have: its readers take these without asking again."""
 
 

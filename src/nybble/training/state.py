@@ -24,6 +24,8 @@ class RunState:
     seconds: float = 0.0
     elapsed: float = 0.0
     saved_bytes: int | None = None
+    loss_scale: float = 1.0
+    skipped: int = 0
     epochs: list[dict[str, Any]] = field(default_factory=list)
     gradients: dict[str, list[float]] = field(default_factory=dict)
     warnings: list[str] = field(default_factory=list)
