@@ -212,7 +212,9 @@ def test_conv2d_options_agree_with_torch_in_a_wide_format(options):
     y.square().sum().backward()
     torch.testing.assert_close(y, expected, rtol=0.02, atol=0.03)
     torch.testing.assert_close(x2.grad, x.grad, rtol=0.05, atol=0.15)
-    torch.testing.assert_close(layer.weight.grad, weight_grad, rtol=0.05, atol=1.0)
+    # A sum of hundreds of products whose signs differ: the error is judged against the largest.
+    error = (layer.weight.grad - weight_grad).abs().max() / weight_grad.abs().max()
+    assert error < 0.02
     assert layer(x[0]).shape == expected[0].shape
 
 

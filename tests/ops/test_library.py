@@ -8,6 +8,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 import nybble
 from nybble.nn.function import LayerCall
+from nybble.nn.state import signed_input
 from nybble.ops.geometry import Geometry
 from nybble.quantizers import AbsMax, MinMax, Quantizer
 from nybble.recipes import get_recipe
@@ -45,11 +46,44 @@ def backward_args(recipe: str, geometry: Geometry):
 
 
 @pytest.mark.parametrize("geometry", [Geometry("linear"), CONV], ids=["linear", "conv2d"])
-@pytest.mark.parametrize("recipe", ["sun2020", "sun2020:factor=stochastic", "hfp8", "fp16"])
+@pytest.mark.parametrize(
+    "recipe",
+    [
+        "sun2020",
+        "sun2020:factor=stochastic",
+        "sun2020:sawb=ibm16",
+        "sun2020:sawb_channel=yes",
+        "sun2020:ste=clip+phases=even-even",
+        "sun2020:accumulator=chunked",
+        "sun2020-strict",
+        "hfp8",
+        "fp16",
+    ],
+)
 def test_opcheck(recipe, geometry):
     args, _ = forward_args(recipe, geometry)
     torch.library.opcheck(torch.ops.nybble.layer_forward.default, args)
     torch.library.opcheck(torch.ops.nybble.layer_backward.default, backward_args(recipe, geometry))
+
+
+@pytest.mark.parametrize("signed", ["symmetric", "two_sided", "sawb"])
+def test_opcheck_of_signed_inputs(signed):
+    spec = signed_input(get_recipe(f"sun2020:signed={signed}").spec)
+    x, w = torch.randn(5, 6), torch.randn(4, 6)
+    alpha = {"symmetric": torch.tensor([0.7]), "two_sided": torch.tensor([0.7, 0.4])}.get(signed)
+    call = LayerCall(spec, Geometry("linear"), "fast", "reference", 3, 1, 2)
+    args = (x, w, None, alpha, *call.arguments(), True)
+    torch.library.opcheck(torch.ops.nybble.layer_forward.default, args)
+    y, saved = torch.ops.nybble.layer_forward(*args)
+    back = (torch.randn_like(y), x, w, saved, torch.zeros(1), [5, 6], [4, 6], *call.arguments())
+    args = (*back, [False, False], [True, True, alpha is not None])
+    torch.library.opcheck(torch.ops.nybble.layer_backward.default, args)
+
+
+@pytest.mark.parametrize("needs", [(False, True, False), (True, False, False), (True, True, False)])
+def test_opcheck_of_gradients_that_are_not_needed(needs):
+    args = (*backward_args("sun2020", CONV)[:-1], list(needs))
+    torch.library.opcheck(torch.ops.nybble.layer_backward.default, args)
 
 
 def test_opcheck_matmul():

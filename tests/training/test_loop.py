@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import signal
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -19,6 +20,7 @@ from nybble.training.loop import Run, train
 from nybble.training.optimizers import build_optimizer
 from nybble.training.result import read_result
 from nybble.training.schedule import factor
+from nybble.training.signals import Interrupted
 from nybble.training.tasks import vision
 from nybble.training.tasks.vision import VisionTask
 
@@ -124,6 +126,37 @@ def test_a_loss_scale_does_not_change_the_weights(tiny: Make, tmp_path: Path) ->
     scaled.train()
     for one, two in zip(plain.model.parameters(), scaled.model.parameters(), strict=True):
         assert torch.equal(one, two)
+
+
+def test_an_overflow_under_a_loss_scale_skips_the_step_and_halves_the_scale(
+    tiny: Make, tmp_path: Path, final_state: Any
+) -> None:
+    """FP16 ends at 65504, so 2^24 is too much at first; training then goes on, resumed or not."""
+    config = tiny(recipe="fp16", loss_scale=2.0**24, epochs=10, checkpoint_every=1)
+    run = Run(config)
+    record = run.train()
+    skipped = record["skipped_steps"]
+    assert 2 < skipped < 30
+    assert record["loss_scale"] == 2.0 ** (24 - skipped)
+    assert record["warnings"][0].startswith("step 1 was skipped: a gradient is not finite")
+    assert len(record["warnings"]) == skipped
+    assert record["final"]["train_loss"] < record["epochs"][0]["train_loss"]
+    assert all(bool(torch.isfinite(p).all()) for p in run.model.parameters())
+
+    stopped = replace(config, out=str(tmp_path / "stopped"))
+    other = Run(stopped)
+    real = other.skip
+
+    def stop_after_the_second() -> None:
+        real()
+        if other.state.skipped == 2:
+            other.stop.signum = signal.SIGTERM
+
+    other.skip = stop_after_the_second  # type: ignore[method-assign]
+    with pytest.raises(Interrupted):
+        other.train()
+    train(replace(stopped, resume=True))
+    assert final_state(stopped) == final_state(config)
 
 
 def test_record(tiny: Make) -> None:

@@ -10,6 +10,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from nybble.training.checkpoint import available
 from nybble.training.config import TrainConfig
 from nybble.training.loop import train
@@ -17,10 +19,13 @@ from nybble.training.loop import train
 KILLS = 10
 
 
-def test_resume_kill(tiny: Callable[..., TrainConfig], tmp_path: Path, final_state: Any) -> None:
+@pytest.mark.parametrize("recipe", ["fp32", "sun2020:factor=stochastic"])
+def test_resume_kill(
+    recipe: str, tiny: Callable[..., TrainConfig], tmp_path: Path, final_state: Any
+) -> None:
     processes = multiprocessing.get_context("forkserver")
     processes.set_forkserver_preload(["nybble.training.loop"])
-    config = tiny(epochs=100, checkpoint_every=2, threads=1)
+    config = tiny(recipe=recipe, epochs=100, checkpoint_every=2, threads=1)
     killed = replace(config, out=str(tmp_path / "killed"), resume=True)
     checkpoints = killed.run_folder() / "checkpoints"
     dice = random.Random(time.time_ns())

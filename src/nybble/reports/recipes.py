@@ -91,7 +91,8 @@ def _slots(spec: LayerSpec, usual: LayerSpec | None) -> list[str]:
         width = "32" if slot is None else str(slot.format.bits)
         lines.append(f"  {gemm:<12}{operand:<8}{width:>3} bits  {text}{note}")
     if usual is None or spec.accumulator != usual.accumulator:
-        lines.append(f"  {'sum':<12}{spec.accumulator}")
+        full = spec.accumulator.format is None
+        lines.append(f"  {'sum':<12}{'in full precision' if full else spec.accumulator}")
     return lines
 
 

@@ -159,8 +159,8 @@ class Run:
             raise self.non_finite(f"the loss is {value}", before, inputs, target)
         self.optimizer.zero_grad(set_to_none=True)
         self.backward(loss)
+        self.watch.observe(state.step)
         if diagnose.gradients_finite(self.model):
-            self.watch.observe(state.step)
             self.optimizer.step()
         elif state.loss_scale > 1:
             self.skip()
