@@ -103,8 +103,15 @@ def revert(model: nn.Module) -> nn.Module:
     >>> type(model[0]) is nn.Linear
     True
     """
+    layers = list(quantized_layers(model))
+    for name, layer in layers:
+        if type(layer).__bases__[0] is not QuantizedLayer:
+            raise UserError(
+                f"revert: layer {name!r} was changed after its conversion (its class is"
+                f" {type(layer).__name__}): take the parametrization away first"
+            )
     allow_fast_paths(model)
-    for _, layer in list(quantized_layers(model)):
+    for _, layer in layers:
         layer.detach_()
         # (QuantizedLayer, torch's class): the second base is what the layer was.
         layer.__class__ = type(layer).__bases__[1]

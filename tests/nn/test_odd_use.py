@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import copy
+
 import pytest
 import torch
 from torch import nn
+from torch.utils.checkpoint import checkpoint
 
 import nybble
+
+FOUR_BIT = "sun2020:first_last=int4"
 
 ALL = {"re:.*": nybble.recipes.get_recipe("sun2020")}
 
@@ -98,3 +103,120 @@ def test_arguments_of_the_wrong_kind_are_refused(arguments, message):
     given = {"model": mlp(), "recipe": "sun2020", **arguments}
     with pytest.raises(nybble.UserError, match=message):
         nybble.convert(**given)
+
+
+def both_gradients(layer, x):
+    x = x.detach().requires_grad_()
+    layer.zero_grad()
+    y = layer(x)
+    (y * torch.linspace(-1, 1, y.numel()).view_as(y)).sum().backward()
+    clip = layer.nybble_alpha.grad.clone()
+    return [y.detach(), x.grad.clone(), layer.weight.grad.clone(), clip]
+
+
+@pytest.mark.parametrize(
+    "cut",
+    [
+        lambda x: x[:, :, ::2, ::2],
+        lambda x: x[:, :, 1:9, 2:10],
+        lambda x: x[:, 4:12],
+        lambda x: x[::2],
+        lambda x: x[:1].expand(3, -1, -1, -1),
+        lambda x: x.permute(0, 1, 3, 2),
+        lambda x: x.permute(0, 3, 2, 1),
+    ],
+)
+@pytest.mark.parametrize("last", [True, False])
+def test_slices_of_either_memory_format_have_the_gradients_of_a_copy(cut, last):
+    torch.manual_seed(0)
+    whole = torch.randn(4, 16, 16, 16)
+    if last:
+        whole = whole.to(memory_format=torch.channels_last)
+    x = cut(whole)
+    layer = nn.Conv2d(x.shape[1], 5, 3, padding=1)
+    twin = copy.deepcopy(layer)
+    for module in (layer, twin):
+        nybble.convert(module, "sun2020:first_last=int4", accumulate="exact")
+    ours, expected = both_gradients(layer, x), both_gradients(twin, x.contiguous())
+    for one, two in zip(ours[:3], expected[:3], strict=True):
+        assert torch.equal(one, two)
+    # The clip's sum runs in memory order.
+    torch.testing.assert_close(ours[3], expected[3], rtol=1e-4, atol=1e-4)
+
+
+def test_a_copy_made_before_the_first_batch_learns_from_copied_buffers():
+    """An average of weights is such a copy: its buffers and parameters are written into it."""
+    model = nybble.convert(nn.Sequential(nn.Linear(6, 6), nn.ReLU(), nn.Linear(6, 6)), FOUR_BIT)
+    average = copy.deepcopy(model)
+    model(torch.randn(16, 6))
+    with torch.no_grad():
+        for mine, theirs in zip(average.parameters(), model.parameters(), strict=True):
+            mine.copy_(theirs)
+        for mine, theirs in zip(average.buffers(), model.buffers(), strict=True):
+            mine.copy_(theirs)
+        x = torch.rand(16, 6)
+        assert torch.equal(average.eval()(x), model.eval()(x))
+    assert average[0].nybble_input_kind.item() == 2
+
+
+def test_weights_of_a_float_model_start_the_layer_afresh():
+    plain = nn.Sequential(nn.Linear(6, 6), nn.Linear(6, 6))
+    weights = copy.deepcopy(plain.state_dict())
+    model = nybble.convert(plain, FOUR_BIT)
+    model(torch.randn(16, 6)).sum().backward()
+    assert model[1].nybble_grad_scale.item() > 0
+    state = ("nybble_alpha", "nybble_input_kind", "nybble_grad_scale", "nybble_calls")
+    model.load_state_dict({"0.bias": torch.zeros(6)}, strict=False)
+    assert all(getattr(model[0], name).item() != 0 for name in state)  # not its weights
+    model.load_state_dict(weights, strict=True)
+    for layer in model:
+        assert all(getattr(layer, name).item() == 0 for name in state)
+    with torch.device("meta"):
+        empty = nybble.convert(nn.Linear(6, 6), FOUR_BIT, activations="unsigned")
+    empty.to_empty(device="cpu").load_state_dict({k[2:]: v for k, v in list(weights.items())[:2]})
+    assert empty.nybble_alpha.item() == 0 and empty.nybble_input_kind.item() == 1
+
+
+def test_a_double_default_dtype_changes_nothing():
+    results = []
+    for dtype in (torch.float32, torch.float64):
+        torch.set_default_dtype(dtype)
+        try:
+            layer = nn.Conv2d(3, 4, 3, dtype=torch.float32)
+            with torch.no_grad():
+                layer.weight.copy_(torch.arange(108).view(4, 3, 3, 3) / 54 - 1)
+                layer.bias.zero_()
+            nybble.convert(layer, FOUR_BIT)
+            x = (torch.arange(300, dtype=torch.float32) / 50).view(1, 3, 10, 10)
+            for _ in range(3):
+                results.append(both_gradients(layer, x))
+        finally:
+            torch.set_default_dtype(torch.float32)
+    for one, two in zip(results[:3], results[3:], strict=True):
+        assert all(a.dtype == b.dtype and torch.equal(a, b) for a, b in zip(one, two, strict=True))
+
+
+@pytest.mark.parametrize("reentrant", [True, False])
+@pytest.mark.parametrize("change", [lambda x: x, lambda x: x.flip(0), lambda x: x + 1])
+def test_checkpointed_uses_of_one_layer_repeat_their_own_random_bits(reentrant, change):
+    results = []
+    for checkpointed in (False, True):
+        torch.manual_seed(0)
+        layer = nybble.convert(nn.Linear(6, 6), f"{FOUR_BIT}+factor=stochastic")
+
+        def f(x, layer=layer, checkpointed=checkpointed):
+            return checkpoint(layer, x, use_reentrant=reentrant) if checkpointed else layer(x)
+
+        x = torch.randn(32, 6, requires_grad=True)
+        (f(x).sum() + 2 * (f(change(x)) ** 2).sum()).backward()
+        results.append([x.grad, layer.weight.grad])
+    for one, two in zip(*results, strict=True):
+        assert torch.equal(one, two)
+
+
+def test_revert_refuses_what_was_changed_since_and_changes_nothing():
+    model = nybble.convert(nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 4)), FOUR_BIT)
+    nn.utils.parametrizations.weight_norm(model[1])
+    with pytest.raises(nybble.UserError, match="revert: layer '1' was changed"):
+        nybble.revert(model)
+    assert len(list(nybble.quantized_layers(model))) == 2

@@ -285,7 +285,8 @@ def _threshold_table(fmt: LogFormat, rounding: Rounding, device: torch.device) -
 @lru_cache(maxsize=256)
 def _integer_grid(fmt: LogFormat, device: torch.device) -> Tensor:
     count = len(fmt.magnitudes())
-    return torch.tensor([float(fmt.base**m) for m in range(count)], device=device)
+    levels = [float(fmt.base**m) for m in range(count)]
+    return torch.tensor(levels, dtype=torch.float32, device=device)
 
 
 @dataclass(frozen=True)

@@ -228,7 +228,7 @@ class ZeroLess(Format):
         return k.mul_(2.0).add_(1.0)
 
     def _stochastic(self, y: Tensor, u: Tensor) -> Tensor:
-        levels = torch.tensor(sorted(self.values()), device=y.device)
+        levels = torch.tensor(sorted(self.values()), dtype=torch.float32, device=y.device)
         rank = stochastic_magnitude(levels, y, u)
         return torch.mul(rank, 2.0, out=y).sub_(float(self.max_integer or 0))
 

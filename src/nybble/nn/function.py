@@ -53,6 +53,20 @@ class LayerCall:
         )
 
 
+def dense(x: Tensor) -> Tensor:
+    """`x`, copied where a 4-d tensor lies in memory neither as [N, C, H, W] nor as [N, H, W, C].
+
+    Codes are kept in memory order. Of a tensor with gaps (a slice, a crop) torch's elementwise
+    operators make one without, in an order of their choice, which the backward would not know.
+
+    >>> x = torch.zeros(2, 4, 6, 6).to(memory_format=torch.channels_last)
+    >>> dense(x) is x, dense(x[:, :, ::2]).is_contiguous()
+    (True, True)
+    """
+    odd = x.dim() == 4 and not x.is_contiguous() and not is_channels_last(x)
+    return x.contiguous() if odd else x
+
+
 class LayerFunction(torch.autograd.Function):
     """`apply(x, weight, bias, alpha, call, layer)`; x, weight, bias, alpha are float32."""
 
@@ -66,6 +80,7 @@ class LayerFunction(torch.autograd.Function):
         call: LayerCall,
         layer: QuantizedLayer,
     ) -> Tensor:
+        x, weight = dense(x), dense(weight)
         needs = ctx.needs_input_grad
         save = needs[0] or needs[1] or needs[3]
         y, saved = torch.ops.nybble.layer_forward(x, weight, bias, alpha, *call.arguments(), save)

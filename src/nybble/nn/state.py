@@ -23,13 +23,14 @@ from collections.abc import Callable
 from dataclasses import replace
 from functools import lru_cache
 from math import prod
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 
 from nybble.errors import UserError
 from nybble.formats import get_format
+from nybble.nn.calls import Calls
 from nybble.nn.function import LayerCall, LayerFunction
 from nybble.ops.geometry import Geometry
 from nybble.ops.spec import LayerSpec
@@ -122,28 +123,30 @@ class QuantizedLayer(nn.Module):
     ) -> None:
         """Add the quantisation state to a layer whose class has just been changed."""
         device = self.weight.device
+
+        def zeros(n: int) -> Tensor:
+            return torch.zeros(n, dtype=torch.float32, device=device)
+
         self.nybble_spec, self.nybble_rule, self.nybble_name = spec, rule, name
         self.nybble_backend, self.nybble_accumulate = backend, accumulate
         self.nybble_seed, self.nybble_index = seed, index
         self._nybble_signed = signed_input(spec)
-        self._nybble_calls_seen: dict[int, int] = {}
+        self._nybble_calls_seen = Calls()
         slot = spec.output_input
         has_clip = isinstance(slot, Quantizer) and isinstance(slot.scale, PACT)
         if has_clip:
             two = spec.signed_inputs == "two_sided"
-            self.register_parameter(
-                "nybble_alpha", nn.Parameter(torch.zeros(2 if two else 1, device=device))
-            )
+            self.register_parameter("nybble_alpha", nn.Parameter(zeros(2 if two else 1)))
         else:
             self.register_parameter("nybble_alpha", None)
         kind = {None: UNSEEN, "unsigned": UNSIGNED, "signed": SIGNED}[activations]
-        self._nybble_kind: int | None = kind
+        self._nybble_first_kind, self._nybble_kind = kind, cast("int | None", kind)
         self._nybble_ready = False
         self._nybble_moved = False
         self._nybble_versions: tuple[int, int] | None = None
         self.register_buffer("nybble_input_kind", torch.tensor([kind], device=device))
-        self.register_buffer("nybble_grad_scale", torch.zeros(1, device=device))
-        self.register_buffer("nybble_grad_amax", torch.zeros(1, device=device))
+        self.register_buffer("nybble_grad_scale", zeros(1))
+        self.register_buffer("nybble_grad_amax", zeros(1))
         self.register_buffer("nybble_calls", torch.zeros(1, dtype=torch.int64, device=device))
 
     def detach_(self) -> None:
@@ -159,7 +162,8 @@ class QuantizedLayer(nn.Module):
     def _gemm(self, x: Tensor, weight: Tensor, bias: Tensor | None, geometry: Geometry) -> Tensor:
         """Quantise, multiply, and return in the dtype that torch's own layer would return."""
         device = x.device.type
-        if torch.is_autocast_enabled(device):
+        known = torch.amp.is_autocast_available(device)
+        if known and torch.is_autocast_enabled(device):
             dtype = torch.get_autocast_dtype(device)
             with torch.autocast(device, enabled=False):
                 return self._float32_gemm(x, weight, bias, geometry).to(dtype)
@@ -224,7 +228,8 @@ class QuantizedLayer(nn.Module):
 
         Returns whether there is nothing left to learn: an empty batch teaches nothing.
         """
-        if self._nybble_kind is None:  # after loading: the buffer knows
+        if self._nybble_kind in (None, UNSEEN):
+            # The buffer knows, after loading or where an average of models copied buffers into it.
             self._nybble_kind = int(self.nybble_input_kind.item())
         alpha = self.nybble_alpha
         if alpha is None:
@@ -259,13 +264,12 @@ class QuantizedLayer(nn.Module):
             if not self._draws_random_bits():
                 return 0
             call = int(self.nybble_calls.item())
-            if self._new_iteration():
-                self._nybble_calls_seen.clear()
-            self._nybble_calls_seen[_fingerprint(x)] = call
+            self._nybble_calls_seen.note(x, call)
             return call
         if not self._draws_random_bits():
             return 0
-        return self._nybble_calls_seen.get(_fingerprint(x), int(self.nybble_calls.item()))
+        known = self._nybble_calls_seen.repeat(x)
+        return int(self.nybble_calls.item()) if known is None else known
 
     def _learns(self, x: Tensor) -> bool:
         return x.requires_grad or self.weight.requires_grad
@@ -292,9 +296,6 @@ class QuantizedLayer(nn.Module):
                 " steps it: pass nybble.param_groups(model, lr=...) to the optimizer",
                 stacklevel=5,
             )
-
-    def _new_iteration(self) -> bool:
-        return len(self._nybble_calls_seen) >= 64
 
     def _draws_random_bits(self) -> bool:
         spec = self.nybble_spec
@@ -363,10 +364,18 @@ class QuantizedLayer(nn.Module):
         )
         for name in STATE:
             key = prefix + name
+            if key not in state_dict and prefix + "weight" in state_dict:
+                self._reset(name)  # weights of a float model: what was learned about others ends
             if key in missing_keys:
                 missing_keys.remove(key)
         # The buffers may have changed: read them at the next forward.
         self._nybble_kind, self._nybble_ready = None, False
+
+    @torch.no_grad()
+    def _reset(self, name: str) -> None:
+        tensor = getattr(self, name)
+        if tensor is not None and not tensor.is_meta:
+            tensor.fill_(self._nybble_first_kind if name == "nybble_input_kind" else 0)
 
     def extra_repr(self) -> str:
         """torch's own text, then the six slots."""
@@ -393,9 +402,3 @@ def describe_spec(spec: LayerSpec) -> str:
 def _in_transform(x: Tensor) -> bool:
     functorch = torch._C._functorch
     return functorch.is_gradtrackingtensor(x) or functorch.is_batchedtensor(x)
-
-
-def _fingerprint(x: Tensor) -> int:
-    """A number that equal inputs share: recomputed activations are bit-identical."""
-    flat = x.detach().float().contiguous().view(-1).view(torch.int32)
-    return int(flat.to(torch.int64).sum().item()) if flat.numel() else 0

@@ -57,7 +57,7 @@ def tree_mean(x: Tensor) -> Tensor:
     tensor(3.)
     """
     # A tensor, because CUDA divides by a Python number through its reciprocal.
-    count = torch.full((), float(max(x.numel(), 1)), device=x.device)
+    count = torch.full((), float(max(x.numel(), 1)), dtype=torch.float32, device=x.device)
     return tree_sum(x) / count
 
 

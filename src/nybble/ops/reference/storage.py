@@ -43,7 +43,8 @@ def unpack_integers(packed: Tensor, count: int, fmt: Integer) -> Tensor:
 def pack_mask(mask: Tensor) -> Tensor:
     """`pack_bits(mask != 0)` for a float mask of exact zeros and ones."""
     flat = _padded(mask, 8)
-    weights = torch.tensor([1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0], device=mask.device)
+    powers = [1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0]
+    weights = torch.tensor(powers, dtype=torch.float32, device=mask.device)
     return torch.mv(flat.view(-1, 8), weights).to(torch.uint8)
 
 

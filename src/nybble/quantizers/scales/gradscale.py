@@ -85,7 +85,7 @@ def warm_start(statistic: Tensor, max_value: float, default: float = 1.0) -> Ten
     """
     statistic = statistic.detach().to(torch.float32)
     if is_number(statistic):
-        return torch.full(statistic.shape, _fitted(statistic.item(), max_value, default))
+        return _number(statistic.shape, _fitted(statistic.item(), max_value, default))
     ok = usable(statistic)
     # statistic = m * 2^e and max_value = t * 2^f with m, t in [1/2, 1): the exponent is f - e, or
     # one less when m > t.
@@ -114,7 +114,7 @@ def update(scale: Tensor, scaled_max: Tensor, max_value: float) -> Tensor:
     """
     scale = scale.detach()
     if is_number(scale) and is_number(scaled_max):
-        return torch.full(scale.shape, _moved(scale.item(), scaled_max.item(), max_value))
+        return _number(scale.shape, _moved(scale.item(), scaled_max.item(), max_value))
     doubled = (scale * 2.0).clamp(max=_HIGH)
     halved = (scale * 0.5).clamp(min=_LOW)
     moved = torch.where(scaled_max > max_value, halved, scale)
@@ -126,6 +126,10 @@ def is_number(x: Tensor) -> bool:
     """Whether `x` is one number that may be read without a synchronisation: then Python's own
     arithmetic, exact for powers of two, is ten times faster than tensors of one element."""
     return x.numel() == 1 and x.device.type == "cpu" and type(x) in (Tensor, torch.nn.Parameter)
+
+
+def _number(shape: torch.Size, value: float) -> Tensor:
+    return torch.full(shape, value, dtype=torch.float32)
 
 
 def _fitted(statistic: float, max_value: float, default: float) -> float:
@@ -220,7 +224,7 @@ class GradScale(ScaleConfig):
         statistic = statistic.detach().to(torch.float32)
         if is_number(statistic) and is_number(scale):
             numbers = self._step(scale.item(), statistic.item(), max_value)
-            return torch.full(scale.shape, numbers[0]), torch.full(scale.shape, numbers[1])
+            return _number(scale.shape, numbers[0]), _number(scale.shape, numbers[1])
         started, ok = scale > 0, usable(statistic)
         fresh = self.first(statistic, max_value)
         moved = update(scale, statistic * scale, max_value)
