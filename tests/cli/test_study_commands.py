@@ -12,13 +12,16 @@ import pytest
 
 from nybble.cli import compare, train
 from nybble.cli.app import main
+from nybble.errors import UserError
 from nybble.reports.table import plain
+from nybble.studies import compare as studies
+from nybble.studies.compare import CompareConfig
 from nybble.studies.record import read_record
 from nybble.training import loop
 
 TINY = shlex.split(
     "--data mnist5k --model cnn --epochs 1 --batch-size 32 --limit-train 64 --limit-test 40 "
-    "--threads 1 --step-pairs 1 --quiet"
+    "--threads 1 --step-pairs 1 --best-of none --quiet"
 )
 
 
@@ -52,7 +55,40 @@ def test_compare_from_start_to_record(capsys: pytest.CaptureFixture[str]) -> Non
     again = json.loads(capsys.readouterr().out)
     assert [run["reused"] for run in again["runs"]] == [True] * 2
     assert [row["metric"] for row in again["rows"]] == [row["metric"] for row in record["rows"]]
+    assert again["timing"] == record["timing"]  # nothing new: not measured again
     assert "results/tiny.json exists" in error_line(capsys, arguments)
+
+
+@pytest.mark.parametrize(
+    ("more", "settings", "select_seeds", "epochs"),
+    [
+        ("", 3, (10, 11), 2),
+        ("--seeds 9-11 --epochs 2", 3, (12, 13), 1),
+        ("--best-of none", 0, (10, 11), 2),
+        ("--recipes sun2020,sun2020:factor=1.848", 0, (10, 11), 2),
+        ("--recipes fp32,hfp8", 0, (10, 11), 2),
+        ("--best-of sun2020:ste=clip --select-seeds 5 --select-epochs 4", 1, (5,), 4),
+    ],
+)
+def test_which_settings_are_tried(
+    more: str,
+    settings: int,
+    select_seeds: tuple[int, ...],
+    epochs: int,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    seen: list[CompareConfig] = []
+
+    def stop(config: CompareConfig, say: Any) -> None:
+        seen.append(config)
+        raise UserError("seen")
+
+    monkeypatch.setattr(studies, "compare", stop)
+    error_line(capsys, ["compare", "vision", *shlex.split(more)])
+    assert len(seen[0].best_of) == settings
+    assert seen[0].select_seeds == select_seeds
+    assert seen[0].choosing_epochs == epochs
 
 
 def test_a_failed_run_is_shown_and_gives_status_3(

@@ -9,12 +9,16 @@ from __future__ import annotations
 import inspect
 import json as json_text
 import sys
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any, get_type_hints
+from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
 
 import typer
 
 from nybble.cli import train
+
+if TYPE_CHECKING:
+    from nybble.studies.spec import RecipeSpec
 
 _STUDY, _SHOW = "Comparison", "Output"
 NOT_SHARED = ("recipe", "seed", "out", "resume", "tensorboard", "quiet")
@@ -44,17 +48,22 @@ def command(
         str,
         typer.Option(
             help="Recipes of which the best on --select-seeds becomes one more row, marked as "
-            "chosen, as in 'sun2020:factor=1.848;sun2020:phases=odd-even'.",
+            "chosen, as in 'sun2020:factor=1.848;sun2020:phases=odd-even'. auto: the recipe's own "
+            "candidates; none: no such row.",
+            rich_help_panel=_STUDY,
+        ),
+    ] = "auto",
+    select_seeds: Annotated[
+        str,
+        typer.Option(
+            help="Seeds for choosing, none of --seeds; two from 10 on if not given.",
             rich_help_panel=_STUDY,
         ),
     ] = "",
-    select_seeds: Annotated[
-        str, typer.Option(help="Seeds for choosing; none of --seeds.", rich_help_panel=_STUDY)
-    ] = "10,11",
     select_epochs: Annotated[
         int | None,
         typer.Option(
-            help="Epochs of the choosing runs; --epochs if not given.",
+            help="Epochs of the choosing runs; a quarter of --epochs if not given.",
             min=1,
             rich_help_panel=_STUDY,
         ),
@@ -105,7 +114,7 @@ def command(
     from nybble.reports import results, table
     from nybble.reports.html import write_page
     from nybble.studies.compare import CompareConfig, compare
-    from nybble.studies.spec import apply_switches, parse_recipes, parse_seeds
+    from nybble.studies.spec import apply_switches, other_seeds, parse_recipes, parse_seeds
     from nybble.training.allocator import keep_freed_memory
     from nybble.training.config import TrainConfig
     from nybble.training.signals import Interrupted
@@ -115,16 +124,21 @@ def command(
         results.check_name(record, Path("results"))
     rules = tuple(train.parse_rule(text) for text in training.pop("rule", None) or [])
     base = TrainConfig(**training, rules=rules, quiet=quiet)
+    specs = apply_switches(parse_recipes(recipes), switches)
+    reported = parse_seeds(seeds)
+    settings = candidates(specs) if best_of == "auto" else ()
+    if best_of not in ("auto", "none"):
+        settings = tuple(spec.text for spec in parse_recipes(best_of))
     config = CompareConfig(
         base=base,
-        recipes=tuple(spec.text for spec in apply_switches(parse_recipes(recipes), switches)),
-        seeds=parse_seeds(seeds),
+        recipes=tuple(spec.text for spec in specs),
+        seeds=reported,
         out=out or default_folder(base),
         jobs=jobs,
         step_pairs=step_pairs,
         retry_failed=retry_failed,
-        best_of=tuple(spec.text for spec in parse_recipes(best_of)) if best_of else (),
-        select_seeds=parse_seeds(select_seeds) if best_of else (),
+        best_of=settings,
+        select_seeds=parse_seeds(select_seeds) if select_seeds else other_seeds(reported),
         select_epochs=select_epochs,
     )
     try:
@@ -143,6 +157,25 @@ def command(
         print(f"record: {results.save(found, record, Path('results'))}", file=sys.stderr)
     if any(row["problems"] for row in found["rows"]):
         raise typer.Exit(3)
+
+
+def candidates(specs: Sequence[RecipeSpec]) -> tuple[str, ...]:
+    """The settings of `--best-of auto`: the candidates of the first recipe that has some, unless
+    the list holds a setting of it already: then the user has chosen.
+
+    >>> from nybble.studies.spec import parse_recipes
+    >>> candidates(parse_recipes("fp32,sun2020"))[:2]
+    ('sun2020:factor=1.848', 'sun2020:phases=odd-even')
+    >>> candidates(parse_recipes("sun2020,sun2020:factor=1.848"))
+    ()
+    """
+    from nybble.recipes import get_recipe
+
+    for spec in specs:
+        found = get_recipe(spec.name).candidates
+        if found and [other.name for other in specs].count(spec.name) == 1 and not spec.switches:
+            return tuple(f"{spec.name}:{setting}" for setting in found)
+    return ()
 
 
 def default_folder(base: Any) -> Path:

@@ -56,7 +56,7 @@ def command(
         typer.Option(help="Weight decay of learned clips.", rich_help_panel=_RECIPE),
     ] = None,
     seed: Annotated[int, typer.Option(help="Initial weights, order of batches, augmentation.")] = 0,
-    epochs: Annotated[int, typer.Option(help="Passes over the training set.")] = 10,
+    epochs: Annotated[int, typer.Option(help="Passes over the training set.")] = 8,
     batch_size: Annotated[int, typer.Option(help="Images a step.")] = 128,
     optimizer: Annotated[str, typer.Option(help="sgd or adamw.", rich_help_panel=_RUN)] = "sgd",
     lr: Annotated[
@@ -98,7 +98,7 @@ def command(
     limit_test: Annotated[int | None, typer.Option(help="Use that many test images only.")] = None,
     channels_last: Annotated[
         bool, typer.Option(help="Keep images in the channels-last layout.", rich_help_panel=_RUN)
-    ] = False,
+    ] = True,
     threads: Annotated[
         int | None, typer.Option(help="Threads of torch.", rich_help_panel=_RUN)
     ] = None,

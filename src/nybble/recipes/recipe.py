@@ -121,7 +121,11 @@ class Switch:
 
 @dataclass(frozen=True)
 class Recipe:
-    """A way of training in few bits; see the module. Frozen, printable, serialisable."""
+    """A way of training in few bits; see the module. Frozen, printable, serialisable.
+
+    candidates: settings of the switches, as `factor=1.848+phases=odd-even`, among which a
+    comparison looks for the best one unless it is told otherwise.
+    """
 
     name: str
     title: str
@@ -129,6 +133,7 @@ class Recipe:
     spec: LayerSpec
     rules: tuple[Rule, ...] = ()
     switches: tuple[Switch, ...] = ()
+    candidates: tuple[str, ...] = ()
     settings: tuple[tuple[str, str], ...] = field(default=())
 
     def resolve(self, layer: LayerFacts) -> tuple[LayerSpec | None, Rule | None]:

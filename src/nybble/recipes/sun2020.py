@@ -118,6 +118,9 @@ SWITCHES = (
     ACCUMULATOR,
 )
 
+CANDIDATES = ("factor=1.848", "phases=odd-even", "factor=1.848+sawb_channel=yes")
+"""Settings that keep the formats and the deterministic rounding, and change what is open."""
+
 
 def gradient_quantizers(settings: dict[str, str]) -> tuple[Quantizer, Quantizer]:
     """The quantizers of the output gradient for grad_input and for grad_weight."""
@@ -190,5 +193,6 @@ def sun2020(**switches: str) -> Recipe:
         spec,
         rules=tuple(rules),
         switches=SWITCHES,
+        candidates=CANDIDATES,
         settings=tuple(settings.items()),
     )

@@ -95,9 +95,13 @@ def _curves(
             curves = [run["curve"] for run in record["runs"] if run["recipe"] == recipe]
             colour, style = colours[recipe]
             for curve in curves:
-                axes.plot(*_points(curve, x, y), color=colour, alpha=0.35, linewidth=0.8)
+                points = _points(curve, x, y)
+                # A line of one point shows nothing.
+                dot = "." if len(points[0]) == 1 else None
+                axes.plot(*points, color=colour, alpha=0.35, linewidth=0.8, marker=dot)
             xs, ys = _mean_curve([_points(curve, x, y) for curve in curves])
-            axes.plot(xs, ys, style, color=colour, linewidth=2, label=recipe)
+            dot = "o" if len(xs) == 1 else None
+            axes.plot(xs, ys, style, color=colour, linewidth=2, label=recipe, marker=dot)
         if logarithmic and _any_positive(record, y):
             axes.set_yscale("log")
             axes.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))

@@ -26,7 +26,7 @@ from nybble.errors import UserError
 from nybble.recipes import get_recipe
 from nybble.studies.outcome import Outcome
 from nybble.studies.plan import FLOAT32, Plan, claim, shared
-from nybble.studies.record import make_record, write_record
+from nybble.studies.record import make_record, read_record, write_record
 from nybble.studies.runs import PERCENT, run_all
 from nybble.studies.statistics import spread
 from nybble.training.config import SESSION_FIELDS, TrainConfig
@@ -44,7 +44,7 @@ class CompareConfig:
 
     base: the training configuration of every run (its recipe, seed and out are not used).
     recipes, best_of: texts that `get_recipe` reads; best_of are settings to choose one from.
-    select_seeds, select_epochs: of the choosing runs; None epochs means as many as the others.
+    select_seeds, select_epochs: of the choosing runs; None epochs means a quarter of the others'.
     step_pairs: interleaved pairs of steps that are timed; 0 leaves step times out.
     """
 
@@ -58,6 +58,11 @@ class CompareConfig:
     best_of: tuple[str, ...] = ()
     select_seeds: tuple[int, ...] = ()
     select_epochs: int | None = None
+
+    @property
+    def choosing_epochs(self) -> int:
+        """Epochs of the runs that choose a setting: a quarter of the others', if not given."""
+        return self.select_epochs or max(1, self.base.epochs // 4)
 
     def __post_init__(self) -> None:
         for name, low in (("jobs", 1), ("step_pairs", 0)):
@@ -96,6 +101,7 @@ def compare(config: CompareConfig, say: Say = lambda line: None) -> dict[str, An
     task = make_task(config.base)
     check_models(config, task)
     claim(config.out, config.base)
+    earlier = _earlier(config.out / RECORD)
     choice = choose(config, task.higher_is_better, say) if config.best_of else None
     recipes = config.recipes
     if choice and choice["winner"] and choice["winner"] not in recipes:
@@ -116,10 +122,34 @@ def compare(config: CompareConfig, say: Say = lambda line: None) -> dict[str, An
     plan = Plan(config.base, recipes, config.seeds, config.out / "runs")
     run_all(plan.configs(), jobs=config.jobs, retry_failed=config.retry_failed, say=say, done=done)
     timing = None
-    if config.step_pairs:
+    if config.step_pairs and earlier and all(outcome.reused for outcome in outcomes):
+        timing = _same_timing(earlier, config, recipes, where)
+    if config.step_pairs and not timing:
         say(f"step times: {config.step_pairs} interleaved pairs of every recipe")
         timing = measure_steps(config.base, recipes, task, config.step_pairs)
     return record(timing)
+
+
+def _earlier(path: Path) -> dict[str, Any] | None:
+    """The record that an earlier call left; one that cannot be read is made anew."""
+    try:
+        return read_record(path)
+    except UserError:
+        return None
+
+
+def _same_timing(
+    earlier: dict[str, Any], config: CompareConfig, recipes: tuple[str, ...], where: dict[str, Any]
+) -> dict[str, Any] | None:
+    """The step times of the earlier record, where measuring again would measure the same."""
+    timing: dict[str, Any] | None = earlier.get("timing")
+    same = (
+        timing is not None
+        and timing.get("pairs") == config.step_pairs
+        and set(timing.get("ratios", ())) == set(recipes)
+        and earlier.get("environment") == where
+    )
+    return timing if same else None
 
 
 def check_models(config: CompareConfig, task: Task) -> None:
@@ -140,7 +170,7 @@ def choose(config: CompareConfig, higher_is_better: bool, say: Say) -> dict[str,
 
     A setting of which a run failed cannot win; of equal means, the first one written wins.
     """
-    epochs = config.select_epochs or config.base.epochs
+    epochs = config.choosing_epochs
     base = replace(config.base, epochs=epochs)
     plan = Plan(base, config.best_of, config.select_seeds, config.out / f"selection-{epochs}")
     say(f"choosing among {len(config.best_of)} settings on seeds {config.select_seeds}")
@@ -252,7 +282,7 @@ def command(config: CompareConfig) -> str:
     >>> base = TrainConfig(data="fashion-mnist", epochs=3)
     >>> print(command(CompareConfig(base, ("fp32", "sun2020"), (0, 1), Path("out"))))
     nybble compare vision --data fashion-mnist --model resnet8 --recipes fp32,sun2020
-        --seeds 0,1 --epochs 3
+        --seeds 0,1 --epochs 3 --best-of none
     """
     base, default = config.base, TrainConfig()
     words = ["nybble", "compare", base.task, "--data", base.data, "--model", base.model]
@@ -272,6 +302,7 @@ def command(config: CompareConfig) -> str:
     if config.best_of:
         words += ["--best-of", ",".join(config.best_of)]
         words += ["--select-seeds", ",".join(map(str, config.select_seeds))]
-        if config.select_epochs:
-            words += ["--select-epochs", str(config.select_epochs)]
+        words += ["--select-epochs", str(config.choosing_epochs)]
+    else:
+        words += ["--best-of", "none"]
     return shlex.join(words)

@@ -15,7 +15,9 @@ the same text); here only the text is read.
 
 from __future__ import annotations
 
+import itertools
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from nybble.errors import UserError
@@ -193,3 +195,13 @@ def slug(text: str) -> str:
         return "@" if found[0] == ":" else f"%{ord(found[0]):02x}"
 
     return re.sub(r"[^A-Za-z0-9.=+_-]|^\.", escape, text)
+
+
+def other_seeds(seeds: Sequence[int], count: int = 2, start: int = 10) -> tuple[int, ...]:
+    """The first `count` seeds from `start` on that are not among `seeds`.
+
+    >>> other_seeds((0, 1, 2)), other_seeds((0, 10))
+    ((10, 11), (11, 12))
+    """
+    free = (seed for seed in itertools.count(start) if seed not in seeds)
+    return tuple(itertools.islice(free, count))
