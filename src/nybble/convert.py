@@ -10,6 +10,7 @@ it stay. Layers whose class nybble does not know are left alone and listed by `s
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping
 from typing import Literal
 
@@ -91,6 +92,12 @@ def convert(
             seed=seed,
             index=index,
             activations=activations,
+        )
+    if not layers and chosen.spec.quantizes:
+        warnings.warn(
+            f"convert found no layer that {chosen.name} could convert in {type(model).__name__};"
+            " nybble.summary(model, example_input) lists what was not converted",
+            stacklevel=2,
         )
     block_fast_paths(model)
     return model

@@ -46,6 +46,7 @@ def save(model: nn.Module, path: str | os.PathLike[str]) -> None:
     >>> torch.equal(twin[0].weight, model[0].weight)
     True
     """
+    _check_arguments("save", model, path)
     target = Path(path)
     if not os.path.isdir(target.parent):
         raise UserError(f"save: the folder {target.parent} does not exist; make it first")
@@ -72,6 +73,7 @@ def load(model: nn.Module, path: str | os.PathLike[str]) -> nn.Module:
     Raises UserError naming the file if it is missing, damaged, not of this kind, or of another
     architecture; the model is then what it was.
     """
+    _check_arguments("load", model, path)
     tensors, layers = _read(Path(path))
     own = model.state_dict()
     # Tied weights are stored once; the others of the tie take the same tensor.
@@ -105,6 +107,14 @@ def float_state_dict(model: nn.Module) -> dict[str, Any]:
         for state in STATE
     }
     return {key: value for key, value in model.state_dict().items() if key not in own}
+
+
+def _check_arguments(what: str, model: object, path: object) -> None:
+    if not isinstance(model, nn.Module) or not isinstance(path, str | os.PathLike):
+        raise UserError(
+            f"{what} takes a model and the path of a file, in this order; it was given"
+            f" {type(model).__name__} and {type(path).__name__}"
+        )
 
 
 def _layers(model: nn.Module) -> dict[str, dict[str, Any]]:

@@ -117,6 +117,8 @@ class Summary:
         lines.append(
             f"{four:.1f} % of the MACs multiply two 4-bit operands;"
             f" {self.saved_bytes:,} bytes saved for backward"
+            f" ({sum(entry.saved for entry in self.layer_bytes):,} by these layers, the rest by"
+            " others: normalisation, activation functions, the loss)"
         )
         lines += [f"not converted: {name} ({cls})" for name, cls in self.unconverted]
         if self.loss_scale != 1:
@@ -125,9 +127,10 @@ class Summary:
                 f" own multiply the loss by {self.loss_scale:g} and divide the gradients by it"
             )
         if self.clips:
+            count = f"{len(self.clips)} PACT clip" + ("s" if len(self.clips) > 1 else "")
             lines.append(
-                f"{len(self.clips)} PACT clips: give nybble.param_groups(model, lr=...) to the"
-                " optimizer, or they stay where the first batch sets them"
+                f"{count}: nybble.param_groups(model, lr=...) gives them to the optimizer with a"
+                " rate of their own"
             )
         return "\n".join(lines)
 

@@ -171,3 +171,12 @@ def test_help_has_an_example(name: str, capsys: pytest.CaptureFixture[str]) -> N
     assert app.main([name, "--help"]) == 0
     help_text = capsys.readouterr().out
     assert f"nybble {name}" in help_text.split("Usage:", 1)[1].split("\n", 1)[1], help_text
+
+
+@pytest.mark.parametrize("arguments", [[], ["bench"], ["data"]])
+def test_a_group_without_a_subcommand_shows_its_help(
+    arguments: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert app.main(arguments) == 2
+    out, err = capsys.readouterr()
+    assert "Usage" in out + err and "error" not in out + err

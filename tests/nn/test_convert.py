@@ -229,3 +229,8 @@ def test_wrong_input_width_is_one_clear_line():
     model = nybble.convert(nn.Sequential(nn.Linear(4, 4)), "sun2020")
     with pytest.raises(nybble.UserError, match="last dimension must be 4"):
         model(torch.ones(2, 5))
+
+
+def test_a_model_without_convertible_layers_is_reported():
+    with pytest.warns(UserWarning, match="found no layer that sun2020 could convert in Embedding"):
+        nybble.convert(nn.Embedding(3, 3), "sun2020")

@@ -96,3 +96,10 @@ def test_views_are_saved_as_what_they_show(tmp_path: Path) -> None:
     twin.turned, twin.part = torch.zeros(4, 4), torch.zeros(2)
     nybble.load(twin, tmp_path / "m")
     assert torch.equal(twin.turned, model.turned) and torch.equal(twin.part, model.part)
+
+
+def test_arguments_in_the_wrong_order_are_one_clear_line(tmp_path):
+    model = nn.Linear(2, 2)
+    for function in (nybble.save, nybble.load):
+        with pytest.raises(nybble.UserError, match="takes a model and the path of a file"):
+            function(str(tmp_path / "f"), model)

@@ -13,13 +13,27 @@ from torch import nn
 import nybble
 from nybble.formats import get_format
 from nybble.ops.spec import SLOTS, LayerSpec, parse_spec
-from nybble.quantizers import PACT, AbsMax, GradScale, Quantizer
+from nybble.quantizers import PACT, AbsMax, GradScale, Quantizer, get_quantizer
 from nybble.recipes import RECIPES, LayerFacts, Recipe, Rule, get_recipe
 from nybble.recipes.sun2020 import SWITCHES
 
 
 def facts(name="layer", types=("conv",), position=(), family=()):
     return LayerFacts(name, frozenset(types), frozenset(position), frozenset(family))
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_every_printed_quantizer_is_a_name(name):
+    recipe = get_recipe(name)
+    for spec in (recipe.spec, *(rule.spec for rule in recipe.rules)):
+        for slot in (spec.slot(s) for s in SLOTS) if spec else ():
+            assert slot is None or get_quantizer(slot.short.replace("·", ":")) == slot
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_candidates_are_settings_of_the_recipe(name):
+    for setting in get_recipe(name).candidates:
+        assert get_recipe(f"{name}:{setting}") != get_recipe(name)
 
 
 @pytest.mark.parametrize("name", RECIPES)

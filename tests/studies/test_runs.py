@@ -5,6 +5,7 @@ Training is replaced by a stand-in that writes the same files; `test_compare` us
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import threading
@@ -34,9 +35,12 @@ def result(config: TrainConfig, status: str, accuracy: float = 0.5, **more: Any)
         "train_loss": 1.0,
         "test_accuracy": accuracy,
         "elapsed_seconds": 3.0,
+        "test_loss": 1.0,
+        "step_ms": 2.0,
     }
     return {
         "status": status,
+        "folder": config.out,
         "config": config.to_dict(),
         "metric": "accuracy",
         "epochs": [epoch],
@@ -194,6 +198,34 @@ def test_a_missing_accuracy_is_not_a_number_of_percent(configs: list[TrainConfig
     record["metric"] = "perplexity"
     record["epochs"][0]["test_perplexity"] = 12.5
     assert read_outcome(configs[0], record).metric == 12.5
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ({"schema_version": "1"}, "schema_version is '1'"),
+        ({"status": 3}, "status 3"),
+        ({"final": None}, "final is missing"),
+        ({"final": {}}, "epochs: epoch is missing"),
+        ({"metric": 3}, "metric is missing"),
+        ({"folder": None}, "folder is missing"),
+        ({"epochs": "x"}, "epochs is missing"),
+        ({"epochs": [{}]}, "epochs: epoch is missing"),
+        ({"epochs": [3]}, "epochs is missing"),
+        ({"dead_layers": None}, "dead_layers is missing"),
+        ({"dead_layers": [3]}, "dead_layers, warnings is missing"),
+        ({"saved_bytes": "x"}, "saved_bytes is missing"),
+    ],
+)
+def test_an_edited_result_is_named(
+    change: dict[str, Any], says: str, trainer: Trainer, configs: list[TrainConfig]
+) -> None:
+    run_all(configs[:1])
+    path = configs[0].run_folder() / "result.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), **change}))
+    with pytest.raises(UserError, match=r"result\.json is damaged") as caught:
+        run_all(configs[:1])
+    assert says in str(caught.value)
 
 
 def test_run_one_needs_no_folder(trainer: Trainer, configs: list[TrainConfig]) -> None:

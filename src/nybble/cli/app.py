@@ -63,7 +63,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except UserError as error:
         return _complain(str(error))
     except typer.TyperException as error:  # an unknown option, a missing argument, ...
-        return _complain(error.format_message(), _help_hint(error))
+        message = error.format_message()
+        if not message:  # a group without a subcommand: its help has been shown
+            return 2
+        return _complain(message, _help_hint(error))
     except (KeyboardInterrupt, typer.Abort):
         print("nybble: interrupted", file=sys.stderr)
         return 130

@@ -67,6 +67,6 @@ def _lines(found: dict[str, Any]) -> list[str]:
     lines.append("packages")
     for name, version in found["packages"].items():
         extra, purpose = OPTIONAL[name]
-        state = version or f"not installed: pip install 'nybble[{extra}]'"
+        state = version or f"not installed: pip install -e '.[{extra}]' in nybble's folder"
         lines.append(f"  {name:13} {state} ({purpose})")
     return [*lines, "self-tests"]

@@ -16,6 +16,7 @@ Nothing here draws random numbers: `Stochastic` reads the integers that the call
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from fractions import Fraction
 
@@ -119,3 +120,22 @@ def rounding_name(rounding: Rounding) -> str:
         return "stochastic"
     tail = "" if rounding.underflow == "rule" else ", underflow=half"
     return f"log-nearest({rounding.factor}{tail})"
+
+
+def parse_rounding(name: str) -> Rounding:
+    """Return the rounding rule that `rounding_name` prints as `name`.
+
+    >>> parse_rounding("log-nearest(1.6, underflow=half)")
+    LogNearest(factor='1.6', underflow='half')
+    """
+    if name == "nearest":
+        return Nearest()
+    if name == "stochastic":
+        return Stochastic()
+    found = re.fullmatch(r"log-nearest\(([^(),]+)(, underflow=half)?\)", name)
+    if found is None:
+        raise UserError(
+            f"unknown rounding {name!r}: use nearest, stochastic, log-nearest(1.6), or "
+            "log-nearest(1.6, underflow=half) with a factor of yours."
+        )
+    return LogNearest(found[1], "half" if found[2] else "rule")

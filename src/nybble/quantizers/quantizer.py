@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass
 from functools import lru_cache
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import numpy.typing as npt
@@ -24,7 +24,7 @@ from torch import Tensor
 import nybble.formats
 from nybble.errors import UserError, suggest
 from nybble.formats import Format, LogNearest, Nearest, Rounding, Stochastic, get_format
-from nybble.formats.rounding import rounding_name
+from nybble.formats.rounding import parse_rounding, rounding_name
 from nybble.quantizers.qtensor import QTensor
 from nybble.quantizers.random import RandomKey, random24
 from nybble.quantizers.scales import (
@@ -38,6 +38,7 @@ from nybble.quantizers.scales import (
     Unit,
     scale_from_dict,
 )
+from nybble.quantizers.scales.sawb import COEFFICIENTS, Ste
 
 __all__ = ["Quantizer", "format_from_dict", "format_to_dict", "get_quantizer", "quantize"]
 
@@ -45,12 +46,27 @@ __all__ = ["Quantizer", "format_from_dict", "format_to_dict", "get_quantizer", "
 _NAMED_SCALES: dict[str, ScaleConfig] = {
     scale.short: scale
     for scale in (
-        *(SAWB("ibm15"), SAWB("ibm16"), SAWB("luq")),
+        *(
+            SAWB(name, per_channel=channel, ste=ste)
+            for name in COEFFICIENTS
+            for channel in (False, True)
+            for ste in get_args(Ste)
+        ),
         *(PACT("unsigned"), PACT("symmetric"), PACT("two_sided")),
         *(AbsMax("tensor"), AbsMax("row"), AbsMax("channel"), AbsMax("block")),
+        *(AbsMax.mx(), AbsMax.nv()),
         *(GradScale("delayed"), GradScale("immediate"), GradScale("fit")),
+        *(GradScale("delayed", "one"), GradScale("immediate", "one")),
         *(MinMax(), Unit()),
     )
+}
+
+# What a family's name alone means: the setting that sun2020 uses.
+_DEFAULTS: dict[str, ScaleConfig] = {
+    "sawb": SAWB(),
+    "pact": PACT(),
+    "absmax": AbsMax(),
+    "gradscale": GradScale(),
 }
 
 _ROUNDINGS: dict[str, type[Nearest] | type[LogNearest] | type[Stochastic]] = {
@@ -140,20 +156,31 @@ class Quantizer:
 
 
 def get_quantizer(name: str) -> Quantizer:
-    """The quantizer that is printed as `name`: a format and a scale, in the default rounding.
+    """The quantizer that is printed as `name`: a format, a scale, and a rounding if it is not the
+    format's default; a colon may stand for the dot. `sawb`, `pact`, `absmax` and `gradscale` alone
+    mean the recipes' own: `ibm15`, `unsigned`, `tensor` and `delayed`.
 
-    A colon may stand for the dot. Raises UserError for unknown names, with the nearest one.
+    Raises UserError for unknown names, with the nearest one.
 
     >>> get_quantizer("int4:minmax").short
     'int4·minmax'
+    >>> get_quantizer("fp4_radix4:gradscale:stochastic").short
+    'fp4_radix4·gradscale(delayed)·stochastic'
     """
-    format_name, dot, scale = name.replace("·", ":").partition(":")
-    if not dot or scale not in _NAMED_SCALES:
+    parts = name.replace("·", ":").split(":")
+    if len(parts) not in (2, 3):
         raise UserError(
-            f"unknown quantizer {name!r}: write FORMAT:SCALE with one of the scales"
-            f" {', '.join(_NAMED_SCALES)}, or build a Quantizer.{suggest(scale, _NAMED_SCALES)}"
+            f"unknown quantizer {name!r}: write FORMAT:SCALE or FORMAT:SCALE:ROUNDING, as in"
+            " int4_sym:sawb(ibm15) or fp4_radix4:gradscale(delayed):stochastic"
         )
-    return Quantizer(get_format(format_name), _NAMED_SCALES[scale])
+    scale = _DEFAULTS.get(parts[1]) or _NAMED_SCALES.get(parts[1])
+    if scale is None:
+        raise UserError(
+            f"unknown scale {parts[1]!r} in the quantizer {name!r}: use one of"
+            f" {', '.join(_NAMED_SCALES)}, or build a Quantizer.{suggest(parts[1], _NAMED_SCALES)}"
+        )
+    rounding = parse_rounding(parts[2]) if len(parts) == 3 else None
+    return Quantizer(get_format(parts[0]), scale, rounding)
 
 
 def quantize(

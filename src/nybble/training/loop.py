@@ -385,7 +385,7 @@ class Run:
 
     def progress_line(self) -> str:
         state = self.state
-        recent = statistics.median(state.step_ms[-50:])
+        recent = statistics.median(state.step_ms[1:][-50:] or state.step_ms)  # the first warms up
         left = (self.total_steps - self.done) * recent / 1000
         return (
             f"epoch {state.epoch + 1}/{self.config.epochs} "

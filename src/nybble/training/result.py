@@ -37,10 +37,17 @@ from nybble.training.files import write_json
 SCHEMA = "nybble.run"
 SCHEMA_VERSION = 1
 FILE = "result.json"
-COMPLETE = (
-    "metric", "epochs", "final", "saved_bytes", "dead_layers", "warnings", "machine", "versions"
-)  # fmt: skip
-"""What a complete run's record must have: its readers take these without asking again."""
+_FIELDS: dict[str, Any] = {
+    "metric": str,
+    "folder": str,
+    "epochs": list,
+    "saved_bytes": int | None,
+    "dead_layers": list,
+    "warnings": list,
+    "machine": dict,
+    "versions": dict,
+}
+"""What every record must have: its readers take these without asking again."""
 
 
 def write_result(folder: Path, record: dict[str, Any]) -> dict[str, Any]:
@@ -64,11 +71,15 @@ def read_result(folder: Path) -> dict[str, Any] | None:
     version, status = record.get("schema_version"), record.get("status")
     if type(version) is not int or not isinstance(status, str):
         raise UserError(f"{path} is damaged: schema_version is {version!r}, status {status!r}.")
-    missing = [key for key in COMPLETE if key not in record] if status == "complete" else []
-    if missing:
+    wrong = [key for key, kind in _FIELDS.items() if not isinstance(record.get(key), kind)]
+    if status == "complete" and not isinstance(record.get("final"), dict):
+        wrong.append("final")
+    if not wrong:
+        wrong = _wrong_epochs(record)
+    if wrong:
         raise UserError(
-            f"{path} is damaged: a complete run without {', '.join(missing)}. Restore it, or move"
-            " the folder away and train again."
+            f"{path} is damaged: {', '.join(wrong)} is missing or no value of its kind. Restore it,"
+            " or move the folder away and train again."
         )
     if version > SCHEMA_VERSION:
         raise UserError(
@@ -76,3 +87,24 @@ def read_result(folder: Path) -> dict[str, Any] | None:
             f"{SCHEMA_VERSION}. Update nybble."
         )
     return record
+
+
+def _wrong_epochs(record: dict[str, Any]) -> list[str]:
+    """The fields of `epochs` and `final` that readers need and cannot use."""
+    score = f"test_{record['metric']}"
+    curve = ("epoch", "elapsed_seconds", "train_loss", score)
+    checks: list[tuple[Any, tuple[str, ...], Any]] = [
+        (entry, curve, int | float | None)  # null: a number that was not finite
+        for entry in record["epochs"]
+    ]
+    if "final" in record:
+        checks.append((record["final"], ("epoch", "test_loss", "step_ms", score), int | float))
+    for entry, keys, kind in checks:
+        if not isinstance(entry, dict):
+            return ["epochs"]
+        for key in keys:
+            value = entry.get(key, "missing")
+            if isinstance(value, bool) or not isinstance(value, kind):
+                return [f"epochs: {key}"]
+    names = [*record["dead_layers"], *record["warnings"]]
+    return [] if all(isinstance(name, str) for name in names) else ["dead_layers, warnings"]

@@ -62,6 +62,8 @@ if TYPE_CHECKING:
 
 __all__ = ["COEFFICIENTS", "SAWB", "sawb_alpha"]
 
+Ste = Literal["pass", "clip"]
+
 COEFFICIENTS: dict[str, tuple[float, float, float]] = {
     "ibm15": (12.035, 12.03, 7.0),
     "ibm16": (12.68, 12.80, 7.5),
@@ -133,7 +135,7 @@ class SAWB(ScaleConfig):
 
     coefficients: str = "ibm15"
     per_channel: bool = False
-    ste: Literal["pass", "clip"] = "pass"
+    ste: Ste = "pass"
 
     def __post_init__(self) -> None:
         if self.coefficients not in COEFFICIENTS:
