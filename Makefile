@@ -8,6 +8,7 @@
 #   make format    rewrite sources in the project's style
 #   make mutation  break the code in many small ways and count what the tests notice
 #   make docs      build the documentation as a site in build/site
+#   make peers     compare formats with torchao and gfloat as well (their packages are large)
 #   make fallback  install without a compiler into a throw-away environment and check it
 #
 # PYTHON=python3.12 make test   chooses the interpreter (3.11 or newer) for a new .venv.
@@ -15,7 +16,7 @@
 
 SHELL := /bin/sh
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint types unit format mutation fallback docs clean
+.PHONY: help setup demo test lint types unit format mutation peers fallback docs clean
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -83,6 +84,10 @@ format: setup
 MUTATION_FLAGS ?=
 mutation: setup
 	$(BIN)/python tools/mutate.py $(MUTATION_FLAGS)
+
+peers: setup
+	$(PIP) install $(PIP_FLAGS) -q -c constraints.txt -e '.[dev,vision,peers]'
+	$(BIN)/python -m pytest $(PYTEST_FLAGS) -m peers
 
 fallback: setup
 	$(BIN)/python tools/check_fallback.py

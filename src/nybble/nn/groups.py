@@ -17,10 +17,10 @@ from torch import nn
 from nybble.nn.registry import quantized_layers
 
 CLIP_RATE = 0.1
-"""Default learning rate of clips, as a share of the weights'. A clip's gradient is a sum over all
-clipped elements of a batch. At the weights' own rate of 0.2, one clip of a ResNet-8 ran from 2 to
-192 and left its layer without a code but 0; past the largest input there is no gradient to bring a
-clip back, only its decay."""
+"""Default learning rate of clips, as a share of the weights'. No text of the 2020 paper gives one.
+A clip's gradient is a sum over all clipped elements of a batch, so it is large where a weight's is
+small; at a rate meant for weights a clip can run past the largest input, where no gradient brings
+it back, only its decay, and its layer is left without a code but 0."""
 
 
 def param_groups(
