@@ -30,7 +30,9 @@ tbody th { font-weight: 600; }
 tr.bad td { color: #a40000; }
 .chip { display: inline-block; width: .8em; height: .8em; margin-right: .4em; }
 ul.notes { padding-left: 1.1rem; color: #333; }
-figure { margin: 0; } .figures { display: flex; flex-wrap: wrap; gap: 1.5rem; }
+figure { margin: 0; }
+.figures { display: grid; gap: 1.5rem;
+           grid-template-columns: repeat(auto-fit, minmax(min(100%, 28rem), 1fr)); }
 figure svg { max-width: 100%; height: auto; }
 pre { background: #f4f4f4; padding: .8rem; overflow-x: auto; white-space: pre-wrap; }
 dl { display: grid; grid-template-columns: max-content 1fr; gap: .1rem 1.2rem; }
