@@ -16,7 +16,7 @@ import pytest
 import torch
 
 from nybble.errors import UserError
-from nybble.training.checkpoint import available, load_checkpoint, save_checkpoint
+from nybble.training.checkpoint import _digest, available, load_checkpoint, save_checkpoint
 from nybble.training.config import TrainConfig
 from nybble.training.files import write_atomic
 from nybble.training.flatten import flatten, unflatten
@@ -177,6 +177,21 @@ def test_all_damaged_is_an_error_that_says_what_to_do(tmp_path: Path) -> None:
     damage_flip(save_checkpoint(tmp_path, 1, content(1)))
     damage_truncate(save_checkpoint(tmp_path, 2, content(2)))
     with pytest.raises(UserError, match=r"No checkpoint in .* used: .*000002.*000001.*Delete"):
+        load_checkpoint(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"tensors": None}, {"tensors": {}}, {"content": None}, {"content": [1]}, {"content": "x"}],
+)
+def test_wrong_content_under_a_right_checksum_is_damage(
+    change: dict[str, Any], tmp_path: Path
+) -> None:
+    path = save_checkpoint(tmp_path, 1, content(1))
+    record = {**json.loads(path.read_text()), **change}
+    record["sha256"] = _digest(record)
+    path.write_text(json.dumps(record))
+    with pytest.raises(UserError, match=r"No checkpoint .* cannot be used: .*its content is"):
         load_checkpoint(tmp_path)
 
 

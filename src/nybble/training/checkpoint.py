@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 import safetensors.torch
+from safetensors import SafetensorError
 
 from nybble.errors import UserError
 from nybble.training.files import disk_errors, write_atomic
@@ -125,6 +126,14 @@ def _read(path: Path) -> dict[str, Any]:
         )
     if record.pop("sha256", None) != _digest(record):
         raise DamagedError("its checksum does not match")
+    try:
+        return _content(path, record)
+    except (AttributeError, KeyError, TypeError, ValueError, SafetensorError) as error:
+        # Its checksum matches, so somebody wrote it so.
+        raise DamagedError(f"its content is none of a checkpoint ({error})") from None
+
+
+def _content(path: Path, record: dict[str, Any]) -> dict[str, Any]:
     described = record["tensors"]
     file = path.parent / described["file"]
     try:

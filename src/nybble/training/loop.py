@@ -328,12 +328,12 @@ class Run:
         try:
             self.model.load_state_dict(found.content["model"])
             self.optimizer.load_state_dict(found.content["optimizer"])
-        except (RuntimeError, ValueError, KeyError) as error:
+            self.state = RunState.from_dict(found.content["state"])
+        except (RuntimeError, ValueError, KeyError, TypeError) as error:
             raise UserError(
                 f"The checkpoint in {self.folder} does not fit the model '{self.config.model}' "
                 f"(has its code changed?): {error}"
             ) from error
-        self.state = RunState.from_dict(found.content["state"])
         if self.state.gradients:
             self.watch.state = self.state.gradients
         self.saved_at = found.step
