@@ -8,8 +8,8 @@ A Gemm that is not needed (grad_input of a layer whose input has no gradient, gr
 frozen weight) has no MACs.
 
 Products that belong to no layer listed here (attention's QK^T and PV, `nn.Conv1d`, ...) are counted
-by torch's own flop counter and stand in one line, so that the shares are those of the whole model.
-Not done here: recurrent layers, which that counter does not see; they are named as not converted.
+by `products.py` and stand in one line, so that the shares are those of the whole model. Not done
+here: fused recurrent layers, whose products it does not see; they are named as not converted.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils.flop_counter import FlopCounterMode
 
 from nybble.convert import loss_scale, unconverted_layers
 from nybble.errors import UserError
 from nybble.nn.registry import converted_class
 from nybble.nn.state import QuantizedLayer
 from nybble.ops.spec import LayerSpec, Slot
+from nybble.products import OtherProducts
 
 GEMMS = (
     ("output", "output_input", "output_weight"),
@@ -171,14 +171,10 @@ def summary(model: nn.Module, example_input: Any) -> Summary:
     parameters = {p.untyped_storage().data_ptr() for p in twin.parameters()}
     for name, module in layers.items():
         module.register_forward_pre_hook(_enter(name, stack))
-        module.register_forward_hook(_leave(name, stack, calls, flowing))
-    counter = FlopCounterMode(display=False)
-    with (
-        torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor),
-        torch.enable_grad(),
-        counter,
-    ):
-        output = _call(twin, example_input)
+        module.register_forward_hook(_leave(name, stack, calls, flowing), with_kwargs=True)
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor), torch.enable_grad():
+        with OtherProducts(stack) as other:
+            output = _call(twin, example_input)
         _scalar(output).backward()
     macs: dict[tuple[str, str], int] = {}
     for name, module in layers.items():
@@ -186,10 +182,7 @@ def summary(model: nn.Module, example_input: Any) -> Summary:
         macs[name, "grad_input"] = flowing.get(name, 0)
         trained = isinstance(module.weight, Tensor) and module.weight.requires_grad
         macs[name, "grad_weight"] = calls.get(name, 0) if trained else 0
-    # Converted layers are operators of their own, which the counter does not know.
-    in_torch = sum(n for (name, _), n in macs.items() if not _is_converted(layers[name]))
-    other = max(counter.get_total_flops() // 2 - in_torch, 0)
-    total = sum(macs.values()) + other
+    total = sum(macs.values()) + other.macs
     rows = []
     for name, module in layers.items():
         spec = module._resolved_spec() if isinstance(module, QuantizedLayer) else LayerSpec()
@@ -199,7 +192,7 @@ def summary(model: nn.Module, example_input: Any) -> Summary:
         rows=tuple(rows),
         layer_bytes=tuple(LayerBytes(name, saved.get(name, 0)) for name in layers),
         saved_bytes=sum(saved.values()),
-        other_macs=other,
+        other_macs=other.macs,
         unconverted=tuple(unconverted_layers(model)),
         clips=tuple(
             name
@@ -231,7 +224,7 @@ def _row(
             32 if left is None else left.format.bits,
             32 if right is None else right.format.bits,
         ),
-        accumulator=_accumulator(module, spec, left, right),
+        accumulator=_accumulator(module, spec, gemm, left, right),
         backend=str(module.nybble_backend) if converted else "torch",
         macs=macs,
         share=macs / total if total else 0.0,
@@ -243,18 +236,18 @@ def _row(
     )
 
 
-def _accumulator(module: nn.Module, spec: LayerSpec, left: Slot, right: Slot) -> str:
-    """How this Gemm really sums: operands without an integer form sum in float32 in both modes."""
+def _accumulator(module: nn.Module, spec: LayerSpec, gemm: str, left: Slot, right: Slot) -> str:
+    """How this Gemm really sums: operands without an integer form sum in float32 in both modes,
+    and so does a backward Gemm whose second operand's scales lie inside the sum."""
     if not isinstance(module, QuantizedLayer):
         return "fp32"
     if spec.accumulator.format:
         return str(spec.accumulator)
     integers = all(slot is not None and slot.format.unit is not None for slot in (left, right))
+    if gemm != "output" and right is not None:
+        varies = getattr(right.scale, "granularity", "tensor") != "tensor"
+        integers = integers and not (varies or getattr(right.scale, "per_channel", False))
     return "exact" if integers and module.nybble_accumulate == "exact" else "fp32"
-
-
-def _is_converted(module: nn.Module) -> bool:
-    return isinstance(module, QuantizedLayer)
 
 
 def _enter(name: str, stack: list[str]) -> Callable[..., None]:
@@ -267,8 +260,9 @@ def _enter(name: str, stack: list[str]) -> Callable[..., None]:
 def _leave(
     name: str, stack: list[str], calls: dict[str, int], flowing: dict[str, int]
 ) -> Callable[..., None]:
-    def hook(module: nn.Module, inputs: tuple[Any, ...], output: Any) -> None:
+    def hook(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
         stack.pop()
+        inputs = (*args, *kwargs.values())
         if isinstance(output, Tensor):
             macs = _macs(module, output)
             calls[name] = calls.get(name, 0) + macs

@@ -119,6 +119,52 @@ def test_products_of_other_layers_count_as_float32():
     assert "(other products)" in str(summary)
 
 
+class Attention(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear = nn.Linear(8, 24)
+
+    def forward(self, x):
+        q, k, v = self.linear(input=x).chunk(3, -1)
+        return nn.functional.scaled_dot_product_attention(q, k, v)
+
+
+def test_fused_attention_and_keyword_arguments_are_counted():
+    x = torch.randn(2, 4, 16, 8, requires_grad=True)
+    summary = nybble.summary(Attention(), x)
+    assert summary.other_macs == 3 * (2 * (2 * 4 * 16 * 16 * 8))
+    assert [row.macs for row in summary.rows] == [2 * 4 * 16 * 8 * 24] * 3
+
+
+def test_products_without_gradients_have_no_backward():
+    class Model(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a, self.b = nn.Linear(8, 8), nn.Linear(8, 8)
+
+        def forward(self, x):
+            y = self.b(self.a(x).detach())
+            with torch.no_grad():
+                z = x @ x.transpose(-1, -2)
+            return y @ y.transpose(-1, -2) + z
+
+    assert nybble.summary(Model(), torch.randn(2, 16, 8)).other_macs == 4 * (2 * 16 * 16 * 8)
+
+
+def test_depthwise_layers_leave_nothing_over():
+    model = nn.Sequential(nn.Conv2d(8, 8, 3, groups=8), nn.ConvTranspose2d(8, 8, 3, groups=2))
+    summary = nybble.summary(model, torch.randn(1, 8, 8, 8))
+    assert summary.other_macs == 3 * (8 * 4 * 9 * 6 * 6)
+    assert [name for name, _ in summary.unconverted] == ["0", "1"]
+
+
+def test_scales_inside_a_sum_are_no_exact_sum():
+    model = nybble.convert(net(), "sun2020:sawb_channel=yes", accumulate="exact")
+    rows = {(r.layer, r.gemm): r for r in nybble.summary(model, torch.randn(2, 3, 8, 8)).rows}
+    sums = [rows["3", gemm].accumulator for gemm in ("output", "grad_input", "grad_weight")]
+    assert sums == ["exact", "fp32", "exact"]
+
+
 def test_float32_layers_are_not_counted_twice():
     summary = nybble.summary(net(), torch.randn(2, 3, 8, 8))
     assert summary.other_macs == 0

@@ -212,6 +212,44 @@ def test_double_use_and_accumulation_move_the_scale_once():
     assert layer.nybble_grad_scale.item() == 4 * scale  # one step a forward-backward round
 
 
+def test_an_immediate_scale_is_not_held_by_a_zero_gradient():
+    """Used twice; the use that is differentiated first has no gradient."""
+    torch.manual_seed(0)
+    layer = nybble.convert(nn.Linear(6, 6), f"{FOUR_BIT}+gradscale=immediate")
+    x, scales = torch.randn(5, 6), []
+    for factor in (1.0, 2.0**-10, 2.0**-10, 2.0**-10):
+        (layer(x).sum() * factor + layer(2 * x).sum() * 0.0).backward()
+        scales.append(layer.nybble_grad_scale.item())
+    assert scales == [scales[0], 2 * scales[0], 4 * scales[0], 8 * scales[0]]
+
+
+def test_an_empty_batch_under_stochastic_rounding():
+    layer = nybble.convert(nn.Linear(6, 6), f"{FOUR_BIT}+factor=stochastic")
+    layer(torch.randn(4, 6)).sum().backward()
+    layer(torch.zeros(0, 6)).sum().backward()
+    assert layer.nybble_calls.item() == 2
+
+
+@pytest.mark.parametrize("reentrant", [True, False])
+def test_a_checkpoint_in_eval_mode_repeats_its_bits(reentrant):
+    torch.manual_seed(0)
+    layer = nybble.convert(nn.Linear(6, 6), "sun2020:first_last=int4+factor=stochastic").eval()
+    plain = copy.deepcopy(layer)
+    weighting = torch.randn(64, 6)
+    for module in (layer, plain):
+        module.train()
+        module(torch.ones(2, 6)).sum().backward()
+        module.zero_grad()
+        module.eval()
+    x = torch.randn(64, 6, requires_grad=True)
+    y = checkpoint(layer, x, use_reentrant=reentrant)
+    (y * weighting).sum().backward()
+    if not reentrant:  # a reentrant one's first forward has no gradients: it is inference, call 0
+        (plain(x.detach()) * weighting).sum().backward()
+        assert torch.equal(layer.weight.grad, plain.weight.grad)
+    assert torch.isfinite(layer.weight.grad).all() and layer.weight.grad.any()
+
+
 def test_immediate_moves_once_an_iteration_too():
     torch.manual_seed(0)
     layer = nybble.convert(nn.Linear(6, 6), f"{FOUR_BIT}+gradscale=immediate")

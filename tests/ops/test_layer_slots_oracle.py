@@ -1,5 +1,8 @@
 """Every setting of sun2020's switches in a linear layer, against the scalar oracle, bit for bit.
 
+But two: the chunked accumulator (`test_chunked_oracle.py`), and grad_input under `sawb_channel`,
+whose weight scales lie inside the sum, so that it is a float32 Gemm: compared to a tolerance.
+
 The oracle here is generic: it reads the six slots of a spec, quantises each operand with the scalar
 oracles of the quantizers and formats, multiplies Python integers, and rounds where
 `ops/exactness.py` says. `test_layer_oracle.py` has the convolutions, in one setting.
@@ -189,7 +192,14 @@ def test_linear_layer_equals_the_oracle_in_every_setting(switches: str, signed: 
 
     g1, m1 = gradient(first, dy, s, GRAD_INPUT_GRAD)
     if len(set(qw.multiplier)) > 1:
-        full = dx.tolist()  # a scale along the contraction: a float Gemm, not the oracle's business
+        weight = np.array(qw.ints) * np.array(qw.multiplier)[:, None]
+        real = (np.array(g1) * m1) @ weight
+        inside = ~(np.array(qx.above) | np.array(qx.below))
+        torch.testing.assert_close(
+            dx.double(), torch.from_numpy(real * inside), rtol=1e-5, atol=1e-5
+        )
+        clipped = torch.tensor([(real * np.array(qx.above)).sum()])
+        torch.testing.assert_close(dalpha.double(), clipped, rtol=1e-4, atol=1e-4)
     else:
         full = [
             [dot(g1[i], column, m1, qw.multiplier[0]) for column in columns(qw.ints)]

@@ -4,7 +4,7 @@ A training forward has a number, the `call` of its random key. A recomputation (
 autograd's engine runs) has no number of its own; it is recognised by its input, whose bits it
 shares with the forward that it repeats:
 
-    fingerprint(x) = sum over i of bits(x_i) * (2 i + 1)   mod 2^64,  i in memory order
+    fingerprint(x) = sum over i of bits(x_i) * (2 i + 1)   mod 2^64,  i in C order
 
 The weights make it depend on the order of the elements. Forwards with equal inputs are repeated
 last first, the order in which autograd walks back. Only layers that round stochastically pay for
@@ -66,5 +66,5 @@ def fingerprint(x: Tensor) -> int:
     (True, False)
     """
     bits = x.detach().to(torch.float32).contiguous().view(-1).view(torch.int32).to(torch.int64)
-    weights = torch.arange(1, 2 * bits.numel(), 2, device=bits.device)
+    weights = torch.arange(bits.numel(), device=bits.device).mul_(2).add_(1)
     return int((bits * weights).sum().item())

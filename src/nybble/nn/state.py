@@ -13,7 +13,8 @@ GradScale moves once an iteration: gradients only note their maximum; the next t
 applies the rule to it. A layer that is used twice in a step, or recomputed under checkpointing,
 therefore moves its scale once, by its largest gradient (`immediate`: by its first one; `fit` has
 no state to move and fits every gradient). A training forward is one in training mode, or one in
-eval mode with gradients enabled and needed.
+eval mode with gradients enabled and needed: validation belongs under `torch.no_grad()`. Not done:
+moving the scale of a layer that trains in eval mode under reentrant checkpointing only.
 """
 
 from __future__ import annotations
@@ -35,6 +36,7 @@ from nybble.nn.function import LayerCall, LayerFunction
 from nybble.ops.geometry import Geometry
 from nybble.ops.spec import LayerSpec
 from nybble.quantizers import PACT, SAWB, GradScale, Quantizer, Stochastic
+from nybble.quantizers.scales.gradscale import usable
 
 _LINEAR = Geometry("linear")
 
@@ -269,10 +271,14 @@ class QuantizedLayer(nn.Module):
         if not self._draws_random_bits():
             return 0
         known = self._nybble_calls_seen.repeat(x)
-        return int(self.nybble_calls.item()) if known is None else known
+        if known is None:  # in eval mode a reentrant checkpoint's first forward had the number 0
+            return int(self.nybble_calls.item()) if self.training else 0
+        return known
 
     def _learns(self, x: Tensor) -> bool:
-        return x.requires_grad or self.weight.requires_grad
+        alpha = self.nybble_alpha
+        learned = alpha is not None and alpha.requires_grad
+        return x.requires_grad or self.weight.requires_grad or learned
 
     def _watch_clip(self) -> None:
         """Say once that no optimizer holds the clip: the weight was stepped and the clip was not.
@@ -317,7 +323,9 @@ class QuantizedLayer(nn.Module):
         """Called by backward: keep the scale that was used and note the gradient's maximum."""
         if amax.numel() == 0:
             return
-        self._nybble_moved = True
+        rule = self.nybble_spec.grad_scale
+        if rule is not None and rule[0].mode == "immediate" and not self._nybble_moved:
+            self._nybble_moved = bool(usable(amax))  # a zero or bad gradient moves nothing
         self.nybble_grad_scale.copy_(scale)
         finite = torch.where(torch.isfinite(amax), amax, torch.zeros_like(amax))
         torch.maximum(self.nybble_grad_amax, finite, out=self.nybble_grad_amax)
@@ -362,9 +370,11 @@ class QuantizedLayer(nn.Module):
         super()._load_from_state_dict(
             state_dict, prefix, local_metadata, strict, missing_keys, unexpected_keys, error_msgs
         )
+        weight = (prefix + "weight", prefix + "parametrizations.weight.")
+        has_weight = any(key == weight[0] or key.startswith(weight[1]) for key in state_dict)
         for name in STATE:
             key = prefix + name
-            if key not in state_dict and prefix + "weight" in state_dict:
+            if key not in state_dict and has_weight:
                 self._reset(name)  # weights of a float model: what was learned about others ends
             if key in missing_keys:
                 missing_keys.remove(key)

@@ -143,8 +143,10 @@ def _same_timing(
 ) -> dict[str, Any] | None:
     """The step times of the earlier record, where measuring again would measure the same."""
     timing: dict[str, Any] | None = earlier.get("timing")
+    commit = str(where["commit"] or "-dirty")
     same = (
         timing is not None
+        and not commit.endswith("-dirty")  # the code may be another one
         and timing.get("pairs") == config.step_pairs
         and set(timing.get("ratios", ())) == set(recipes)
         and earlier.get("environment") == where

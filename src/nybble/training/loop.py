@@ -159,8 +159,8 @@ class Run:
             raise self.non_finite(f"the loss is {value}", before, inputs, target)
         self.optimizer.zero_grad(set_to_none=True)
         self.backward(loss)
-        self.watch.observe(state.step)
         if diagnose.gradients_finite(self.model):
+            self.watch.observe(state.step)
             self.optimizer.step()
         elif state.loss_scale > 1:
             self.skip()
@@ -328,7 +328,9 @@ class Run:
         try:
             self.model.load_state_dict(found.content["model"])
             self.optimizer.load_state_dict(found.content["optimizer"])
-            self.state = RunState.from_dict(found.content["state"])
+            # A state of before loss scales were saved has the one that the model asks for.
+            known = {"loss_scale": self.state.loss_scale, **found.content["state"]}
+            self.state = RunState.from_dict(known)
         except (RuntimeError, ValueError, KeyError, TypeError) as error:
             raise UserError(
                 f"The checkpoint in {self.folder} does not fit the model '{self.config.model}' "

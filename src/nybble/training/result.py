@@ -71,6 +71,11 @@ def read_result(folder: Path) -> dict[str, Any] | None:
     version, status = record.get("schema_version"), record.get("status")
     if type(version) is not int or not isinstance(status, str):
         raise UserError(f"{path} is damaged: schema_version is {version!r}, status {status!r}.")
+    if version > SCHEMA_VERSION:
+        raise UserError(
+            f"{path} has schema version {record['schema_version']}; this nybble reads up to "
+            f"{SCHEMA_VERSION}. Update nybble."
+        )
     wrong = [key for key, kind in _FIELDS.items() if not isinstance(record.get(key), kind)]
     if status == "complete" and not isinstance(record.get("final"), dict):
         wrong.append("final")
@@ -80,11 +85,6 @@ def read_result(folder: Path) -> dict[str, Any] | None:
         raise UserError(
             f"{path} is damaged: {', '.join(wrong)} is missing or no value of its kind. Restore it,"
             " or move the folder away and train again."
-        )
-    if version > SCHEMA_VERSION:
-        raise UserError(
-            f"{path} has schema version {record['schema_version']}; this nybble reads up to "
-            f"{SCHEMA_VERSION}. Update nybble."
         )
     return record
 

@@ -51,5 +51,10 @@ class GradientWatch:
     def report(self) -> tuple[dict[str, float], list[str]]:
         """(mean share of non-zero entries of every parameter, weights without any gradient)."""
         nonzero = {name: entry[1] / max(1, entry[0]) for name, entry in self.state.items()}
-        dead = [n for n, p in self._parameters if p.dim() > 1 and not self.state[n][2]]
+        # Without a sample (steps whose gradients overflowed are not looked at) nothing is known.
+        dead = [
+            name
+            for name, parameter in self._parameters
+            if parameter.dim() > 1 and self.state[name][0] and not self.state[name][2]
+        ]
         return nonzero, dead

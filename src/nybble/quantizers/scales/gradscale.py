@@ -129,7 +129,7 @@ def is_number(x: Tensor) -> bool:
 
 
 def _number(shape: torch.Size, value: float) -> Tensor:
-    return torch.full(shape, value, dtype=torch.float32)
+    return torch.full(shape, value, dtype=torch.float32, device="cpu")
 
 
 def _fitted(statistic: float, max_value: float, default: float) -> float:
