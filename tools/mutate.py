@@ -8,6 +8,7 @@ printed. The unchanged code runs first: its tests must pass, and their time sets
     python tools/mutate.py                          200 mutants of formats, quantizers and ops
     python tools/mutate.py --sample 500 --seed 1    another repeatable random part of them
     python tools/mutate.py --all                    all of them: about a day
+    python tools/mutate.py --minutes 30             as many of the 200 as begin in that time
     python tools/mutate.py --only quantizers/scales --sample 20
 
 The sample is a function of the sources and the seed. Ends with status 1 when less than `--goal` of
@@ -26,6 +27,7 @@ import importlib.abc
 import importlib.machinery
 import importlib.util
 import json
+import math
 import os
 import platform
 import random
@@ -70,7 +72,7 @@ NEAREST = {
         "gemm": ("layer_oracle", "chunked_oracle", "library"),
         "spec": ("layer_oracle", "recipes"),
         "__init__": ("native_probe",),
-        "": ("layer_oracle", "library"),
+        "": ("layer_oracle", "layer_slots_oracle", "library"),
     },
 }
 
@@ -107,7 +109,8 @@ def tests_of(path: Path) -> list[list[str]]:
     """The pytest runs that judge a file, in order: the nearest test files, then all.
 
     `quantizers/packing.py` -> its doctests and tests/quantizers/test_packing.py, then
-    tests/quantizers.
+    tests/quantizers; a file without tests of its own name: its doctests first. The second run is
+    the same for all files of a folder, so the unchanged code makes it once.
     """
     subject = path.relative_to(SOURCE / "nybble").parts[0]
     folders = [ROOT / "tests" / name for name in JUDGES.get(subject, (subject,))]
@@ -116,7 +119,7 @@ def tests_of(path: Path) -> list[list[str]]:
     own = _test_files(folders, stems) or _test_files(folders, near.get("", ()))
     first = [str(path), *map(str, own)]
     everything = [str(folder) for folder in folders]
-    return [first, everything] if own else [[str(path), *everything]]
+    return [first, everything]
 
 
 def _test_files(folders: Sequence[Path], stems: Sequence[str]) -> list[Path]:
@@ -210,11 +213,18 @@ def run_jobs(
     limits: Mapping[Path, float],
     parallel: int,
     report: Callable[[Outcome], None],
+    minutes: float = math.inf,
 ) -> list[Outcome]:
-    """Run every job in a process of its own, `parallel` at a time, and return what came out."""
+    """Run every job in a process of its own, `parallel` at a time, and return what came out.
+
+    After `minutes` no further one is begun.
+    """
     waiting, running, outcomes = list(jobs)[::-1], {}, []
+    last = time.monotonic() + 60 * minutes
     with tempfile.TemporaryDirectory(prefix="nybble-mutation-") as folder:
         while waiting or running:
+            if time.monotonic() > last:
+                waiting.clear()
             while waiting and len(running) < parallel:
                 job = waiting.pop()
                 scratch = tempfile.mkdtemp(dir=folder)
@@ -333,6 +343,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--sample", type=int, default=SAMPLE, metavar="N", help="mutants to draw")
     parser.add_argument("--all", action="store_true", help="run every mutant")
     parser.add_argument("--seed", type=int, default=0, help="of the sample")
+    parser.add_argument("--minutes", type=float, help="begin none after so many")
     parser.add_argument("--jobs", type=int, default=2, help="processes at a time")
     parser.add_argument("--goal", type=float, default=0.9, help="least share killed, for status 0")
     parser.add_argument("--out", type=Path, default=ROOT / "results" / "mutation.json")
@@ -344,8 +355,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     jobs = all_jobs(options.only)
     total = len(jobs)
     if not options.all and options.sample < total:
-        chosen = sorted(random.Random(options.seed).sample(range(total), options.sample))
-        jobs = [jobs[i] for i in chosen]
+        # In random order: what a limit of time leaves is a fair sample too.
+        jobs = random.Random(options.seed).sample(jobs, options.sample)
     print(f"{len(jobs)} of {total} mutants of {', '.join(options.only)}", flush=True)
 
     # Imported here once, so that no child pays for it. Nothing of nybble is: a child must be the
@@ -362,7 +373,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     assert not loaded, f"{loaded} would stay unmutated in every child"
 
     limits = baseline(jobs, options.jobs)
-    outcomes = run_jobs(jobs, limits, options.jobs, show)
+    outcomes = run_jobs(jobs, limits, options.jobs, show, options.minutes or math.inf)
     result = record(outcomes, total, options)
     options.out.parent.mkdir(parents=True, exist_ok=True)
     options.out.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")

@@ -94,9 +94,9 @@ def test_the_nearest_tests_judge_first_and_ops_are_judged_by_layers_too() -> Non
         "quantizers/test_absmax.py",
         "quantizers/test_qtensor.py",
     ]
-    assert names("formats/integer.py") == [["formats"]]
+    assert names("formats/integer.py") == [[], ["formats"]]
     assert names("ops/reference/operand.py") == [
-        ["ops/test_layer_oracle.py", "ops/test_library.py"],
+        ["ops/test_layer_oracle.py", "ops/test_layer_slots_oracle.py", "ops/test_library.py"],
         ["ops", "nn", "recipes"],
     ]
     assert names("ops/native/__init__.py")[0] == ["ops/test_native_probe.py"]
