@@ -287,7 +287,7 @@ def test_a_quantizer_by_name_is_the_one_that_is_printed_so() -> None:
     assert torch.equal(by_name.codes(), expected.codes())
     for name, words in (
         ("int4", "FORMAT:SCALE"),
-        ("int4:sawb(ibm)", r"Did you mean 'sawb\(ibm15"),
+        ("int4:sawb(ibm)", r"Did you mean 'sawb\(ibm1"),
         ("fp4_radix4:gradscale:log-nearest", "unknown rounding 'log-nearest'"),
         ("int44:minmax", "Did you mean 'int4"),
     ):
