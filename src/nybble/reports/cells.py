@@ -142,7 +142,7 @@ def reached(found: Mapping[str, Any] | None) -> str:
 
 
 def saved(row: Mapping[str, Any], record: Mapping[str, Any]) -> str:
-    """Bytes saved for backward, and how many times fewer than the baseline's.
+    """Bytes saved for backward, and how they compare with the baseline's.
 
     >>> saved({"saved_bytes": 2_000_000, "baseline": False}, {"rows": []})
     '2.0 MB'
@@ -153,8 +153,20 @@ def saved(row: Mapping[str, Any], record: Mapping[str, Any]) -> str:
     text = size(count)
     reference = next((r["saved_bytes"] for r in record["rows"] if r["baseline"]), None)
     if reference and count and not row["baseline"]:
-        text += f" ({reference / count:.1f}x less)"
+        text += f" ({share(count, reference)})"
     return text
+
+
+def share(count: int, reference: int) -> str:
+    """How `count` compares with `reference`, in words.
+
+    >>> share(2, 12), share(109, 100), share(100, 100)
+    ('6.0x less', '9 % more', 'as much')
+    """
+    if reference >= 1.5 * count:
+        return f"{reference / count:.1f}x less"
+    percent = round(100 * (count / reference - 1))
+    return "as much" if not percent else f"{abs(percent)} % {'more' if percent > 0 else 'less'}"
 
 
 def runs(row: Mapping[str, Any]) -> str:
