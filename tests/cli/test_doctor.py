@@ -130,5 +130,6 @@ def test_without_the_compiled_module(monkeypatch, capsys) -> None:
 def test_a_missing_package_says_how_to_get_it(monkeypatch, capsys) -> None:
     monkeypatch.setitem(doctor.OPTIONAL, "no-such-package", ("tasks", "nothing"))
     assert app.main(["doctor"]) == 0
-    assert "not installed: pip install 'nybble[tasks]' (nothing)" in capsys.readouterr().out
+    hint = "not installed: pip install -e '.[tasks]' in nybble's folder (nothing)"
+    assert hint in capsys.readouterr().out
     assert doctor.facts(Path("."))["packages"]["no-such-package"] is None

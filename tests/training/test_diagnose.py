@@ -155,7 +155,11 @@ def test_watch_notices_a_gradient_between_the_samples() -> None:
     nonzero, dead = watch.report()
     assert dead == [] and nonzero == {"weight": 0.0}
     watch.reset()
-    assert watch.report()[1] == ["weight"]
+    assert watch.report()[1] == []  # nothing was looked at: nothing is known
+    model.weight.grad = torch.zeros(1, 2)
+    watch.observe(0)
+    assert watch.report() == ({"weight": 0.0}, ["weight"])
+    watch.reset()
     model.weight.grad = torch.tensor([[1.0, 0.0]])
     watch.observe(0)
     assert watch.report() == ({"weight": 0.5}, [])
