@@ -167,7 +167,7 @@ def clip_gradient(dx: Tensor, qx: Operand, slot: Quantizer | None) -> Tensor:
     if slot is None or not isinstance(slot.scale, PACT) or qx.inside is None:
         return dx.new_empty(0)
     if qx.limit is not None:
-        side = qx.tensor.clamp(-1.0, 1.0)  # the sign of integers, eight times faster than sign()
+        side = qx.tensor.clamp(-1.0, 1.0)  # the sign of integers; torch.sign is far slower
     else:
         side = qx.tensor.sign()
         if slot.scale.kind == "unsigned":
