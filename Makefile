@@ -32,7 +32,7 @@ PYTHON ?= $(shell for p in python3.11 python3.12 python3.13 python3.14 python3; 
 COMPILER := $(shell command -v $${CXX:-c++} || command -v g++ || command -v clang++)
 NATIVE := $(if $(COMPILER),NYBBLE_REQUIRE_NATIVE=1,)
 
-CXX_FILES := $(wildcard csrc/*.cpp csrc/*.hpp)
+CXX_FILES := $(sort $(wildcard csrc/*/*.cpp csrc/*/*.hpp))
 PINS := $(shell cat pyproject.toml constraints.txt | cksum | cut -d' ' -f1)
 SOURCES := $(shell cat pyproject.toml CMakeLists.txt $(CXX_FILES) | cksum | cut -d' ' -f1)
 PACKAGES_STAMP := $(VENV)/.stamp-packages-$(PINS)

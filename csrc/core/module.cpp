@@ -4,7 +4,9 @@
 
 #include <stdexcept>
 
+#include "bind.hpp"
 #include "cpu_features.hpp"
+#include "decode.hpp"
 #include "dispatch.hpp"
 #include "unpack.hpp"
 
@@ -57,6 +59,20 @@ nb::bytes unpack4(const nb::bytes& packed, const std::string& isa) {
   return nb::bytes(codes.data(), codes.size());
 }
 
+template <class T, class Decode>
+void decode(Decode kernel, uintptr_t packed, size_t bytes, int64_t start, int64_t count,
+            uintptr_t table, uintptr_t out, size_t out_bytes) {
+  using namespace nybble;
+  if (start < 0 || count < 0 || start > (int64_t(1) << 46) || count > (int64_t(1) << 46))
+    throw std::invalid_argument("decode: start and count must be sizes");
+  const auto* from =
+      checked_array<const uint8_t>(packed, bytes, packed_bytes4(start + count), "decode codes");
+  const auto* values = checked_array<const T>(table, 16 * sizeof(T), 16, "decode table");
+  auto* to = checked_array<T>(out, out_bytes, count, "decode out");
+  nb::gil_scoped_release release;
+  kernel(from, start, count, values, to);
+}
+
 } // namespace
 
 NB_MODULE(_core, m) {
@@ -67,6 +83,18 @@ NB_MODULE(_core, m) {
   m.def(
       "isa", [](const std::string& name) { return nybble::choose(name).name; },
       nb::arg("name") = "");
+  m.def("use_isa", [](const std::string& name) { nybble::use(name); }, nb::arg("name"));
+  m.def("active_isa", [] { return nybble::active().name; });
+  m.def("decode_bytes", [](uintptr_t packed, size_t bytes, int64_t start, int64_t count,
+                           uintptr_t table, uintptr_t out, size_t out_bytes) {
+    decode<int8_t>(nybble::active().decode->bytes, packed, bytes, start, count, table, out,
+                   out_bytes);
+  });
+  m.def("decode_words", [](uintptr_t packed, size_t bytes, int64_t start, int64_t count,
+                           uintptr_t table, uintptr_t out, size_t out_bytes) {
+    decode<int16_t>(nybble::active().decode->words, packed, bytes, start, count, table, out,
+                    out_bytes);
+  });
   m.def("max_threads", &max_threads);
   m.def("has_openmp", &has_openmp);
   m.def("unpack4", &unpack4, nb::arg("packed"), nb::arg("isa") = "");

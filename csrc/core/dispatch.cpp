@@ -1,8 +1,10 @@
 #include "dispatch.hpp"
 
+#include <atomic>
 #include <stdexcept>
 
 #include "cpu_features.hpp"
+#include "decode.hpp"
 #include "unpack.hpp"
 
 namespace nybble {
@@ -10,9 +12,9 @@ namespace nybble {
 const std::vector<Kernels>& compiled_sets() {
   static const std::vector<Kernels> sets = {
 #if defined(NYBBLE_HAVE_AVX2)
-      {"avx2", {"avx2", "fma", "f16c"}, unpack4_avx2},
+      {"avx2", {"avx2", "fma", "f16c"}, unpack4_avx2, &kDecodeAvx2},
 #endif
-      {"generic", {}, unpack4_generic},
+      {"generic", {}, unpack4_generic, &kDecodeGeneric},
   };
   return sets;
 }
@@ -33,5 +35,20 @@ const Kernels& choose(const std::string& name) {
   throw std::invalid_argument("instruction set '" + name +
                               "' cannot be used here; choose one of: " + names);
 }
+
+namespace {
+std::atomic<const Kernels*> chosen{nullptr};
+}
+
+const Kernels& active() {
+  const Kernels* set = chosen.load(std::memory_order_acquire);
+  if (set == nullptr) {
+    set = &choose();
+    chosen.store(set, std::memory_order_release);
+  }
+  return *set;
+}
+
+void use(const std::string& name) { chosen.store(&choose(name), std::memory_order_release); }
 
 } // namespace nybble

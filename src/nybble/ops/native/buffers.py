@@ -1,0 +1,42 @@
+"""Addresses of tensors for the compiled module, given away only after a check.
+
+The module takes an array as two numbers, address and bytes (csrc/core/bind.hpp says why). `span`
+is the only place where a tensor becomes an address, so it refuses what the kernels cannot read:
+another device, another dtype, gaps between the elements, a subclass without memory of its own. The
+module itself checks that the bytes are as many as the shape needs.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from nybble.errors import NybbleError
+
+__all__ = ["span", "threads"]
+
+
+def span(x: Tensor, dtype: torch.dtype, what: str) -> tuple[int, int]:
+    """(address, bytes) of a dense CPU tensor of `dtype`, in the order of its memory.
+
+    Dense means contiguous or, with four dimensions, channels-last. Raises NybbleError for others.
+
+    >>> address, size = span(torch.zeros(3), torch.float32, "x")
+    >>> address != 0, size
+    (True, 12)
+    """
+    if x.dtype is not dtype:
+        raise NybbleError(f"{what}: expected {dtype}, got {x.dtype}; convert it first")
+    if not x.is_cpu:
+        raise NybbleError(f"{what}: native kernels need a CPU tensor, got {x.device}")
+    dense = x.is_contiguous() or (
+        x.dim() == 4 and x.is_contiguous(memory_format=torch.channels_last)
+    )
+    if not dense:
+        raise NybbleError(f"{what}: shape {tuple(x.shape)} has gaps (strides {x.stride()})")
+    return x.data_ptr(), x.numel() * x.element_size()
+
+
+def threads() -> int:
+    """The threads that a kernel may use: torch's own setting."""
+    return torch.get_num_threads()
