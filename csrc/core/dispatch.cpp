@@ -5,6 +5,7 @@
 
 #include "cpu_features.hpp"
 #include "decode.hpp"
+#include "gemm/micro.hpp"
 #include "unpack.hpp"
 
 namespace nybble {
@@ -12,9 +13,9 @@ namespace nybble {
 const std::vector<Kernels>& compiled_sets() {
   static const std::vector<Kernels> sets = {
 #if defined(NYBBLE_HAVE_AVX2)
-      {"avx2", {"avx2", "fma", "f16c"}, unpack4_avx2, &kDecodeAvx2},
+      {"avx2", {"avx2", "fma", "f16c"}, unpack4_avx2, &kDecodeAvx2, &kGemmAvx2},
 #endif
-      {"generic", {}, unpack4_generic, &kDecodeGeneric},
+      {"generic", {}, unpack4_generic, &kDecodeGeneric, &kGemmGeneric},
   };
   return sets;
 }

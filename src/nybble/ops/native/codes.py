@@ -27,7 +27,7 @@ class Codes:
 
     packed: uint8, flat. bits <= 4: blocks of 64 codes (`quantizers/packing.py`); 5 to 8: one code
         a byte. Codes are in C order of `shape`.
-    shape: matrices [rows, columns]; images [N, H, W, C]; convolution weights [O, kh, kw, I / groups].
+    shape: matrices [rows, columns]; images [N, H, W, C]; convolution weights [O, kh, kw, I / g].
     table: int16, 16 or 256 entries. low, high: the least and the largest integer that can occur
         (always including 0, which padding is made of).
     bits: of the code.
