@@ -1,4 +1,8 @@
-"""Settings for every test: repeatable, and one thread each, so that two workers share two cores."""
+"""Settings for every test: repeatable, and one thread each, so that two workers share two cores.
+
+`NYBBLE_ISA=generic` runs every test on the kernels of that instruction set. Only tests read it: the
+library takes the best set that the CPU has.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +10,19 @@ import os
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch is imported, and for child processes
 
+import pytest
 from hypothesis import settings
 
 settings.register_profile("repeatable", deadline=None, derandomize=True)
 settings.load_profile("repeatable")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    wanted = os.environ.get("NYBBLE_ISA")
+    if wanted:
+        from nybble.ops import native
+
+        module, reason = native.core()
+        if module is None:
+            raise pytest.UsageError(f"NYBBLE_ISA={wanted}: {reason}")
+        module.use_isa(wanted)

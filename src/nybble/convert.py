@@ -14,13 +14,16 @@ import warnings
 from collections.abc import Mapping
 from typing import Literal
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
 from nybble.errors import UserError, suggest
 from nybble.nn.fastpath import allow_fast_paths, block_fast_paths
 from nybble.nn.registry import converted_class, layer_types, quantized_layers
 from nybble.nn.state import QuantizedLayer
-from nybble.ops.dispatch import choose_backend
+from nybble.ops.dispatch import choose_backend, runs_native
+from nybble.ops.geometry import Geometry
+from nybble.ops.native.plan import GEMMS, why_not
 from nybble.ops.spec import LayerSpec
 from nybble.recipes import LayerFacts, Recipe, get_recipe
 from nybble.recipes.recipe import name_matches
@@ -45,7 +48,9 @@ def convert(
     rules: module name (or `re:` and a regular expression) -> recipe (of which the layer takes the
     six slots), `LayerSpec`, or None to leave the layer in float32; tried in order, before the
     recipe's own.
-    backend: `auto`, `reference` or `native`. accumulate: `fast` (float32 sums) or `exact`.
+    backend: `auto`, `reference` or `native` (`ops/dispatch.py`). Layers that will run natively get
+    channels-last weights, so that their convolutions read and write that layout.
+    accumulate: `fast` (float32 sums) or `exact`, of the reference backend; native sums exactly.
     activations: None decides from each layer's first batch; `unsigned` or `signed` decides now.
     strict: refuse layers that multiply weights and cannot be converted, and slower fall-backs.
     seed: of the random bits of stochastic rounding.
@@ -73,19 +78,24 @@ def convert(
     if strict:
         refuse_unconverted(model)
     user_rules = _user_rules(rules or {}, [facts.name for facts, _ in layers])
+    planned = []
     for index, (facts, module) in enumerate(layers):
         spec, why = _resolve(facts, user_rules, chosen)
-        if spec is None or not spec.quantizes:
-            continue
+        if spec is not None and spec.quantizes:
+            planned.append((index, facts.name, module, spec, why))
+    if strict:  # before the first layer is changed
+        for _, name, module, spec, _ in planned:
+            refuse_fallback(name, module, spec, backend)
+    for index, name, module, spec, why in planned:
         cls = converted_class(module)
         if cls is None:
-            raise TypeError(f"{facts.name} lost its class while it was converted")
+            raise TypeError(f"{name} lost its class while it was converted")
         module.__class__ = cls
         if not isinstance(module, QuantizedLayer):
             raise TypeError(f"{cls.__name__} is no QuantizedLayer")
         module.attach_(
             spec,
-            name=facts.name,
+            name=name,
             rule=why,
             backend=backend,
             accumulate=accumulate,
@@ -93,6 +103,8 @@ def convert(
             index=index,
             activations=activations,
         )
+        if runs_native(backend, module.weight):
+            channels_last_(module)
     if not layers and chosen.spec.quantizes:
         warnings.warn(
             f"convert found no layer that {chosen.name} could convert in {type(model).__name__};"
@@ -179,6 +191,36 @@ def refuse_unconverted(model: nn.Module) -> None:
             f"strict=True: {len(missed)} layers multiply weights and cannot be converted:"
             f" {', '.join(missed[:5])}; name them in rules as None, or use strict=False"
         )
+
+
+def refuse_fallback(name: str, module: nn.Module, spec: LayerSpec, backend: str) -> None:
+    """Raise UserError if a Gemm of a native layer would fall back to the reference backend."""
+    weight = module.weight
+    if not isinstance(weight, Tensor) or not runs_native(backend, weight):
+        return
+    for gemm in GEMMS:
+        reason = why_not(spec, layer_geometry(module), gemm)
+        if reason is not None and not reason.by_recipe:
+            raise UserError(
+                f"strict=True: the {gemm} Gemm of {name} would run on the reference backend"
+                f" ({reason.text}); use backend='reference' or strict=False"
+            )
+
+
+def layer_geometry(module: nn.Module) -> Geometry:
+    """The kind of Gemm of a layer; its stride and padding do not matter here."""
+    return Geometry("conv2d" if "conv" in layer_types(module) else "linear")
+
+
+def channels_last_(layer: QuantizedLayer) -> None:
+    """Lay a convolution's weight out as [O, kh, kw, I], in place; the values stay.
+
+    Convolutions with such a weight return channels-last images, in torch as well, so everything
+    behind the first one works in the layout of the native kernels.
+    """
+    if layer.weight.dim() == 4:
+        with torch.no_grad():
+            layer.weight.data = layer.weight.data.contiguous(memory_format=torch.channels_last)
 
 
 def _family(types: list[frozenset[str]]) -> frozenset[str]:

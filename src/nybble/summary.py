@@ -22,10 +22,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from nybble.convert import loss_scale, unconverted_layers
+from nybble.convert import layer_geometry, loss_scale, unconverted_layers
 from nybble.errors import UserError
 from nybble.nn.registry import converted_class
 from nybble.nn.state import QuantizedLayer
+from nybble.ops.dispatch import runs_native
+from nybble.ops.native import active_isa
+from nybble.ops.native.plan import why_not
 from nybble.ops.spec import LayerSpec, Slot
 from nybble.products import OtherProducts
 
@@ -48,6 +51,7 @@ class Row:
     bits: tuple[int, int]
     accumulator: str
     backend: str
+    fallback: str
     macs: int
     share: float
     rule: str
@@ -83,7 +87,7 @@ class Summary:
         return sum(row.share for row in self.rows if max(row.bits) <= bits)
 
     def __str__(self) -> str:
-        widths = (28, 8, 12, 26, 8, 12, 10, 7, 12)
+        widths = (28, 8, 12, 26, 8, 12, 14, 7, 12)
         head = (
             "layer",
             "type",
@@ -120,6 +124,11 @@ class Summary:
             f" ({sum(entry.saved for entry in self.layer_bytes):,} by these layers, the rest by"
             " others: normalisation, activation functions, the loss)"
         )
+        falls = {row.fallback: row.layer for row in reversed(self.rows) if row.fallback}
+        lines += [
+            f"falls back to the reference backend: {layer} and others like it: {why}"
+            for why, layer in falls.items()
+        ]
         lines += [f"not converted: {name} ({cls})" for name, cls in self.unconverted]
         if self.loss_scale != 1:
             lines.append(
@@ -214,6 +223,7 @@ def _row(
 ) -> Row:
     left, right = (spec.slot(slot) for slot in slots)
     converted = isinstance(module, QuantizedLayer)
+    backend, fallback = _backend(module, spec, gemm)
     return Row(
         layer=name,
         type=type(module).__name__,
@@ -225,7 +235,8 @@ def _row(
             32 if right is None else right.format.bits,
         ),
         accumulator=_accumulator(module, spec, gemm, left, right),
-        backend=str(module.nybble_backend) if converted else "torch",
+        backend=backend,
+        fallback=fallback,
         macs=macs,
         share=macs / total if total else 0.0,
         rule=str(module.nybble_rule) if converted else "not converted",
@@ -234,6 +245,18 @@ def _row(
             "" if right is None else right.scale.short,
         ),
     )
+
+
+def _backend(module: nn.Module, spec: LayerSpec, gemm: str) -> tuple[str, str]:
+    """(what computes this Gemm, why that is a fall-back or "")."""
+    if not isinstance(module, QuantizedLayer):
+        return "torch", ""
+    if not runs_native(module.nybble_backend, module.weight):
+        return "reference", ""
+    reason = why_not(spec, layer_geometry(module), gemm)
+    if reason is None:
+        return f"native {active_isa()}", ""
+    return "reference", "" if reason.by_recipe else reason.text
 
 
 def _accumulator(module: nn.Module, spec: LayerSpec, gemm: str, left: Slot, right: Slot) -> str:
@@ -247,7 +270,8 @@ def _accumulator(module: nn.Module, spec: LayerSpec, gemm: str, left: Slot, righ
     if gemm != "output" and right is not None:
         varies = getattr(right.scale, "granularity", "tensor") != "tensor"
         integers = integers and not (varies or getattr(right.scale, "per_channel", False))
-    return "exact" if integers and module.nybble_accumulate == "exact" else "fp32"
+    exact = module.nybble_accumulate == "exact" or _backend(module, spec, gemm)[0] != "reference"
+    return "exact" if integers and exact else "fp32"
 
 
 def _enter(name: str, stack: list[str]) -> Callable[..., None]:

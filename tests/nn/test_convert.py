@@ -11,6 +11,9 @@ from torch import nn
 import nybble
 from nybble.convert import convertible_layers
 from nybble.nn import Conv2d, Linear, QuantizedLayer
+from nybble.nn.function import LayerCall
+from nybble.ops import native
+from nybble.ops.geometry import Geometry
 
 
 def net(channels: int = 8) -> nn.Sequential:
@@ -96,7 +99,6 @@ def test_depthwise_networks_update_from_fp8_gradients():
         ({"recipe": "sun2020", "rules": {"head": None}}, "matches no layer"),
         ({"recipe": "sun2020", "rules": {"re:(": None}}, "regular expression"),
         ({"recipe": "sun2020", "backend": "cuda"}, "unknown backend"),
-        ({"recipe": "sun2020", "backend": "native"}, "native"),
         ({"recipe": "sun2020", "accumulate": "slow"}, "fast"),
         ({"recipe": "sun2020", "activations": "both"}, "unsigned"),
     ],
@@ -107,6 +109,41 @@ def test_bad_arguments_are_refused_and_nothing_is_converted(arguments, message):
         nybble.convert(model, **arguments)
     assert message in str(error.value) and "\n" not in str(error.value)
     assert not list(nybble.quantized_layers(model))
+
+
+def test_native_without_the_compiled_module_is_refused(monkeypatch):
+    monkeypatch.setattr("nybble.ops.native.core", lambda: (None, "no compiler was found"))
+    with pytest.raises(nybble.UserError, match="no compiler was found"):
+        nybble.convert(net(), "sun2020", backend="native")
+    model = net()
+    with pytest.raises(nybble.UserError, match="strict=True"):
+        nybble.convert(model, "sun2020", strict=True)
+    assert not list(nybble.quantized_layers(model))
+    nybble.convert(model, "sun2020")  # auto is the reference backend then
+
+
+def test_native_refuses_another_device_by_name():
+    layer = nybble.convert(nn.Linear(4, 4).to("meta"), "sun2020", backend="reference")
+    with pytest.raises(nybble.UserError, match="the tensor is on meta"):
+        torch.ops.nybble.layer_forward(
+            torch.empty(2, 4, device="meta"),
+            layer.weight,
+            None,
+            None,
+            *LayerCall(
+                layer.nybble_spec, Geometry("linear"), "exact", "native", 0, 0, 0
+            ).arguments(),
+            False,
+        )
+
+
+@pytest.mark.skipif(not native.available(), reason="needs the compiled module")
+def test_strict_refuses_a_gemm_that_falls_back_and_changes_nothing():
+    model = net()
+    with pytest.raises(nybble.UserError, match=r"grad_input.*varies along the sum"):
+        nybble.convert(model, "sun2020:sawb_channel=yes", strict=True, backend="native")
+    assert not list(nybble.quantized_layers(model))
+    nybble.convert(net(), "sun2020", strict=True, backend="native")
 
 
 def test_converting_twice_is_refused():

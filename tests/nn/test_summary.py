@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 import nybble
+from nybble.ops import native
 
 
 def net() -> nn.Sequential:
@@ -31,7 +32,10 @@ def test_rows_macs_and_shares():
     assert len(rows) == 9
     middle = rows["3", "grad_weight"]
     assert (middle.left, middle.right) == ("fp4_radix4_odd", "int4_sym")
-    assert middle.bits == (4, 4) and middle.backend == "reference"
+    assert middle.bits == (4, 4)
+    isa = native.active_isa()
+    assert middle.backend == ("reference" if isa == "none" else f"native {isa}")
+    assert rows["0", "output"].backend == "reference" and not rows["0", "output"].fallback
     assert middle.macs == 2 * 16 * 64 * 8 * 9
     assert rows["0", "output"].bits == (16, 16)
     assert rows["6", "output"].macs == 2 * 10 * 1024
@@ -50,6 +54,16 @@ def test_rows_macs_and_shares():
     assert "-" in next(line for line in lines if line[0] == "grad_input")
     assert sum("," in line[-1] or line[-1].isdigit() for line in lines[1:10]) == 3
     json.dumps(summary.to_dict())
+
+
+@pytest.mark.skipif(not native.available(), reason="needs the compiled module")
+def test_a_fall_back_is_shown():
+    model = nybble.convert(net(), "sun2020:sawb_channel=yes", backend="native")
+    text = str(nybble.summary(model, torch.randn(2, 3, 8, 8)))
+    assert "falls back to the reference backend: 3" in text and "varies along the sum" in text
+    model = nybble.convert(net(), "sun2020", backend="reference")
+    text = str(nybble.summary(model, torch.randn(2, 3, 8, 8)))
+    assert "falls back" not in text and "native" not in text
 
 
 def test_saved_bytes_shrink_and_the_model_is_untouched():

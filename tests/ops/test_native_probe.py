@@ -61,6 +61,7 @@ def test_features_are_those_that_the_kernel_lists() -> None:
 def test_the_best_set_that_runs_is_chosen() -> None:
     assert CORE.isas()[-1] == "generic"
     assert CORE.isa() == CORE.isas()[0]
+    assert CORE.active_isa() == os.environ.get("NYBBLE_ISA", CORE.isa())
     assert ("avx2" in CORE.isas()) == CORE.cpu_features().get("avx2", False)
     for name in CORE.isas():
         assert CORE.isa(name) == name

@@ -17,7 +17,9 @@ import torch
 from torch import Tensor
 
 from nybble.errors import UserError
+from nybble.ops.dispatch import runs_native
 from nybble.ops.geometry import Geometry
+from nybble.ops.native import layer as native
 from nybble.ops.reference import layer as reference
 from nybble.ops.reference.matmul import matmul as reference_matmul
 from nybble.ops.reference.operand import Draw
@@ -71,16 +73,12 @@ def _layer_forward(
     call: int,
     save: bool,
 ) -> tuple[Tensor, list[Tensor]]:
+    layer_spec, draw = parse_spec(spec), Draw(seed, layer, call)
+    geometry = _geometry(kind, stride, padding, dilation, groups)
+    if runs_native(backend, x):
+        return native.layer_forward(x, weight, bias, alpha, layer_spec, geometry, draw, save)
     return reference.layer_forward(
-        x,
-        weight,
-        bias,
-        alpha,
-        parse_spec(spec),
-        _geometry(kind, stride, padding, dilation, groups),
-        accumulate,
-        Draw(seed, layer, call),
-        save,
+        x, weight, bias, alpha, layer_spec, geometry, accumulate, draw, save
     )
 
 
@@ -106,19 +104,26 @@ def _layer_backward(
     channels_last: list[bool],
     needs: list[bool],
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    layer_spec, draw = parse_spec(spec), Draw(seed, layer, call)
+    geometry = _geometry(kind, stride, padding, dilation, groups)
+    shapes = (tuple(x_shape), tuple(weight_shape))
+    last = (channels_last[0], channels_last[1])
+    if runs_native(backend, grad):
+        return native.layer_backward(
+            grad, x, weight, saved, grad_scale, *shapes, layer_spec, geometry, draw, last, needs
+        )
     return reference.layer_backward(
         grad,
         x,
         weight,
         saved,
         grad_scale,
-        tuple(x_shape),
-        tuple(weight_shape),
-        parse_spec(spec),
-        _geometry(kind, stride, padding, dilation, groups),
+        *shapes,
+        layer_spec,
+        geometry,
         accumulate,
-        Draw(seed, layer, call),
-        (channels_last[0], channels_last[1]),
+        draw,
+        last,
         needs,
     )
 

@@ -5,8 +5,7 @@ Gemm runs on the `reference` backend. `probe` tells what the compiled module fou
 `available` whether it can compute Gemms. Neither raises, and neither falls back in silence: the
 reason is text that `nybble doctor` and `nybble.summary` print.
 
-Not done here: the Gemm kernels. The module has the CPU probe, the dispatch table and one kernel
-(`unpack4`) that keeps the table honest, so `available` answers no.
+Not done here: other devices than the CPU.
 """
 
 from __future__ import annotations
@@ -17,7 +16,7 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 from types import ModuleType
 
-__all__ = ["Availability", "Probe", "available", "core", "probe"]
+__all__ = ["Availability", "Probe", "active_isa", "available", "core", "probe"]
 
 
 @dataclass(frozen=True)
@@ -80,8 +79,8 @@ def probe() -> Probe:
         return Probe(compiled=False, reason=reason)
     return Probe(
         compiled=True,
-        reason=f"compiled module {module.version()}, instruction set {module.isa()}",
-        isa=module.isa(),
+        reason=f"compiled module {module.version()}, instruction set {module.active_isa()}",
+        isa=module.active_isa(),
         isas=module.isas(),
         cpu=module.cpu_features(),
         openmp=module.has_openmp(),
@@ -93,10 +92,21 @@ def probe() -> Probe:
 def available() -> Availability:
     """Tell whether Gemms can run on the native backend here, with the reason.
 
-    >>> bool(available())
-    False
+    >>> found = available()
+    >>> bool(found) == probe().compiled
+    True
     """
-    found = probe()
-    if not found.compiled:
-        return Availability(False, found.reason)
-    return Availability(False, f"{found.reason}: it has no Gemm kernels in this version")
+    module, reason = core()
+    if module is None:
+        return Availability(False, reason)
+    return Availability(True, f"instruction set {module.active_isa()}")
+
+
+def active_isa() -> str:
+    """The instruction set whose kernels run, "none" without the compiled module.
+
+    >>> active_isa() in ("avx2", "generic", "none")
+    True
+    """
+    module, _ = core()
+    return "none" if module is None else str(module.active_isa())

@@ -1,0 +1,282 @@
+"""One layer's forward and backward step on packed codes: `ops/reference/layer.py`, natively.
+
+The same function with the same result, bit for bit, as the reference backend with exact sums; see
+there for the formulas. Each Gemm runs on the integer kernels where `plan.why_not` has no objection,
+else through the reference backend's own Gemm on the codes that were kept.
+"""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from nybble.errors import NybbleError
+from nybble.ops.exactness import finish_
+from nybble.ops.geometry import Geometry
+from nybble.ops.native.conv import conv_grad_input, conv_grad_weight, conv_output
+from nybble.ops.native.gemm import gemm
+from nybble.ops.native.gradient import quantize_gradient
+from nybble.ops.native.operand import Kept, codes_of, mask_gradient_, quantize_kept
+from nybble.ops.native.plan import why_not
+from nybble.ops.reference import gemm as reference_gemm
+from nybble.ops.reference import layer as reference
+from nybble.ops.reference.operand import (
+    GRAD_INPUT_WEIGHT,
+    GRAD_WEIGHT_INPUT,
+    INPUT,
+    WEIGHT,
+    Draw,
+    Operand,
+    quantize_operand,
+    rereads,
+    restore,
+    store,
+)
+from nybble.ops.reference.storage import is_channels_last
+from nybble.ops.spec import BackwardSlot, LayerSpec, Slot
+from nybble.quantizers import Quantizer
+
+__all__ = ["layer_backward", "layer_forward"]
+
+
+def layer_forward(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    alpha: Tensor | None,
+    spec: LayerSpec,
+    geometry: Geometry,
+    draw: Draw,
+    save: bool,
+) -> tuple[Tensor, list[Tensor]]:
+    """Output of the layer and, if `save`, what its backward needs (else an empty list)."""
+    slot_x, slot_w = spec.output_input, spec.output_weight
+    if slot_x is None or slot_w is None or why_not(spec, geometry, "output") is not None:
+        return reference.layer_forward(x, weight, bias, alpha, spec, geometry, "exact", draw, save)
+    last_x, last_w = is_channels_last(x), is_channels_last(weight)
+    kept_x = quantize_kept(x, slot_x, draw, INPUT, alpha, want_inside=save)
+    kept_w = quantize_kept(weight, slot_w, draw, WEIGHT, None, want_inside=save)
+    codes_x = codes_of(kept_x, slot_x, tuple(x.shape), last_x, geometry)
+    codes_w = codes_of(kept_w, slot_w, tuple(weight.shape), last_w, geometry)
+    scale_x, scale_w = _facing(kept_x[1], 0), _facing(kept_w[1], 0)
+    if geometry.kind == "linear":
+        y = gemm(codes_x, codes_w, trans_b=True, scale_a=scale_x, scale_b=scale_w, bias=bias)
+    else:
+        y = conv_output(codes_x, codes_w, geometry, scale_x, scale_w, bias)
+        y = _torch_layout(y, last_x or last_w)
+    if not save:
+        return y, []
+    back_x = _for_backward(
+        x, kept_x, slot_x, spec.grad_weight_input, draw, GRAD_WEIGHT_INPUT, alpha
+    )
+    if rereads(spec.slot("grad_input_weight")):
+        empty = [weight.new_empty(0) for _ in range(3)]
+        return y, [*back_x, *empty, kept_w[3]]
+    back_w = _for_backward(
+        weight, kept_w, slot_w, spec.grad_input_weight, draw, GRAD_INPUT_WEIGHT, None
+    )
+    return y, [*back_x, *back_w]
+
+
+def layer_backward(
+    grad: Tensor,
+    x: Tensor | None,
+    weight: Tensor | None,
+    saved: list[Tensor],
+    grad_scale: Tensor,
+    x_shape: tuple[int, ...],
+    weight_shape: tuple[int, ...],
+    spec: LayerSpec,
+    geometry: Geometry,
+    draw: Draw,
+    channels_last: tuple[bool, bool],
+    needs: list[bool],
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """(dx, dw, dalpha, amax, scale), as the reference's `layer_backward`."""
+    need_dx, need_dw, need_dalpha = needs
+    wanted = (need_dx or need_dalpha, need_dw)
+    native_dx = wanted[0] and why_not(spec, geometry, "grad_input") is None
+    native_dw = wanted[1] and why_not(spec, geometry, "grad_weight") is None
+    if not (native_dx or native_dw):
+        return reference.layer_backward(
+            grad,
+            x,
+            weight,
+            saved,
+            grad_scale,
+            x_shape,
+            weight_shape,
+            spec,
+            geometry,
+            "exact",
+            draw,
+            channels_last,
+            needs,
+        )
+    grad = _dense(grad)
+    for_input, for_weight, amax, scale = quantize_gradient(grad, spec, grad_scale, draw, wanted)
+    step = _Backward(grad, x, weight, saved, x_shape, weight_shape, spec, geometry, channels_last)
+    dx, dw, dalpha = grad.new_empty(0), grad.new_empty(0), grad.new_empty(0)
+    if for_input is not None:
+        dx = step.native_input(for_input) if native_dx else step.reference_input(for_input)
+        if saved[3].numel():
+            dalpha = mask_gradient_(
+                dx, step.operand_x(), spec.output_input, need_dalpha=need_dalpha
+            )
+    if for_weight is not None:
+        dw = step.native_weight(for_weight) if native_dw else step.reference_weight(for_weight)
+        inside = step.operand_w().inside if saved[7].numel() else None
+        if inside is not None:
+            dw.mul_(inside)
+    return dx if need_dx else grad.new_empty(0), dw, dalpha, amax, scale
+
+
+class _Backward:
+    """The two Gemms of one backward call, each natively or by the reference's operators."""
+
+    def __init__(
+        self,
+        grad: Tensor,
+        x: Tensor | None,
+        weight: Tensor | None,
+        saved: list[Tensor],
+        x_shape: tuple[int, ...],
+        weight_shape: tuple[int, ...],
+        spec: LayerSpec,
+        geometry: Geometry,
+        channels_last: tuple[bool, bool],
+    ) -> None:
+        self.grad_shape, self.grad_last = tuple(grad.shape), is_channels_last(grad)
+        self.x, self.weight = x, weight
+        self.kept_x, self.kept_w = saved[:4], saved[4:]
+        self.x_shape, self.weight_shape = x_shape, weight_shape
+        self.spec, self.geometry, self.last = spec, geometry, channels_last
+        self.slot_x = spec.slot("grad_weight_input")
+        self.slot_w = spec.slot("grad_input_weight")
+        self._operand_x: Operand | None = None
+
+    def native_input(self, gradient: Kept | Operand) -> Tensor:
+        slot_g, slot_w = self.spec.grad_input_grad, self.slot_w
+        kept = _kept(gradient)
+        g = codes_of(kept, _known(slot_g), self.grad_shape, self.grad_last, self.geometry)
+        w = codes_of(self.kept_w, _known(slot_w), self.weight_shape, self.last[1], self.geometry)
+        scale_g, scale_w = _facing(kept[1], 0), _facing(self.kept_w[1], 1)
+        if self.geometry.kind == "linear":
+            return gemm(g, w, scale_a=scale_g, scale_b=scale_w)
+        n, c, h, width = self.x_shape
+        dx = conv_grad_input(g, w, self.geometry, (n, h, width, c), scale_g, scale_w)
+        return _torch_layout(dx, self.last[1] or self.grad_last)
+
+    def native_weight(self, gradient: Kept | Operand) -> Tensor:
+        slot_g, slot_x = self.spec.grad_weight_grad, self.slot_x
+        kept = _kept(gradient)
+        g = codes_of(kept, _known(slot_g), self.grad_shape, self.grad_last, self.geometry)
+        x = codes_of(self.kept_x, _known(slot_x), self.x_shape, self.last[0], self.geometry)
+        scale_g, scale_x = _facing(kept[1], 1), _facing(self.kept_x[1], 1)
+        if self.geometry.kind == "linear":
+            return gemm(g, x, trans_a=True, scale_a=scale_g, scale_b=scale_x)
+        o, c, h, width = self.weight_shape
+        dw = conv_grad_weight(g, x, self.geometry, (o, h, width, c), scale_g, scale_x)
+        return _torch_layout(dw, self.last[0] or self.grad_last)
+
+    def reference_input(self, gradient: Kept | Operand) -> Tensor:
+        g = self._gradient(gradient, self.spec.grad_input_grad)
+        rank = len(self.x_shape)
+        free = 1 if self.geometry.groups == 1 else -1
+        tg, mg, limit_g = g.facing(0, 0, rank)
+        tw, mw, limit_w = self.operand_w().facing(free, 1, rank)
+        acc = reference_gemm.grad_input(
+            tg,
+            tw,
+            self.geometry,
+            self.x_shape,
+            max_grad=limit_g,
+            max_weight=limit_w,
+            accumulate="exact",
+            accumulator=self.spec.accumulator,
+        )
+        return finish_(acc, mg, mw)
+
+    def reference_weight(self, gradient: Kept | Operand) -> Tensor:
+        g = self._gradient(gradient, self.spec.grad_weight_grad)
+        rank = len(self.weight_shape)
+        free = 1 if self.geometry.groups == 1 else -1
+        tg, mg, limit_g = g.facing(1, 0, rank)
+        tx, mx, limit_x = self.operand_x().facing(free, 1, rank)
+        acc = reference_gemm.grad_weight(
+            tg,
+            tx,
+            self.geometry,
+            self.weight_shape,
+            max_grad=limit_g,
+            max_x=limit_x,
+            accumulate="exact",
+            accumulator=self.spec.accumulator,
+        )
+        return finish_(acc, mg, mx)
+
+    def operand_x(self) -> Operand:
+        """The input as the reference backend decodes it."""
+        if self._operand_x is None:
+            raw = self.x if self.slot_x is None else None
+            self._operand_x = restore(self.kept_x, self.slot_x, raw, self.x_shape, self.last[0])
+        return self._operand_x
+
+    def operand_w(self) -> Operand:
+        """The weight as the reference backend decodes it."""
+        raw = self.weight if rereads(self.slot_w) else None
+        return restore(self.kept_w, self.slot_w, raw, self.weight_shape, self.last[1])
+
+    def _gradient(self, gradient: Kept | Operand, slot: Slot) -> Operand:
+        if isinstance(gradient, Operand):
+            return gradient
+        return restore(gradient, slot, None, self.grad_shape, self.grad_last)
+
+
+def _for_backward(
+    tensor: Tensor,
+    kept: Kept,
+    forward_slot: Quantizer,
+    slot: BackwardSlot,
+    draw: Draw,
+    operand: int,
+    alpha: Tensor | None,
+) -> Kept:
+    """What backward reads: the forward codes, or the tensor quantised by a slot of its own."""
+    if slot == "same" or slot == forward_slot:
+        return kept
+    if slot is not None and not isinstance(slot, Quantizer):
+        raise NybbleError(f"a slot holds a Quantizer, None or 'same', not {slot!r}")
+    found = quantize_operand(tensor, slot, draw, operand, alpha, want_inside=False)
+    return [*store(found, slot, None)[:3], kept[3]]
+
+
+def _facing(multiplier: Tensor, free: int) -> Tensor | None:
+    """A multiplier as the kernels take it: one number, or one for each index of `free`."""
+    if multiplier.numel() <= 1:
+        return multiplier.reshape(1) if multiplier.numel() else None
+    if [d for d, size in enumerate(multiplier.shape) if size > 1] != [free]:
+        raise NybbleError(f"a scale of shape {tuple(multiplier.shape)} cannot leave the sum")
+    return multiplier.reshape(-1)
+
+
+def _torch_layout(nhwc: Tensor, channels_last: bool) -> Tensor:
+    """[N, H, W, C] memory as torch's [N, C, H, W], in the memory format that torch would choose."""
+    nchw = nhwc.permute(0, 3, 1, 2)
+    return nchw if channels_last else nchw.contiguous()
+
+
+def _dense(x: Tensor) -> Tensor:
+    """Codes follow the memory, so there must be no gaps in it."""
+    return x if x.is_contiguous() or is_channels_last(x) else x.contiguous()
+
+
+def _kept(gradient: Kept | Operand) -> Kept:
+    if isinstance(gradient, Operand):
+        raise NybbleError("a native Gemm needs codes")
+    return gradient
+
+
+def _known(slot: Slot) -> Quantizer:
+    if slot is None:
+        raise NybbleError("a native Gemm needs a quantizer in each slot")
+    return slot

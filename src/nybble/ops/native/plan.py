@@ -1,0 +1,88 @@
+"""Which of a layer's three Gemms run on the native kernels, and why one does not.
+
+A Gemm is native when both of its operands are codes of at most 8 bits that a table turns into
+integers, their scales can leave the sum, and the accumulator is exact. The others run through the
+reference backend's own functions on the same codes: for operands wider than 8 bits that is the
+definition (both backends use the same torch operator on decoded values), and for the rest it is a
+fall-back that `nybble.summary` shows and `strict=True` refuses.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import lru_cache
+
+from nybble.errors import NybbleError
+from nybble.ops.geometry import Geometry
+from nybble.ops.native.codes import table_of
+from nybble.ops.spec import LayerSpec, Slot
+
+__all__ = ["GEMMS", "Reason", "is_code_slot", "why_not"]
+
+GEMMS = ("output", "grad_input", "grad_weight")
+
+# (operand slot, the dimension of it that becomes a dimension of the result) on both sides
+_OPERANDS: dict[str, tuple[tuple[str, int], tuple[str, int]]] = {
+    "output": (("output_input", 0), ("output_weight", 0)),
+    "grad_input": (("grad_input_grad", 0), ("grad_input_weight", 1)),
+    "grad_weight": (("grad_weight_grad", 1), ("grad_weight_input", 1)),
+}
+
+
+@dataclass(frozen=True)
+class Reason:
+    """Why a Gemm is not native. `by_recipe`: the recipe asks for an operand wider than 8 bits, so
+    this is no fall-back."""
+
+    text: str
+    by_recipe: bool
+
+
+@lru_cache(maxsize=4096)
+def is_code_slot(slot: Slot) -> bool:
+    """Whether a slot's operand is codes with a table of integers.
+
+    >>> is_code_slot(None)
+    False
+    """
+    if slot is None or slot.format.unit is None or slot.format.bits > 8:
+        return False
+    try:
+        table_of(slot.format)
+    except NybbleError:
+        return False
+    return True
+
+
+@lru_cache(maxsize=4096)
+def why_not(spec: LayerSpec, geometry: Geometry, gemm: str) -> Reason | None:
+    """None if the Gemm is native, else the reason.
+
+    >>> why_not(LayerSpec(), Geometry("linear"), "output").text
+    'output_input is float32'
+    """
+    if spec.accumulator.format is not None:
+        return Reason(f"accumulates in {spec.accumulator}", by_recipe=True)
+    for name, free in _OPERANDS[gemm]:
+        slot = spec.slot(name)
+        if slot is None:
+            return Reason(f"{name} is float32", by_recipe=True)
+        if not is_code_slot(slot):
+            return Reason(f"{name} is {slot.format.name}", by_recipe=True)
+        if not _leaves_the_sum(slot, name, free, geometry):
+            return Reason(f"the scale of {name} varies along the sum", by_recipe=False)
+    return None
+
+
+def _leaves_the_sum(slot: Slot, name: str, free: int, geometry: Geometry) -> bool:
+    """Whether a scale per tensor, or per index of the free dimension, is all there is."""
+    granularity = getattr(slot.scale, "granularity", "tensor")  # type: ignore[union-attr]
+    if getattr(slot.scale, "per_channel", False):  # type: ignore[union-attr]
+        granularity = "channel"
+    if granularity == "tensor":
+        return True
+    axis = getattr(slot.scale, "axis", None) if granularity == "channel" else 0  # type: ignore[union-attr]
+    if geometry.kind == "linear":
+        return (axis or 0) == free and granularity in ("channel", "row")
+    # Convolution kernels take one number, or one for each output channel of the weight.
+    return name == "output_weight" and granularity == "channel" and (axis or 0) == 0
