@@ -3,7 +3,9 @@
 
 #include <cstring>
 
+#include "gemm/finish.hpp"
 #include "gemm/micro.hpp"
+#include "gemm/panels.hpp"
 
 namespace nybble {
 namespace {
@@ -75,6 +77,6 @@ void s16(int64_t groups, const int16_t* a, const int16_t* b, int32_t* acc) {
 
 } // namespace
 
-const GemmKernels kGemmAvx2 = {u8s8, s8u8, s16};
+const GemmKernels kGemmAvx2 = {u8s8, s8u8, s16, &kPanelsAvx2, &kFinishAvx2};
 
 } // namespace nybble
