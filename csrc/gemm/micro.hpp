@@ -20,6 +20,9 @@
 
 namespace nybble {
 
+struct PanelKernels;  // panels.hpp: codes -> panels
+struct FinishKernels; // finish.hpp: sums -> floats
+
 constexpr int kRows = 6, kColumns = 16;
 constexpr int kTile = kRows * kColumns;
 constexpr int kBytesGroup = 4, kWordsGroup = 2;
@@ -29,6 +32,8 @@ struct GemmKernels {
   void (*u8s8)(int64_t groups, const uint8_t* a, const int8_t* b, int64_t flush, int32_t* acc);
   void (*s8u8)(int64_t groups, const int8_t* a, const uint8_t* b, int64_t flush, int32_t* acc);
   void (*s16)(int64_t groups, const int16_t* a, const int16_t* b, int32_t* acc);
+  const PanelKernels* panels;
+  const FinishKernels* finish;
 };
 
 extern const GemmKernels kGemmGeneric;

@@ -1,4 +1,6 @@
+#include "gemm/finish.hpp"
 #include "gemm/micro.hpp"
+#include "gemm/panels.hpp"
 
 namespace nybble {
 namespace {
@@ -26,6 +28,6 @@ void s16(int64_t groups, const int16_t* a, const int16_t* b, int32_t* acc) {
 
 } // namespace
 
-const GemmKernels kGemmGeneric = {u8s8, s8u8, s16};
+const GemmKernels kGemmGeneric = {u8s8, s8u8, s16, &kPanelsGeneric, &kFinishGeneric};
 
 } // namespace nybble

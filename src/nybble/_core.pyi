@@ -15,3 +15,39 @@ def decode_bytes(
 def decode_words(
     packed: int, bytes: int, start: int, count: int, table: int, out: int, out_bytes: int
 ) -> None: ...
+
+# Gemm (csrc/gemm): _Span is (address, bytes), (0, 0) for nothing; _Operand is packed, table, bits,
+# low, high, transposed.
+_Span = tuple[int, int]
+_Operand = tuple[_Span, _Span, int, int, int, bool]
+
+def gemm(
+    m: int,
+    n: int,
+    k: int,
+    a: _Operand,
+    b: _Operand,
+    scale_a: _Span,
+    scale_b: _Span,
+    bias: _Span,
+    out: _Span,
+    threads: int,
+    limit: int,
+    /,
+) -> None: ...
+def block_gemm(
+    m: int,
+    n: int,
+    k: int,
+    a: _Operand,
+    b: _Operand,
+    block: int,
+    scale_a: _Span,
+    strides_a: tuple[int, int],
+    scale_b: _Span,
+    strides_b: tuple[int, int],
+    out: _Span,
+    threads: int,
+    limit: int,
+    /,
+) -> None: ...

@@ -1,18 +1,32 @@
-"""Stub."""
+"""Products of packed codes on the CPU: `gemm` and, for block scales, `block_gemm`.
+
+    out = float32(op(a) @ op(b)) * (scale_a * scale_b) [+ bias]                        gemm
+    out = sum over blocks of float32(block of the product) * (scale_a * scale_b)       block_gemm
+
+as `ops/exactness.py` says, with integer sums that are exact for every input. The three Gemms of a
+linear layer with input x [P, K], weight w [N, K] and gradient g [P, N] are
+
+    output       gemm(x, w, trans_b=True)
+    grad_input   gemm(g, w)
+    grad_weight  gemm(g, x, trans_a=True)
+
+The kernels and their proofs are in csrc/gemm; `plan.hpp` says which one runs.
+"""
 
 from __future__ import annotations
 
-from math import prod
-
+import torch
 from torch import Tensor
 
-from nybble.ops.exactness import finish_
+from nybble.errors import NybbleError
+from nybble.ops.native import core
+from nybble.ops.native.buffers import span, threads
 from nybble.ops.native.codes import Codes
-from nybble.quantizers.packing import unpack_codes
 
+__all__ = ["block_gemm", "gemm"]
 
-def ints(c: Codes) -> Tensor:
-    return c.table.double()[unpack_codes(c.packed, prod(c.shape), c.bits).long()].view(c.shape)
+_INT32 = 2**31 - 1
+_NOTHING = (0, 0)
 
 
 def gemm(
@@ -24,15 +38,137 @@ def gemm(
     scale_a: Tensor | None = None,
     scale_b: Tensor | None = None,
     bias: Tensor | None = None,
-    out=None,
+    out: Tensor | None = None,
+    limit: int = _INT32,
 ) -> Tensor:
-    A, B = ints(a), ints(b)
-    A = A.t() if trans_a else A
-    B = B.t() if trans_b else B
-    acc = (A @ B).float().add_(0.0)
-    return finish_(
-        acc,
-        None if scale_a is None else scale_a.reshape(-1, 1),
-        None if scale_b is None else scale_b.reshape(1, -1),
-        bias,
+    """float32 [M, N] of `op(a) @ op(b)`, scaled.
+
+    scale_a: one number or [M]; scale_b: one number or [N]; None where an operand has no scale.
+    bias: [N]. out: contiguous float32 [M, N] to write to. limit: the largest sum in int32, for
+    tests of the int64 sums.
+
+    Raises NybbleError for shapes that do not fit and for tensors that are not dense on the CPU.
+
+    >>> from nybble.formats import get_format
+    >>> from nybble.quantizers.packing import pack4
+    >>> table = get_format("int4")
+    >>> a = Codes.of(pack4(torch.tensor([[1, 2]], dtype=torch.uint8)), (1, 2), table)
+    >>> gemm(a, a, trans_b=True, scale_a=torch.tensor(0.5))
+    tensor([[2.5000]])
+    """
+    m, n, k = _sizes(a, b, trans_a, trans_b)
+    out = _output(out, m, n)
+    _module().gemm(
+        m,
+        n,
+        k,
+        _operand(a, trans_a, "a"),
+        _operand(b, trans_b, "b"),
+        _vector(scale_a, m, "scale_a"),
+        _vector(scale_b, n, "scale_b"),
+        _vector(bias, n, "bias"),
+        (out.data_ptr(), 4 * m * n),
+        threads(),
+        limit,
     )
+    return out
+
+
+def block_gemm(
+    a: Codes,
+    b: Codes,
+    block: int,
+    scale_a: Tensor,
+    scale_b: Tensor,
+    *,
+    trans_a: bool = False,
+    trans_b: bool = False,
+    out: Tensor | None = None,
+) -> Tensor:
+    """float32 [M, N] of `op(a) @ op(b)`, scaled block by block of the contraction.
+
+    scale_a: float32 [M, blocks], scale_b: [blocks, N], of any strides (an expanded number will do).
+
+    >>> from nybble.formats import get_format
+    >>> from nybble.quantizers.packing import pack4
+    >>> table = get_format("int4")
+    >>> a = Codes.of(pack4(torch.tensor([[1, 2]], dtype=torch.uint8)), (1, 2), table)
+    >>> block_gemm(a, a, 1, torch.tensor([[1.0, 10.0]]), torch.ones(2, 1), trans_b=True)
+    tensor([[41.]])
+    """
+    m, n, k = _sizes(a, b, trans_a, trans_b)
+    if block < 1:
+        raise NybbleError(f"block_gemm: blocks have at least one element, got {block}")
+    blocks = -(-k // block)
+    out = _output(out, m, n)
+    _module().block_gemm(
+        m,
+        n,
+        k,
+        _operand(a, trans_a, "a"),
+        _operand(b, trans_b, "b"),
+        block,
+        *_strided(scale_a, (m, blocks), "scale_a"),
+        *_strided(scale_b.t(), (n, blocks), "scale_b"),
+        (out.data_ptr(), 4 * m * n),
+        threads(),
+        _INT32,
+    )
+    return out
+
+
+def _module():  # type: ignore[no-untyped-def]
+    module, reason = core()
+    if module is None:
+        raise NybbleError(f"gemm: {reason}")
+    return module
+
+
+def _sizes(a: Codes, b: Codes, trans_a: bool, trans_b: bool) -> tuple[int, int, int]:
+    if len(a.shape) != 2 or len(b.shape) != 2:
+        raise NybbleError(f"gemm: operands are matrices, got shapes {a.shape} and {b.shape}")
+    m, k = reversed(a.shape) if trans_a else a.shape
+    other, n = reversed(b.shape) if trans_b else b.shape
+    if k != other:
+        raise NybbleError(
+            f"gemm: shapes {a.shape} and {b.shape} do not fit: the contraction is {k} in a,"
+            f" {other} in b"
+        )
+    return m, n, k
+
+
+def _output(out: Tensor | None, m: int, n: int) -> Tensor:
+    if out is None:
+        return torch.empty(m, n)
+    if out.shape != (m, n) or not out.is_contiguous():
+        raise NybbleError(f"gemm: out must be contiguous and {(m, n)}, got {tuple(out.shape)}")
+    span(out, torch.float32, "out")
+    return out
+
+
+def _operand(x: Codes, transposed: bool, name: str) -> tuple[object, ...]:
+    packed = span(x.packed, torch.uint8, name)
+    return packed, span(x.table, torch.int16, name), x.bits, x.low, x.high, transposed
+
+
+def _vector(x: Tensor | None, length: int, name: str) -> tuple[int, int]:
+    if x is None:
+        return _NOTHING
+    count = x.numel()
+    if count != 1 and (count != length or x.dim() != 1):
+        raise NybbleError(f"gemm: {name} has shape {tuple(x.shape)}: one number or [{length}]")
+    return span(x, torch.float32, name) if count else _NOTHING
+
+
+def _strided(
+    x: Tensor, shape: tuple[int, int], name: str
+) -> tuple[tuple[int, int], tuple[int, int]]:
+    if tuple(x.shape) != shape or x.dtype is not torch.float32 or not x.is_cpu:
+        raise NybbleError(
+            f"block_gemm: {name} is {tuple(x.shape)} of {x.dtype} on {x.device}, expected {shape}"
+            " of torch.float32 on the CPU"
+        )
+    if x.numel() == 0:
+        return _NOTHING, (0, 0)
+    reach = sum((size - 1) * stride for size, stride in zip(shape, x.stride(), strict=True)) + 1
+    return (x.data_ptr(), 4 * reach), (x.stride(0), x.stride(1))
