@@ -133,7 +133,7 @@ def in_a_process(config: MemoryConfig, side: str, form: str) -> dict[str, Any]:
         what = f"The process that measured {side} ({form})"
         if done.returncode < 0:
             raise UserError(
-                f"{what} was ended by signal {-done.returncode}: if it was for want of memory, take "
+                f"{what} was ended by signal {-done.returncode}: for want of memory? Take "
                 "a smaller --batch."
             ) from None
         tail = (done.stderr.strip().splitlines() or ["no message"])[-1]
