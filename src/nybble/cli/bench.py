@@ -1,22 +1,21 @@
-"""`nybble bench`: what a training step costs."""
+"""`nybble bench`: what 4-bit training costs in time and memory, against float32."""
 
 from __future__ import annotations
 
 import json as json_text
-import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-command = typer.Typer(no_args_is_help=True, help="Measure speed.")
+from nybble.cli.bench_output import JsonOption, RecordOption
+
+command = typer.Typer(no_args_is_help=True, help="Measure speed and memory.")
 
 
 @command.callback()
 def _group() -> None:
-    """Measure speed."""
+    """Measure speed and memory."""
 
 
 @command.command("emulation")
@@ -43,6 +42,7 @@ def emulation(
 
     Example: nybble bench emulation --recipe sun2020 --model resnet14 --batch-size 64 --threads 1
     """
+    from nybble.cli.bench_output import bar
     from nybble.reports import bench
     from nybble.reports.results import check_name, save
     from nybble.studies.emulation import EmulationConfig, measure_emulation
@@ -62,22 +62,132 @@ def emulation(
         threads=parse_counts(threads, "threads") if threads else (),
         backend=backend,
     )
-    with _bar("pairs of steps") as advance:
-        found = measure_emulation(config, advance)
+    with bar("pairs of steps") as advance:
+        found = measure_emulation(
+            config, lambda done, total: advance("pairs of steps", done, total)
+        )
     typer.echo(json_text.dumps(found, indent=1) if json else bench.plain(found))
     if record is not None:
         typer.echo(f"recorded in {save(found, record, Path('results'))}", err=True)
 
 
-@contextmanager
-def _bar(what: str) -> Iterator[Callable[[int, int], None]]:
-    """A progress bar on stderr, when that is a terminal."""
-    if not sys.stderr.isatty():
-        yield lambda done, total: None
-        return
-    from rich.console import Console
-    from rich.progress import Progress
+ModelOption = Annotated[
+    str,
+    typer.Option(
+        help="cnn, resnet8, resnet14, resnet20, resnet18, transformer, or your own as "
+        "module:function, which returns a model, (model, example input) or (model, example input, "
+        "loss)."
+    ),
+]
+RecipeOption = Annotated[str, typer.Option(help="A recipe (`nybble recipes`).")]
+BackendOption = Annotated[str, typer.Option(help="auto, reference or native.")]
+ActivationsOption = Annotated[
+    str,
+    typer.Option(
+        help="What normalisation, activation functions and the like keep for backward: 4bit "
+        "(compressed) or none (as in float32)."
+    ),
+]
+SizeOption = Annotated[int, typer.Option(help="Pixels of an image's side.")]
+ChannelsOption = Annotated[int, typer.Option(help="Channels of an image.")]
+ThreadsOption = Annotated[
+    str | None, typer.Option(help="Numbers of threads, as in 1,2; 1 and all cores if not given.")
+]
 
-    with Progress(console=Console(stderr=True), transient=True) as progress:
-        bar = progress.add_task(what)
-        yield lambda done, total: progress.update(bar, completed=done, total=total)
+
+@command.command("step")
+def step(
+    model: ModelOption = "resnet18",
+    batch: Annotated[int, typer.Option(help="Examples a step.")] = 32,
+    recipe: RecipeOption = "sun2020",
+    backend: BackendOption = "auto",
+    activations: ActivationsOption = "none",
+    threads: ThreadsOption = None,
+    rounds: Annotated[int, typer.Option(help="Pairs of steps to time.")] = 21,
+    size: SizeOption = 32,
+    channels: ChannelsOption = 3,
+    compile: Annotated[
+        bool, typer.Option(help="Try float32 under torch.compile too, which takes minutes.")
+    ] = True,
+    profile: Annotated[bool, typer.Option(help="Also show where the time goes.")] = False,
+    record: RecordOption = None,
+    json: JsonOption = None,
+) -> None:
+    """Time a whole training step, float32 in its best form against 4 bits, in turn.
+
+    In the JSON object `speedup` maps each number of threads to float32's time over ours: by CPU
+    time for one thread, by wall time for more; `measurements` has both.
+
+    Example: nybble bench step --model resnet18 --batch 32 --recipe sun2020 --threads 1,2
+    """
+    from nybble.cli.bench_output import bar, check, finish
+    from nybble.reports.speed import plain
+    from nybble.studies.spec import parse_counts
+    from nybble.studies.speed.step import StepConfig, measure_step
+    from nybble.training.allocator import keep_freed_memory
+
+    check(json, record)
+    keep_freed_memory()
+    config = StepConfig(
+        model=model,
+        batch=batch,
+        recipe=recipe,
+        backend=backend,
+        activations=activations,
+        threads=parse_counts(threads, "threads") if threads else (),
+        rounds=rounds,
+        size=size,
+        channels=channels,
+        compile=compile,
+        profile=profile or record is not None,
+    )
+    with bar("steps") as advance:
+        found = measure_step(config, advance)
+    finish(found, plain, json, record)
+
+
+@command.command("memory")
+def memory(
+    model: ModelOption = "resnet18",
+    batch: Annotated[int, typer.Option(help="Examples a step.")] = 128,
+    recipe: RecipeOption = "sun2020",
+    backend: BackendOption = "auto",
+    activations: ActivationsOption = "none",
+    threads: Annotated[int, typer.Option(help="Number of threads.")] = 1,
+    steps: Annotated[int, typer.Option(help="Steps that the process takes.")] = 3,
+    size: SizeOption = 32,
+    channels: ChannelsOption = 3,
+    allocator: Annotated[
+        str,
+        typer.Option(help="default, or keep: freed memory stays in the process, as in `train`."),
+    ] = "default",
+    record: RecordOption = None,
+    json: JsonOption = None,
+) -> None:
+    """Measure memory, float32 against 4 bits: bytes kept for backward, and a process's peak.
+
+    In the JSON object `ratio` has float32's bytes over ours: `saved` (kept for backward, weights
+    not counted) and `peak` (high-water mark above the imports).
+
+    Example: nybble bench memory --model resnet18 --batch 128
+    """
+    from nybble.cli.bench_output import bar, check, finish
+    from nybble.reports.speed import plain
+    from nybble.studies.speed.memory import MemoryConfig, measure_memory
+
+    check(json, record)
+    config = MemoryConfig(
+        model=model,
+        batch=batch,
+        recipe=recipe,
+        backend=backend,
+        activations=activations,
+        threads=threads,
+        steps=steps,
+        size=size,
+        channels=channels,
+        allocator=allocator,
+    )
+    with bar("processes") as advance:
+        found = measure_memory(config, advance)
+    finish(found, plain, json, record)

@@ -21,6 +21,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Literal, cast
 
+from nybble.errors import UserError
 from nybble.formats import LogFormat, LogNearest, Rounding, Stochastic, get_format
 from nybble.ops.spec import LayerSpec
 from nybble.quantizers import PACT, SAWB, GradScale, Quantizer, Unit
@@ -29,6 +30,14 @@ from nybble.recipes.parts import hfp8_spec, uniform_spec
 from nybble.recipes.recipe import Recipe, Rule, Switch, read_settings
 
 SWITCHES = (
+    Switch(
+        "gradients",
+        ("radix4", "radix2"),
+        "radix4",
+        "FP4 radix-4 [1,3,0] is the paper's format, range 4096; radix-2, range 64, is what it was"
+        " chosen over: its integers fit 8 bits, so Gemms of it are faster, and it has no odd grid,"
+        " so both backward Gemms take the one grid, rounded at the arithmetic midpoint",
+    ),
     Switch(
         "factor",
         ("1.6", "1.848", "stochastic"),
@@ -124,22 +133,45 @@ CANDIDATES = ("factor=1.848", "phases=odd-even", "factor=1.848+sawb_channel=yes"
 
 def gradient_quantizers(settings: dict[str, str]) -> tuple[Quantizer, Quantizer]:
     """The quantizers of the output gradient for grad_input and for grad_weight."""
-    even = get_format("fp4_radix4")
+    even = get_format(f"fp4_{settings['gradients']}")
     if not isinstance(even, LogFormat):
-        raise TypeError("fp4_radix4 must be a LogFormat")
-    grids = {"even": even, "odd": even.odd(offset=int(settings["odd_offset"]))}
-    rounding: Rounding = Stochastic()
-    if settings["factor"] != "stochastic":
-        rounding = LogNearest(settings["factor"], settings["underflow"])
+        raise TypeError(f"{even.name} must be a LogFormat")
     scale = GradScale(
         mode=cast("Literal['delayed', 'immediate', 'fit']", settings["gradscale"]),
         start=cast("Literal['fit', 'one']", settings["gradscale_start"]),
     )
+    if settings["gradients"] == "radix2":
+        one = Quantizer(even, scale, _midpoint(settings))
+        return one, one
+    grids = {"even": even, "odd": even.odd(offset=int(settings["odd_offset"]))}
+    rounding: Rounding = Stochastic()
+    if settings["factor"] != "stochastic":
+        rounding = LogNearest(settings["factor"], settings["underflow"])
     first, second = settings["phases"].split("-")
     return (
         Quantizer(grids[first], scale, rounding),
         Quantizer(grids[second], scale, rounding),
     )
+
+
+def _midpoint(settings: dict[str, str]) -> Rounding:
+    """The rounding of the radix-2 grid, whose arithmetic midpoint is 2^n / (4/3); what is defined
+    on base 4 is refused."""
+    for name in ("phases", "odd_offset"):
+        default = next(switch.default for switch in SWITCHES if switch.name == name)
+        if settings[name] != default:
+            raise UserError(
+                f"sun2020: gradients=radix2 has one grid, so {name}={settings[name]} has no"
+                " meaning; leave it out"
+            )
+    if settings["factor"] == "stochastic":
+        return Stochastic()
+    if settings["factor"] != "1.6":
+        raise UserError(
+            f"sun2020: factor={settings['factor']} is a threshold of radix 4; with"
+            " gradients=radix2 use factor=1.6, the midpoint, or factor=stochastic"
+        )
+    return LogNearest("mid", settings["underflow"])
 
 
 def four_bit_spec(settings: dict[str, str]) -> LayerSpec:

@@ -124,6 +124,20 @@ def training_step(
     >>> bool((layer.weight != before).any())
     True
     """
+    model.train()
+    return loss_step(model, lambda: loss(model(inputs), target), loss_scale, lr)
+
+
+def loss_step(
+    model: nn.Module, loss: Callable[[], Tensor], loss_scale: float = 1.0, lr: float = 0.01
+) -> Step:
+    """A function that takes one whole training step, where `loss()` runs the model.
+
+    >>> import torch
+    >>> layer = torch.nn.Linear(2, 1)
+    >>> step = loss_step(layer, lambda: layer(torch.ones(1, 2)).square().mean())
+    >>> step()
+    """
     import torch
 
     from nybble.training.optimizers import unscale_
@@ -133,12 +147,11 @@ def training_step(
 
     def step() -> None:
         optimizer.zero_grad(set_to_none=True)
-        value = loss(model(inputs), target)
+        value = loss()
         scaled = value if loss_scale == 1.0 else value * loss_scale
         scaled.backward()
         if loss_scale != 1.0:
             unscale_(parameters, loss_scale)
         optimizer.step()
 
-    model.train()
     return step

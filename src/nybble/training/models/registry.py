@@ -9,7 +9,7 @@ from __future__ import annotations
 import importlib
 import inspect
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -65,7 +65,13 @@ def build_model(
     return _build_user_model(name, num_classes, in_channels)
 
 
-def _build_user_model(name: str, num_classes: int, in_channels: int) -> nn.Module:
+def call_user_function(name: str, offered: Mapping[str, object]) -> object:
+    """Import `module:function`, from the current folder too, and call it with those of the
+    `offered` arguments that it accepts; what it returns is the caller's business.
+
+    Raises:
+        UserError: the module cannot be imported, has no such function, or the call fails.
+    """
     module_name, _, attribute = name.partition(":")
     here = str(Path.cwd())
     if here not in sys.path:
@@ -84,7 +90,6 @@ def _build_user_model(name: str, num_classes: int, in_channels: int) -> nn.Modul
             f"The module '{module_name}' ({module.__file__}) has no function "
             f"'{attribute}'.{suggest(attribute, public)}"
         )
-    offered = {"num_classes": num_classes, "in_channels": in_channels}
     try:
         parameters = list(inspect.signature(builder).parameters.values())
     except ValueError:  # a builtin without a signature
@@ -93,12 +98,17 @@ def _build_user_model(name: str, num_classes: int, in_channels: int) -> nn.Modul
     accepted = {parameter.name for parameter in parameters}
     arguments = {k: v for k, v in offered.items() if takes_any or k in accepted}
     try:
-        model = builder(**arguments)
+        made: object = builder(**arguments)
     except (Exception, SystemExit) as error:
         raise UserError(
             f"The model '{name}', called with {arguments or 'no arguments'}, gave "
             f"{type(error).__name__}: {error}."
         ) from error
+    return made
+
+
+def _build_user_model(name: str, num_classes: int, in_channels: int) -> nn.Module:
+    model = call_user_function(name, {"num_classes": num_classes, "in_channels": in_channels})
     if not isinstance(model, nn.Module):
         raise UserError(
             f"The model '{name}' must return a torch.nn.Module; it returned {type(model).__name__}."

@@ -1,0 +1,257 @@
+"""Records of speed and memory as tables of text and of Markdown.
+
+One record becomes blocks: (title, table) pairs, and lines. `plain` is for the terminal, `markdown`
+for the docs; both print the same cells.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from nybble.reports.cells import column_widths, ratio, size
+
+Record = Mapping[str, Any]
+Table = list[list[str]]
+
+
+@dataclass(frozen=True)
+class Blocks:
+    """What a record says: tables (the first row is the header) under their titles, then lines."""
+
+    tables: list[tuple[str, Table]]
+    lines: list[str] = field(default_factory=list)
+
+
+def blocks(record: Record) -> Blocks:
+    """The blocks of a record of any kind."""
+    return WRITERS[record["bench"]](record)
+
+
+def plain(record: Record) -> str:
+    """As lines of text, columns aligned."""
+    found = blocks(record)
+    lines: list[str] = []
+    for title, table in found.tables:
+        lines += [title, ""] if title else []
+        widths = column_widths(table)
+        rows = [
+            "  ".join(c.ljust(w) for c, w in zip(row, widths, strict=True)).rstrip()
+            for row in table
+        ]
+        lines += [rows[0], "  ".join("-" * width for width in widths), *rows[1:], ""]
+    return "\n".join([*lines, *found.lines]).rstrip()
+
+
+def markdown(record: Record) -> str:
+    """As Markdown."""
+    found = blocks(record)
+    lines: list[str] = []
+    for title, table in found.tables:
+        lines += [f"{title}:", ""] if title else []
+        rows = ["| " + " | ".join(row) + " |" for row in table]
+        lines += [rows[0], "|" + "---|" * len(table[0]), *rows[1:], ""]
+    return "\n".join([*lines, *(f"- {line}" for line in found.lines)]).rstrip()
+
+
+# ---- step ---------------------------------------------------------------------------------------
+
+
+def _step(record: Record) -> Blocks:
+    made = record["configuration"]
+    head = ["threads", "float32", "4-bit", "speedup", "by", "the other clock", "float32's form"]
+    table = [head]
+    for m in record["measurements"]:
+        clock, other = (m["decides"], "wall" if m["decides"] == "cpu" else "cpu")
+        table.append(
+            [
+                str(m["threads"]),
+                *(f"{m[side][f'{clock}_ms']:.1f} ms" for side in ("float32", "ours")),
+                ratio(m[clock]),
+                _clock(clock),
+                f"{m[other]['median']:.2f}x {_clock(other)}",
+                m["float32"]["form"],
+            ]
+        )
+    backend = ", ".join(
+        f"{count} layers {name}"
+        for name, count in record["measurements"][0]["ours"]["backend"].items()
+    )
+    lines = [
+        f"One training step of {made['model']}, input {made['input']}: {made['recipe']} "
+        f"({backend}; what other layers keep for backward: {_activations(made)}) against float32, "
+        "one step of each in turn in one process.",
+        f"speedup: float32's time over ours, median of {made['rounds']} pairs, with the 95 % "
+        "interval of the median or else the smallest and largest.",
+        *_tried(record),
+    ]
+    tables = [("", table)]
+    if record.get("profile"):
+        tables.append(("Where the time goes", profile_table(record["profile"])))
+        lines.append(
+            "Shares are by torch's profiler, which slows small operators; times of the first table "
+            "are without it."
+        )
+    return Blocks(tables, [*lines, *step_verdict(record)])
+
+
+def _activations(made: Record) -> str:
+    return "4 bits or 1" if made["activations"] == "4bit" else "as in float32"
+
+
+def _clock(clock: str) -> str:
+    return "CPU time" if clock == "cpu" else "wall time"
+
+
+def _tried(record: Record) -> list[str]:
+    lines = []
+    for m in record["measurements"]:
+        parts = [
+            f"{one['form']} " + (one["note"] if one["ms"] is None else f"{one['ms']:.1f} ms")
+            for one in m["float32"]["tried"]
+        ]
+        lines.append(f"float32 with {threads(m['threads'])}, tried first: {'; '.join(parts)}.")
+    return lines
+
+
+def threads(count: int) -> str:
+    """`1 thread`, `2 threads`.
+
+    >>> threads(1), threads(2)
+    ('1 thread', '2 threads')
+    """
+    return f"{count} thread{'' if count == 1 else 's'}"
+
+
+def against(value: float, target: Record | None) -> str:
+    """A ratio against its aim, in words.
+
+    >>> against(2.1, {"what": "step", "least": 2.0, "hard": 2.5})
+    'aim 2.0x: met; hard 2.5x: not met'
+    >>> against(2.1, None)
+    'no aim'
+    """
+    if target is None:
+        return "no aim"
+    words = f"aim {target['least']:.2g}x: {'met' if value >= target['least'] else 'not met'}"
+    words = words.replace("aim 2x", "aim 2.0x").replace("aim 3x", "aim 3.0x")
+    if target["hard"] is not None:
+        words += f"; hard {target['hard']}x: {'met' if value >= target['hard'] else 'not met'}"
+    return words
+
+
+def step_verdict(record: Record) -> list[str]:
+    """The ratios against the aim, and where the time goes when the aim is not met."""
+    target = record["target"]
+    if target is None:
+        return []
+    lines = [
+        f"{threads(int(n))}: {value:.2f}x ({against(value, target)})."
+        for n, value in record["speedup"].items()
+    ]
+    missed = any(value < target["least"] for value in record["speedup"].values())
+    if missed and record.get("profile"):
+        lines.append(reason(record["profile"], target["least"]))
+    return lines
+
+
+def profile_table(profile: Record) -> Table:
+    """Milliseconds and shares by place; products of both sides in one row each.
+
+    >>> side = {"ms": {"forward products": 6.0, "rest": 2.0}, "total_ms": 8.0}
+    >>> profile_table({"threads": 1, "float32": side, "ours": side})[1]
+    ['forward products', '6.0 ms', '75 %', '6.0 ms', '75 %']
+    """
+    sides = [profile["float32"], profile["ours"]]
+    names = [name for name in sides[0]["ms"] if any(side["ms"].get(name) for side in sides)]
+    table = [["place", "float32", "", "4-bit", ""]]
+    for name in names:
+        row = [name]
+        for side in sides:
+            row += [f"{side['ms'][name]:.1f} ms", f"{100 * _share(side, name):.0f} %"]
+        table.append(row)
+    total = ["all"]
+    for side in sides:
+        total += [f"{side['total_ms']:.1f} ms", "100 %"]
+    return [*table, total]
+
+
+def _share(side: Record, name: str) -> float:
+    return float(side["ms"][name]) / float(side["total_ms"] or 1.0)
+
+
+def reason(profile: Record, least: float) -> str:
+    """Why a step misses its aim, by its profile: what every place takes of float32's step.
+
+    >>> ms = {"forward products": 60.0, "backward products": 0.0, "elementwise": 40.0}
+    >>> ours = {"ms": {**ms, "forward products": 10.0, "quantise": 20.0}, "total_ms": 70.0}
+    >>> print(reason({"float32": {"ms": ms, "total_ms": 100.0}, "ours": ours}, 2.0))
+    Reason: an aim of 2.0x allows 50 % of float32's step. Ours takes 70 %: products 10 % (float32:
+    60 %), elementwise 40 % (float32: 40 %), quantise 20 %.
+    """
+    from nybble.studies.speed.profile import PRODUCTS
+
+    float32, ours = profile["float32"], profile["ours"]
+    whole = float32["total_ms"]
+
+    def share(side: Record, names: Sequence[str]) -> float:
+        return 100 * sum(float(side["ms"].get(name, 0.0)) for name in names) / float(whole)
+
+    parts = [f"products {share(ours, PRODUCTS):.0f} % (float32: {share(float32, PRODUCTS):.0f} %)"]
+    others = [name for name in ours["ms"] if name not in PRODUCTS]
+    for name in sorted(others, key=lambda name: -float(ours["ms"][name])):
+        own, base = share(ours, [name]), share(float32, [name])
+        if own >= 1:
+            parts.append(f"{name} {own:.0f} %" + (f" (float32: {base:.0f} %)" if base >= 1 else ""))
+    return (
+        f"Reason: an aim of {least}x allows {100 / least:.0f} % of float32's step. Ours takes "
+        f"{100 * ours['total_ms'] / whole:.0f} %: {', '.join(parts)}."
+    )
+
+
+# ---- memory -------------------------------------------------------------------------------------
+
+
+def _memory(record: Record) -> Blocks:
+    made = record["configuration"]
+    table = [
+        [
+            "side",
+            "form",
+            "kept for backward",
+            "without weights",
+            "alive after forward",
+            "peak above import",
+        ]
+    ]
+    for m in record["measurements"]:
+        table.append(
+            [
+                m["side"],
+                m["form"],
+                size(m["saved_bytes"]),
+                size(m["activation_bytes"]) if m["activation_bytes"] is not None else "not known",
+                size(max(m["alive_bytes"], 0)),
+                size(m["peak_bytes"]),
+            ]
+        )
+    lines = [
+        f"{made['model']}, input {made['input']}, {made['recipe']} (what other layers keep for "
+        f"backward: {_activations(made)}), {threads(made['threads'])}.",
+        "Kept for backward: all that autograd saves in one forward pass; without weights: the part "
+        "that grows with the batch.",
+        f"Peak: a fresh process of {made['steps']} steps, its high-water mark of resident memory "
+        f"minus that after import; allocator: {made['allocator']}; float32 counts in its form with "
+        "the lower peak.",
+    ]
+    for name, what in (("saved", "kept for backward"), ("peak", "peak")):
+        value = record["ratio"][name]
+        if value is not None:
+            verdict = against(value, record["targets"][name])
+            lines.append(f"{what}: float32 takes {value:.2f}x ours ({verdict}).")
+    return Blocks([("", table)], lines)
+
+
+WRITERS: dict[str, Callable[[Record], Blocks]] = {"step": _step, "memory": _memory}
+"""By the record's `bench`."""
