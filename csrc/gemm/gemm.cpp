@@ -15,6 +15,7 @@ namespace {
 // of a (96 x 2048 bytes, second cache) pass by; a block of b (1024 columns) is shared by all
 // threads. Blocks along the contraction keep their int32 sums in `out`.
 constexpr int64_t kDepthBytes = 2048, kBlockRows = 96, kBlockColumns = 1024;
+constexpr int64_t kBlockOfA = kDepthBytes * kBlockRows;
 // Below this many products a second thread costs more than it brings.
 constexpr int64_t kThreadWork = int64_t(1) << 20;
 
@@ -145,7 +146,9 @@ void gemm(const Product& p, Vector scale_a, Vector scale_b, Vector bias) {
   const int threads =
       int(std::max(1.0, std::min<double>(p.threads, work_items / double(kThreadWork))));
   const int64_t n_block = even(p.n, kBlockColumns, kColumns);
-  int64_t m_blocks = pieces(p.m, kBlockRows);
+  const int64_t most_rows = kBlockOfA / std::max<int64_t>(depth * plan.size(), 1);
+  int64_t m_blocks =
+      pieces(p.m, std::clamp(most_rows / kBlockRows, int64_t(1), int64_t(4)) * kBlockRows);
   m_blocks = std::min(up(m_blocks, threads), pieces(p.m, kRows));
   const int64_t m_block = up(pieces(p.m, m_blocks), kRows);
   m_blocks = pieces(p.m, m_block);
