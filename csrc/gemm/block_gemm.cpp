@@ -69,7 +69,8 @@ void block_gemm(const Product& p, int64_t block, BlockScales scale_a, BlockScale
     b_scales = scratch.piece<float>(n_block * most);
     if (pass == 0) scratch.reserve();
   }
-  const PanelKernels& panels = *active().gemm->panels;
+  std::memset(a_sums, 0, size_t(threads * kBlockRows * most) * sizeof(int32_t));
+  std::memset(b_sums, 0, size_t(n_block * most) * sizeof(int32_t));
   const FinishKernels& finish = *active().gemm->finish;
 
   for (int64_t n0 = 0; n0 < p.n; n0 += n_block) {
@@ -87,8 +88,8 @@ void block_gemm(const Product& p, int64_t block, BlockScales scale_a, BlockScale
         copy_scales(scale_b, column, p.n, kColumns, k0 / block, blocks,
                     b_scales + j * most * kColumns);
         for (int64_t s = 0; plan.shift_a != 0 && s < blocks; ++s)
-          panels.sums(panel + s * per * kColumns, kColumns, groups_of(s),
-                      b_sums + (j * most + s) * kColumns);
+          compensate(panel + s * per * kColumns, kColumns, groups_of(s), plan.shift_a,
+                     b_sums + (j * most + s) * kColumns);
       });
       work(threads, m_blocks, [&](int t, int64_t item) {
         const int64_t m0 = item * kBlockRows, rows = std::min(kBlockRows, p.m - m0);
@@ -101,8 +102,8 @@ void block_gemm(const Product& p, int64_t block, BlockScales scale_a, BlockScale
           copy_scales(scale_a, m0 + i * kRows, p.m, kRows, k0 / block, blocks,
                       own_scales + i * most * kRows);
           for (int64_t s = 0; plan.shift_b != 0 && s < blocks; ++s)
-            panels.sums(own + i * a_stride + s * per * kRows, kRows, groups_of(s),
-                        own_sums + (i * most + s) * kRows);
+            compensate(own + i * a_stride + s * per * kRows, kRows, groups_of(s), plan.shift_b,
+                       own_sums + (i * most + s) * kRows);
         }
         for (int64_t j = 0; j < b_count; ++j)
           for (int64_t i = 0; i < pieces(rows, kRows); ++i) {
@@ -117,11 +118,7 @@ void block_gemm(const Product& p, int64_t block, BlockScales scale_a, BlockScale
               alignas(64) int32_t acc[kTile];
               const int32_t* b_sum = b_sums + (j * most + s) * kColumns;
               const int32_t* a_sum = own_sums + (i * most + s) * kRows;
-              for (int r = 0; r < kRows; ++r)
-                for (int c = 0; c < kColumns; ++c)
-                  acc[r * kColumns + c] = plan.shift_a != 0   ? int32_t(plan.shift_a) * b_sum[c]
-                                          : plan.shift_b != 0 ? int32_t(plan.shift_b) * a_sum[r]
-                                                              : 0;
+              finish.begin(a_sum, b_sum, acc);
               multiply(plan, groups_of(s), own + i * a_stride + s * per * kRows,
                        b_panels + j * b_stride + s * per * kColumns, acc);
               finish.block(acc, own_scales + (i * most + s) * kRows,

@@ -1,4 +1,5 @@
-// The end of a tile: integers become floats, in the order that ops/exactness.py defines.
+// The two ends of a tile. At the end integers become floats, in the order that ops/exactness.py
+// defines.
 //
 //     result = float32(acc) * (s_a * s_b) [+ bias]          every operation one rounding
 //
@@ -14,6 +15,9 @@
 namespace nybble {
 
 struct FinishKernels {
+  // A tile's sums before the first product: acc[r * kColumns + c] = for_rows[r] + for_columns[c],
+  // the compensation of a shifted operand (plan.hpp) or zeros.
+  void (*begin)(const int32_t* for_rows, const int32_t* for_columns, int32_t* acc);
   // out[r * stride + c] for r < rows, c < columns from acc[r * kColumns + c]; scale_b and bias have
   // kColumns readable elements; bias may be null.
   void (*tile)(const int32_t* acc, int rows, int columns, const float* scale_a,

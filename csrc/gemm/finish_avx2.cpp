@@ -8,6 +8,15 @@ namespace {
 
 static_assert(kColumns % 8 == 0, "whole registers");
 
+void begin(const int32_t* for_rows, const int32_t* for_columns, int32_t* acc) {
+  for (int c = 0; c < kColumns; c += 8) {
+    const __m256i column = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(for_columns + c));
+    for (int r = 0; r < kRows; ++r)
+      _mm256_storeu_si256(reinterpret_cast<__m256i*>(acc + r * kColumns + c),
+                          _mm256_add_epi32(column, _mm256_set1_epi32(for_rows[r])));
+  }
+}
+
 inline __m256 product(const int32_t* acc, __m256 scale_a, const float* scale_b) {
   const __m256i sum = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(acc));
   const __m256 scale = _mm256_mul_ps(scale_a, _mm256_loadu_ps(scale_b));
@@ -43,6 +52,6 @@ void block(const int32_t* acc, const float* scale_a, const float* scale_b, float
 
 } // namespace
 
-const FinishKernels kFinishAvx2 = {tile, block};
+const FinishKernels kFinishAvx2 = {begin, tile, block};
 
 } // namespace nybble

@@ -5,6 +5,12 @@
 namespace nybble {
 namespace {
 
+void begin(const int32_t* for_rows, const int32_t* for_columns, int32_t* acc) {
+  for (int r = 0; r < kRows; ++r)
+    for (int c = 0; c < kColumns; ++c)
+      acc[r * kColumns + c] = for_rows[r] + for_columns[c];
+}
+
 void tile(const int32_t* acc, int rows, int columns, const float* scale_a, const float* scale_b,
           const float* bias, float* out, int64_t stride) {
   for (int r = 0; r < rows; ++r)
@@ -27,6 +33,6 @@ void block(const int32_t* acc, const float* scale_a, const float* scale_b, float
 
 } // namespace
 
-const FinishKernels kFinishGeneric = {tile, block};
+const FinishKernels kFinishGeneric = {begin, tile, block};
 
 } // namespace nybble

@@ -15,6 +15,7 @@ namespace {
 // of a (96 x 2048 bytes, second cache) pass by; a block of b (1024 columns) is shared by all
 // threads. Blocks along the contraction keep their int32 sums in `out`.
 constexpr int64_t kDepthBytes = 2048, kBlockRows = 96, kBlockColumns = 1024;
+constexpr int64_t kBlockOfA = kDepthBytes * kBlockRows;
 // Below this many products a second thread costs more than it brings.
 constexpr int64_t kThreadWork = int64_t(1) << 20;
 
@@ -72,6 +73,15 @@ struct Tile {
   int64_t stride;
 };
 
+// The line that a tile's row will be written to: it arrives while the products are made.
+inline void prefetch(const float* at) {
+#if defined(__GNUC__)
+  __builtin_prefetch(at, 1);
+#else
+  (void)at;
+#endif
+}
+
 void load_kept(const Tile& t, int32_t* acc) {
   for (int r = 0; r < t.rows; ++r) {
     int32_t kept[kColumns];
@@ -114,6 +124,12 @@ void multiply(const Plan& plan, int64_t groups, const uint32_t* a, const uint32_
     kernels.s16(groups, words(a), words(b), acc);
 }
 
+void compensate(const uint32_t* panel, int width, int64_t groups, int64_t shift, int32_t* out) {
+  active().gemm->panels->sums(panel, width, groups, out);
+  for (int i = 0; i < width; ++i)
+    out[i] *= int32_t(shift);
+}
+
 void gemm(const Product& p, Vector scale_a, Vector scale_b, Vector bias) {
   if (p.m == 0 || p.n == 0) return;
   const Plan plan = make_plan(p.a.bounds, p.b.bounds, p.limit);
@@ -130,7 +146,9 @@ void gemm(const Product& p, Vector scale_a, Vector scale_b, Vector bias) {
   const int threads =
       int(std::max(1.0, std::min<double>(p.threads, work_items / double(kThreadWork))));
   const int64_t n_block = even(p.n, kBlockColumns, kColumns);
-  int64_t m_blocks = pieces(p.m, kBlockRows);
+  const int64_t most_rows = kBlockOfA / std::max<int64_t>(depth * plan.size(), 1);
+  int64_t m_blocks =
+      pieces(p.m, std::clamp(most_rows / kBlockRows, int64_t(1), int64_t(4)) * kBlockRows);
   m_blocks = std::min(up(m_blocks, threads), pieces(p.m, kRows));
   const int64_t m_block = up(pieces(p.m, m_blocks), kRows);
   m_blocks = pieces(p.m, m_block);
@@ -151,7 +169,8 @@ void gemm(const Product& p, Vector scale_a, Vector scale_b, Vector bias) {
     spill = scratch.piece<int64_t>(wide ? p.m * n_block : 0);
     if (pass == 0) scratch.reserve();
   }
-  const PanelKernels& panels = *active().gemm->panels;
+  std::memset(a_sums, 0, size_t(threads * m_block) * sizeof(int32_t));
+  std::memset(b_sums, 0, size_t(n_block) * sizeof(int32_t));
   const FinishKernels& finish = *active().gemm->finish;
 
   for (int64_t n0 = 0; n0 < p.n; n0 += n_block) {
@@ -167,7 +186,7 @@ void gemm(const Product& p, Vector scale_a, Vector scale_b, Vector bias) {
                step.from, step.count, kColumns, decode + t * Source::scratch_bytes(),
                b_panels + first * b_stride, b_stride);
         for (int64_t j = first; plan.shift_a != 0 && j < until; ++j)
-          panels.sums(b_panels + j * b_stride, kColumns, g, b_sums + j * kColumns);
+          compensate(b_panels + j * b_stride, kColumns, g, plan.shift_a, b_sums + j * kColumns);
       });
       // Blocks of rows; where there are few, each is cut into ranges of panels as well.
       const int64_t ranges =
@@ -182,7 +201,7 @@ void gemm(const Product& p, Vector scale_a, Vector scale_b, Vector bias) {
         a.pack(m0, rows, step.from, step.count, kRows, decode + t * Source::scratch_bytes(), own,
                a_stride);
         for (int64_t i = 0; plan.shift_b != 0 && i < a_count; ++i)
-          panels.sums(own + i * a_stride, kRows, g, sums + i * kRows);
+          compensate(own + i * a_stride, kRows, g, plan.shift_b, sums + i * kRows);
         for (int64_t j = first; j < until; ++j)
           for (int64_t i = 0; i < a_count; ++i) {
             const int64_t row = m0 + i * kRows, column = n0 + j * kColumns;
@@ -190,12 +209,10 @@ void gemm(const Product& p, Vector scale_a, Vector scale_b, Vector bias) {
                             int(std::min<int64_t>(kColumns, p.n - column)),
                             p.out + row * p.n + column, p.n};
             alignas(64) int32_t acc[kTile];
-            for (int r = 0; r < kRows; ++r)
-              for (int c = 0; c < kColumns; ++c)
-                acc[r * kColumns + c] =
-                    plan.shift_a != 0   ? int32_t(plan.shift_a) * b_sums[j * kColumns + c]
-                    : plan.shift_b != 0 ? int32_t(plan.shift_b) * sums[i * kRows + r]
-                                        : 0;
+            finish.begin(sums + i * kRows, b_sums + j * kColumns, acc);
+            if (step.then != Then::Spill)
+              for (int r = 0; r < tile.rows; ++r)
+                prefetch(tile.out + r * tile.stride);
             if (!step.fresh) load_kept(tile, acc);
             multiply(plan, g, own + i * a_stride, b_panels + j * b_stride, acc);
             int64_t* spilled = spill + row * n_block + j * kColumns;

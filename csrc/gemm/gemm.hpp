@@ -39,6 +39,9 @@ struct BlockScales {
 // std::invalid_argument where a block's sum could leave int32.
 void block_gemm(const Product& product, int64_t block, BlockScales scale_a, BlockScales scale_b);
 
+// out[i] = shift * the sum of column i of a panel of signed bytes
+void compensate(const uint32_t* panel, int width, int64_t groups, int64_t shift, int32_t* out);
+
 // The micro kernel of a plan, on panels.
 void multiply(const Plan& plan, int64_t groups, const uint32_t* a, const uint32_t* b, int32_t* acc);
 

@@ -35,36 +35,39 @@ static_assert(kRows == 6 && kColumns == 16, "the registers below");
 #define FIRST(MUL)                                                                                 \
   LOAD_B("0")                                                                                      \
   FIRST_ROW(MUL, "0", "0", "1")                                                                    \
-  FIRST_ROW(MUL, "1", "2", "3") FIRST_ROW(MUL, "2", "4", "5") FIRST_ROW(MUL, "3", "6", "7")        \
-      FIRST_ROW(MUL, "4", "8", "9") FIRST_ROW(MUL, "5", "10", "11")
+  FIRST_ROW(MUL, "1", "2", "3")                                                                    \
+  FIRST_ROW(MUL, "2", "4", "5")                                                                    \
+  FIRST_ROW(MUL, "3", "6", "7") FIRST_ROW(MUL, "4", "8", "9") FIRST_ROW(MUL, "5", "10", "11")
 
 #define ROW(MUL, ADD, g, r, c0, c1)                                                                \
   SPREAD(g, r)                                                                                     \
-  MUL("12", "15") MUL("13", "14") ADD " %%ymm15, %%ymm" c0 ", %%ymm" c0 "\n\t" ADD                 \
-                                      " %%ymm14, %%ymm" c1 ", %%ymm" c1 "\n\t"
+  MUL("12", "15")                                                                                  \
+  MUL("13", "14")                                                                                  \
+  ADD " %%ymm15, %%ymm" c0 ", %%ymm" c0 "\n\t" ADD " %%ymm14, %%ymm" c1 ", %%ymm" c1 "\n\t"
 #define GROUP(MUL, ADD, g)                                                                         \
   LOAD_B(g)                                                                                        \
   ROW(MUL, ADD, g, "0", "0", "1")                                                                  \
-  ROW(MUL, ADD, g, "1", "2", "3") ROW(MUL, ADD, g, "2", "4", "5") ROW(MUL, ADD, g, "3", "6", "7")  \
-      ROW(MUL, ADD, g, "4", "8", "9") ROW(MUL, ADD, g, "5", "10", "11")
+  ROW(MUL, ADD, g, "1", "2", "3")                                                                  \
+  ROW(MUL, ADD, g, "2", "4", "5")                                                                  \
+  ROW(MUL, ADD, g, "3", "6", "7") ROW(MUL, ADD, g, "4", "8", "9") ROW(MUL, ADD, g, "5", "10", "11")
 #define ADVANCE(g) "add $24*" g ", %[a]\n\tadd $64*" g ", %[b]\n\t"
 
 // All groups of a stretch, at least one.
 #define STRETCH(MUL, ADD)                                                                          \
   FIRST(MUL)                                                                                       \
-  ADVANCE("1") "test %[fours], %[fours]\n\t"                                                       \
-               "jz 2f\n\t"                                                                         \
-               ".p2align 5\n"                                                                      \
-               "1:\n\t" GROUP(MUL, ADD, "0") GROUP(MUL, ADD, "1") GROUP(MUL, ADD, "2")             \
-                   GROUP(MUL, ADD, "3") ADVANCE("4") "dec %[fours]\n\t"                            \
-                                                     "jnz 1b\n"                                    \
-                                                     "2:\n\t"                                      \
-                                                     "test %[rest], %[rest]\n\t"                   \
-                                                     "jz 4f\n"                                     \
-                                                     "3:\n\t" GROUP(MUL, ADD, "0")                 \
-                                                         ADVANCE("1") "dec %[rest]\n\t"            \
-                                                                      "jnz 3b\n"                   \
-                                                                      "4:\n\t"
+  ADVANCE("1")                                                                                     \
+  "test %[fours], %[fours]\n\t"                                                                    \
+  "jz 2f\n\t"                                                                                      \
+  ".p2align 5\n"                                                                                   \
+  "1:\n\t" GROUP(MUL, ADD, "0") GROUP(MUL, ADD, "1") GROUP(MUL, ADD, "2") GROUP(MUL, ADD, "3")     \
+      ADVANCE("4") "dec %[fours]\n\t"                                                              \
+                   "jnz 1b\n"                                                                      \
+                   "2:\n\t"                                                                        \
+                   "test %[rest], %[rest]\n\t"                                                     \
+                   "jz 4f\n"                                                                       \
+                   "3:\n\t" GROUP(MUL, ADD, "0") ADVANCE("1") "dec %[rest]\n\t"                    \
+                                                              "jnz 3b\n"                           \
+                                                              "4:\n\t"
 
 #define ADD_TO(at, c)                                                                              \
   "vpaddd " at "(%[acc]), %%ymm" c ", %%ymm" c "\n\t"                                              \
@@ -72,8 +75,12 @@ static_assert(kRows == 6 && kColumns == 16, "the registers below");
 #define WIDEN(at, c) "vpmaddwd %%ymm12, %%ymm" c ", %%ymm" c "\n\t" ADD_TO(at, c)
 #define EACH_SUM(DO)                                                                               \
   DO("0", "0")                                                                                     \
-  DO("32", "1") DO("64", "2") DO("96", "3") DO("128", "4") DO("160", "5") DO("192", "6")           \
-      DO("224", "7") DO("256", "8") DO("288", "9") DO("320", "10") DO("352", "11")
+  DO("32", "1")                                                                                    \
+  DO("64", "2")                                                                                    \
+  DO("96", "3")                                                                                    \
+  DO("128", "4")                                                                                   \
+  DO("160", "5") DO("192", "6") DO("224", "7") DO("256", "8") DO("288", "9") DO("320", "10")       \
+      DO("352", "11")
 #define ONES "vpcmpeqw %%ymm12, %%ymm12, %%ymm12\n\tvpsrlw $15, %%ymm12, %%ymm12\n\t"
 
 #define RUN(MUL, ADD, END)                                                                         \

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cstring>
+#include <numeric>
 
 #include "core/decode.hpp"
 #include "core/dispatch.hpp"
@@ -18,7 +19,9 @@ constexpr int64_t kRowCodes = (kAlong + 2 * (kBlock - 1)) / kBlock * kBlock;
 constexpr int64_t kRowBytes = 2 * kRowCodes + kSlack; // words are the larger
 
 static_assert(kColumns <= kAcross && kRows <= kAcross, "scratch has kAcross rows");
-static_assert(kAlong >= kColumns && kAlong % 4 == 0, "whole panels and groups");
+static_assert(kAlong >= std::lcm<int64_t>(kRows, kBlock) &&
+                  kAlong >= std::lcm<int64_t>(kColumns, kBlock) && kAlong % 4 == 0,
+              "whole panels and groups");
 
 } // namespace
 
@@ -88,8 +91,10 @@ void Source::weave(int64_t f0, int64_t free, int64_t k0, int64_t count, int widt
                    uint32_t* out, int64_t stride) const {
   static const uint8_t zeros[kRowBytes] = {};
   const int group = 4 / size_;
-  const int64_t step = kAlong / width * width;
-  const uint8_t *rows[kAcross], *at[kAcross];
+  // Whole panels, and whole blocks where rows begin on one.
+  const int64_t lcm = std::lcm<int64_t>(width, kBlock);
+  const int64_t step = kAlong / lcm * lcm;
+  const uint8_t* rows[kAcross];
   for (int64_t k = 0; k < count; k += kAcross) {
     const int64_t across = std::min(kAcross, count - k);
     const int64_t groups = (across + group - 1) / group;
@@ -99,12 +104,9 @@ void Source::weave(int64_t f0, int64_t free, int64_t k0, int64_t count, int widt
         rows[i] = i < across
                       ? decode((k0 + k + i) * matrix_.free + f0 + f, along, scratch + i * kRowBytes)
                       : zeros;
-      for (int64_t c = 0; c < along; c += width) {
-        for (int64_t i = 0; i < groups * group; ++i)
-          at[i] = rows[i] + c * size_;
-        active().gemm->panels->weave(at, size_, width, groups,
+      for (int64_t c = 0; c < along; c += width)
+        active().gemm->panels->weave(rows, c * size_, size_, width, groups,
                                      out + (f + c) / width * stride + k / group * width);
-      }
     }
   }
 }

@@ -21,9 +21,11 @@ struct PanelKernels {
   // panel[g * width + r] = 32-bit word g of rows[r], for g < groups, r < count <= width; zero for
   // r >= count. width: kRows or kColumns. May write 8 bytes beyond the last group.
   void (*gather)(const uint8_t* const* rows, int count, int width, int64_t groups, uint32_t* panel);
-  // Word c of group g, c < width, is made of element c of the rows[g * Q ...], Q = 4 / size; size:
-  // bytes of an element. Reads whole 16-byte words of a row; may write 8 bytes beyond the end.
-  void (*weave)(const uint8_t* const* rows, int size, int width, int64_t groups, uint32_t* panel);
+  // Word c of group g, c < width, is made of element c of rows[g * Q ...] + offset, Q = 4 / size;
+  // size: bytes of an element. Reads whole 16-byte words of a row; may write 8 bytes beyond the
+  // end.
+  void (*weave)(const uint8_t* const* rows, int64_t offset, int size, int width, int64_t groups,
+                uint32_t* panel);
   // sums[c] = the sum of all signed bytes of column c, c < width
   void (*sums)(const uint32_t* panel, int width, int64_t groups, int32_t* sums);
 };

@@ -51,8 +51,9 @@ void gather(const uint8_t* const* rows, int count, int width, int64_t groups, ui
 }
 
 // Columns 0..15 of 4 rows of bytes; the first `words` 32-bit words of the result are wanted.
-inline void weave_bytes(const uint8_t* const* rows, int words, uint32_t* out) {
-  const __m128i r0 = half(rows[0]), r1 = half(rows[1]), r2 = half(rows[2]), r3 = half(rows[3]);
+inline void weave_bytes(const uint8_t* const* rows, int64_t offset, int words, uint32_t* out) {
+  const __m128i r0 = half(rows[0] + offset), r1 = half(rows[1] + offset);
+  const __m128i r2 = half(rows[2] + offset), r3 = half(rows[3] + offset);
   const __m128i a = _mm_unpacklo_epi8(r0, r1), b = _mm_unpacklo_epi8(r2, r3);
   store(out, _mm_unpacklo_epi16(a, b));
   store(out + 4, _mm_unpackhi_epi16(a, b));
@@ -69,13 +70,15 @@ inline void weave_words(const uint8_t* a, const uint8_t* b, uint32_t* out) {
   store(out + 4, _mm_unpackhi_epi16(x, y));
 }
 
-void weave(const uint8_t* const* rows, int size, int width, int64_t groups, uint32_t* panel) {
+void weave(const uint8_t* const* rows, int64_t offset, int size, int width, int64_t groups,
+           uint32_t* panel) {
   for (int64_t g = 0; g < groups; ++g, panel += width) {
     if (size == 1) {
-      weave_bytes(rows + 4 * g, width, panel);
+      weave_bytes(rows + 4 * g, offset, width, panel);
     } else {
-      weave_words(rows[2 * g], rows[2 * g + 1], panel);
-      if (width > 8) weave_words(rows[2 * g] + 16, rows[2 * g + 1] + 16, panel + 8);
+      weave_words(rows[2 * g] + offset, rows[2 * g + 1] + offset, panel);
+      if (width > 8)
+        weave_words(rows[2 * g] + offset + 16, rows[2 * g + 1] + offset + 16, panel + 8);
     }
   }
 }

@@ -13,13 +13,14 @@ void gather(const uint8_t* const* rows, int count, int width, int64_t groups, ui
     }
 }
 
-void weave(const uint8_t* const* rows, int size, int width, int64_t groups, uint32_t* panel) {
+void weave(const uint8_t* const* rows, int64_t offset, int size, int width, int64_t groups,
+           uint32_t* panel) {
   const int group = 4 / size;
   auto* out = reinterpret_cast<uint8_t*>(panel);
   for (int64_t g = 0; g < groups; ++g, rows += group)
     for (int c = 0; c < width; ++c)
       for (int i = 0; i < group; ++i, out += size)
-        std::memcpy(out, rows[i] + c * size, size);
+        std::memcpy(out, rows[i] + offset + c * size, size);
 }
 
 void sums(const uint32_t* panel, int width, int64_t groups, int32_t* out) {
