@@ -7,15 +7,16 @@
 #include "decode.hpp"
 #include "gemm/micro.hpp"
 #include "unpack.hpp"
+#include "winograd/kernels.hpp"
 
 namespace nybble {
 
 const std::vector<Kernels>& compiled_sets() {
   static const std::vector<Kernels> sets = {
 #if defined(NYBBLE_HAVE_AVX2)
-      {"avx2", {"avx2", "fma", "f16c"}, unpack4_avx2, &kDecodeAvx2, &kGemmAvx2},
+      {"avx2", {"avx2", "fma", "f16c"}, unpack4_avx2, &kDecodeAvx2, &kGemmAvx2, &kWinogradAvx2},
 #endif
-      {"generic", {}, unpack4_generic, &kDecodeGeneric, &kGemmGeneric},
+      {"generic", {}, unpack4_generic, &kDecodeGeneric, &kGemmGeneric, &kWinogradGeneric},
   };
   return sets;
 }

@@ -14,6 +14,7 @@ namespace nybble {
 
 struct DecodeKernels;
 struct GemmKernels;
+struct WinogradKernels;
 
 struct Kernels {
   const char* name;                   // "generic", "avx2", ...
@@ -21,7 +22,8 @@ struct Kernels {
   // 64-blocks of nibbles -> one code a byte; see unpack.hpp.
   void (*unpack4)(const uint8_t* bytes, size_t blocks, uint8_t* codes);
   const DecodeKernels* decode;
-  const GemmKernels* gemm; // gemm/micro.hpp
+  const GemmKernels* gemm;         // gemm/micro.hpp
+  const WinogradKernels* winograd; // winograd/kernels.hpp
 };
 
 // The sets compiled into this build, best first; the last one is "generic" and runs everywhere.

@@ -99,4 +99,5 @@ NB_MODULE(_core, m) {
   m.def("has_openmp", &has_openmp);
   nybble::bind_gemm(m);
   m.def("unpack4", &unpack4, nb::arg("packed"), nb::arg("isa") = "");
+  nybble::bind_winograd(m);
 }

@@ -1,0 +1,194 @@
+// Weight gradient: M = sum over tiles of (A dy A^T) V, chunk of tiles by chunk of tiles.
+//
+// Both operands of a chunk are transformed into panels of 16 channels whose groups are pairs of
+// tiles; then every position is a Gemm [outputs x tiles] [tiles x channels] that adds to its M.
+// M wraps modulo 2^32; before 4 dw could leave 32 bits it is turned into dw and added in int64.
+#include <algorithm>
+#include <memory>
+#include <stdexcept>
+#include <vector>
+
+#include "core/dispatch.hpp"
+#include "core/parallel.hpp"
+#include "winograd/image.hpp"
+#include "winograd/kernels.hpp"
+#include "winograd/winograd.hpp"
+
+namespace nybble {
+namespace {
+
+// Pairs of tiles in a chunk: at least 64 vpmaddwd for one read and write of M.
+constexpr int64_t kChunkPairs = 128;
+constexpr int kBlockSize = kPanel * kPanel;
+
+class GradWeight {
+public:
+  GradWeight(const WinogradGradWeight& c, int64_t limit)
+      : c_(c), kernels_(*active().winograd), decode_(*active().decode),
+        grad_(make_image<int16_t>(c.grad.packed, c.grad.table)),
+        image_(make_image<int16_t>(c.image.packed, c.image.table)),
+        out_height_(c.height + 2 * c.pad_h - 2), out_width_(c.width + 2 * c.pad_w - 2),
+        o_panels_((c.outputs + kPanel - 1) / kPanel), c_panels_((c.channels + kPanel - 1) / kPanel),
+        tile_rows_((out_height_ + 1) / 2), row_pairs_((out_width_ + 3) / 4),
+        limit_pairs_(limit / 2) {
+    grad_.n = image_.n = c.n;
+    grad_.height = out_height_, grad_.width = out_width_, grad_.channels = c.outputs;
+    image_.height = c.height, image_.width = c.width, image_.channels = c.channels;
+    image_.pad_h = c.pad_h, image_.pad_w = c.pad_w;
+    const int64_t most = std::min(kChunkPairs, limit_pairs_);
+    columns_ = std::min(row_pairs_, most);
+    rows_ = std::min(std::max<int64_t>(1, most / columns_), c.n * tile_rows_);
+    panel_ = rows_ * columns_ * 2 * kPanel;
+    g_position_ = o_panels_ * panel_ + 32;
+    x_position_ = c_panels_ * panel_ + 32;
+    m_position_ = o_panels_ * c_panels_ * kBlockSize + 16;
+  }
+
+  void run() {
+    Scratch<int16_t> g(kPositions * g_position_), x(kPositions * x_position_);
+    Scratch<int32_t> m(kPositions * m_position_);
+    const size_t m_bytes = size_t(kPositions * m_position_) * sizeof(int32_t);
+    std::memset(m.data(), 0, m_bytes);
+    if (c_.outputs % kPanel != 0)
+      std::memset(g.data(), 0, size_t(kPositions * g_position_) * sizeof(int16_t));
+    if (c_.channels % kPanel != 0)
+      std::memset(x.data(), 0, size_t(kPositions * x_position_) * sizeof(int16_t));
+    const int64_t row = 4 * row_elements<int16_t>(4 * columns_ + 2, c_.channels) +
+                        2 * row_elements<int16_t>(4 * columns_, c_.outputs);
+    std::vector<Scratch<int16_t>> memory;
+    for (int i = 0; i < std::max(c_.threads, 1); ++i) {
+      memory.emplace_back(row);
+      std::memset(memory.back().data(), 0, size_t(row) * sizeof(int16_t));
+    }
+
+    const int64_t all = c_.n * tile_rows_;
+    int64_t summed = 0; // pairs in M
+    for (int64_t row0 = 0; row0 < all; row0 += rows_)
+      for (int64_t column0 = 0; column0 < row_pairs_; column0 += columns_) {
+        const int64_t rows = std::min(rows_, all - row0);
+        const int64_t columns = std::min(columns_, row_pairs_ - column0);
+        const int64_t pairs = rows * columns;
+        if (summed + pairs > limit_pairs_) {
+          spill(m.data());
+          std::memset(m.data(), 0, m_bytes);
+          summed = 0;
+        }
+        transform(row0, rows, column0, columns, memory, g.data(), x.data());
+        multiply(pairs, g.data(), x.data(), m.data());
+        summed += pairs;
+      }
+    if (wide_) {
+      spill(m.data());
+      write_wide();
+    } else {
+      write(m.data());
+    }
+  }
+
+private:
+  void transform(int64_t row0, int64_t rows, int64_t column0, int64_t columns,
+                 const std::vector<Scratch<int16_t>>& memory, int16_t* g, int16_t* x) const {
+    const int64_t workers = std::min<int64_t>(int64_t(memory.size()), rows);
+    parallel_for(c_.threads, workers, [&](int64_t worker) {
+      int16_t* const x_rows = memory[size_t(worker)].data();
+      int16_t* const g_rows = x_rows + 4 * row_elements<int16_t>(4 * columns_ + 2, c_.channels);
+      Window<int16_t, 4> image(image_, decode_, 4 * column0, 4 * columns + 2, x_rows);
+      Window<int16_t, 2> grad(grad_, decode_, 4 * column0, 4 * columns, g_rows);
+      for (int64_t r = rows * worker / workers; r < rows * (worker + 1) / workers; ++r) {
+        const int64_t index = (row0 + r) / tile_rows_, tile_row = (row0 + r) % tile_rows_;
+        const int64_t at = r * columns * 2 * kPanel;
+        kernels_.data->pairs_data(image.at(index, tile_row), columns, c_.channels, panel_,
+                                  x_position_, x + at);
+        kernels_.data->pairs_grad(grad.at(index, tile_row), columns, c_.outputs, panel_,
+                                  g_position_, g + at);
+      }
+    });
+  }
+
+  void multiply(int64_t pairs, const int16_t* g, const int16_t* x, int32_t* m) const {
+    parallel_for(c_.threads, kPositions * o_panels_, [&](int64_t item) {
+      const int64_t p = item / o_panels_, a = item % o_panels_;
+      for (int64_t b = 0; b < c_panels_; ++b)
+        kernels_.products->pairs(pairs, g + p * g_position_ + a * panel_,
+                                 x + p * x_position_ + b * panel_,
+                                 block(m, a, b) + p * m_position_);
+    });
+  }
+
+  int32_t* block(int32_t* m, int64_t a, int64_t b) const {
+    return m + (a * c_panels_ + b) * kBlockSize;
+  }
+
+  // body(o, tap, c0, count, sums) for every run of up to 16 channels.
+  template <class Body>
+  void for_sums(int32_t* m, const Body& body) const {
+    parallel_for(c_.threads, o_panels_, [&](int64_t a) {
+      int32_t sums[kPanel * 9 * kPanel];
+      for (int64_t b = 0; b < c_panels_; ++b) {
+        kernels_.results->grad_weight(block(m, a, b), m_position_, sums);
+        const int64_t outputs = std::min<int64_t>(kPanel, c_.outputs - a * kPanel);
+        const int64_t count = std::min<int64_t>(kPanel, c_.channels - b * kPanel);
+        for (int64_t o = 0; o < outputs; ++o)
+          for (int tap = 0; tap < 9; ++tap)
+            body(a * kPanel + o, tap, b * kPanel, count, sums + (o * 9 + tap) * kPanel);
+      }
+    });
+  }
+
+  void spill(int32_t* m) {
+    if (!wide_) wide_.reset(new int64_t[size_t(c_.outputs * 9 * c_.channels)]());
+    for_sums(m, [&](int64_t o, int tap, int64_t c0, int64_t count, const int32_t* sums) {
+      int64_t* const to = wide_.get() + (o * 9 + tap) * c_.channels + c0;
+      for (int64_t i = 0; i < count; ++i)
+        to[i] += sums[i];
+    });
+  }
+
+  template <class T>
+  void scale(int64_t o, int64_t c0, int64_t count, const T* sums, float* to) const {
+    const float by = c_.scale_grad[c_.scale_grad_count > 1 ? o : 0];
+    if (c_.scale_image_count > 1) {
+      for (int64_t i = 0; i < count; ++i)
+        to[i] = float(sums[i]) * (by * c_.scale_image[c0 + i]);
+    } else {
+      const float both = by * c_.scale_image[0];
+      for (int64_t i = 0; i < count; ++i)
+        to[i] = float(sums[i]) * both;
+    }
+  }
+
+  void write(int32_t* m) const {
+    for_sums(m, [&](int64_t o, int tap, int64_t c0, int64_t count, const int32_t* sums) {
+      scale(o, c0, count, sums, c_.out + (o * 9 + tap) * c_.channels + c0);
+    });
+  }
+
+  void write_wide() const {
+    parallel_for(c_.threads, c_.outputs * 9, [&](int64_t i) {
+      scale(i / 9, 0, c_.channels, wide_.get() + i * c_.channels, c_.out + i * c_.channels);
+    });
+  }
+
+  const WinogradGradWeight& c_;
+  const WinogradKernels& kernels_;
+  const DecodeKernels& decode_;
+  Image<int16_t> grad_, image_;
+  int64_t out_height_, out_width_, o_panels_, c_panels_;
+  int64_t tile_rows_, row_pairs_; // of one image
+  int64_t limit_pairs_;
+  int64_t rows_, columns_; // of one chunk: tile rows, pairs
+  int64_t panel_, g_position_, x_position_, m_position_;
+  std::unique_ptr<int64_t[]> wide_; // dw, once a spill was needed
+};
+
+} // namespace
+
+void winograd_grad_weight(const WinogradGradWeight& c) {
+  if (c.outputs == 0 || c.channels == 0) return;
+  const int64_t limit = std::min(grad_weight_tiles(c.grad.range, c.image.range), c.spill);
+  if (limit < 2)
+    throw std::invalid_argument("winograd: these ranges of integers do not fit (see `supports`)");
+  GradWeight(c, limit).run();
+}
+
+} // namespace nybble
