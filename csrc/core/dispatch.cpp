@@ -3,6 +3,7 @@
 #include <atomic>
 #include <stdexcept>
 
+#include "conv/pack.hpp"
 #include "cpu_features.hpp"
 #include "decode.hpp"
 #include "gemm/micro.hpp"
@@ -13,9 +14,9 @@ namespace nybble {
 const std::vector<Kernels>& compiled_sets() {
   static const std::vector<Kernels> sets = {
 #if defined(NYBBLE_HAVE_AVX2)
-      {"avx2", {"avx2", "fma", "f16c"}, unpack4_avx2, &kDecodeAvx2, &kGemmAvx2},
+      {"avx2", {"avx2", "fma", "f16c"}, unpack4_avx2, &kDecodeAvx2, &kGemmAvx2, &kConvAvx2},
 #endif
-      {"generic", {}, unpack4_generic, &kDecodeGeneric, &kGemmGeneric},
+      {"generic", {}, unpack4_generic, &kDecodeGeneric, &kGemmGeneric, &kConvGeneric},
   };
   return sets;
 }

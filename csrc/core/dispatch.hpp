@@ -14,6 +14,7 @@ namespace nybble {
 
 struct DecodeKernels;
 struct GemmKernels;
+struct ConvKernels;
 
 struct Kernels {
   const char* name;                   // "generic", "avx2", ...
@@ -22,6 +23,7 @@ struct Kernels {
   void (*unpack4)(const uint8_t* bytes, size_t blocks, uint8_t* codes);
   const DecodeKernels* decode;
   const GemmKernels* gemm; // gemm/micro.hpp
+  const ConvKernels* conv; // conv/pack.hpp
 };
 
 // The sets compiled into this build, best first; the last one is "generic" and runs everywhere.
