@@ -3,6 +3,7 @@
 #include <atomic>
 #include <stdexcept>
 
+#include "conv/pack.hpp"
 #include "cpu_features.hpp"
 #include "decode.hpp"
 #include "gemm/micro.hpp"
@@ -17,6 +18,9 @@ const std::vector<Kernels>& compiled_sets() {
       {"avx2", {"avx2", "fma", "f16c"}, unpack4_avx2, &kDecodeAvx2, &kGemmAvx2, &kWinogradAvx2},
 #endif
       {"generic", {}, unpack4_generic, &kDecodeGeneric, &kGemmGeneric, &kWinogradGeneric},
+      {"avx2", {"avx2", "fma", "f16c"}, unpack4_avx2, &kDecodeAvx2, &kGemmAvx2, &kConvAvx2},
+#endif
+      {"generic", {}, unpack4_generic, &kDecodeGeneric, &kGemmGeneric, &kConvGeneric},
   };
   return sets;
 }

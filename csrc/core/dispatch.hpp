@@ -15,6 +15,7 @@ namespace nybble {
 struct DecodeKernels;
 struct GemmKernels;
 struct WinogradKernels;
+struct ConvKernels;
 
 struct Kernels {
   const char* name;                   // "generic", "avx2", ...
@@ -24,6 +25,8 @@ struct Kernels {
   const DecodeKernels* decode;
   const GemmKernels* gemm;         // gemm/micro.hpp
   const WinogradKernels* winograd; // winograd/kernels.hpp
+  const GemmKernels* gemm; // gemm/micro.hpp
+  const ConvKernels* conv; // conv/pack.hpp
 };
 
 // The sets compiled into this build, best first; the last one is "generic" and runs everywhere.

@@ -95,6 +95,7 @@ NB_MODULE(_core, m) {
     decode<int16_t>(nybble::active().decode->words, packed, bytes, start, count, table, out,
                     out_bytes);
   });
+  nybble::bind_conv(m);
   m.def("max_threads", &max_threads);
   m.def("has_openmp", &has_openmp);
   nybble::bind_gemm(m);

@@ -58,3 +58,39 @@ def winograd_correlation_plan(
 def winograd_grad_weight_tiles(low_g: int, high_g: int, low_x: int, high_x: int) -> int: ...
 def winograd_correlate(*args: int) -> None: ...
 def winograd_grad_weight(*args: int) -> None: ...
+
+# Convolution (csrc/conv): sizes are images, height, width, channels, out channels, kernel, stride,
+# padding, dilation (two each), groups; _Convolved is codes, bytes, bits, table, bytes, low, high.
+_Convolved = tuple[int, int, int, int, int, int, int]
+
+def conv_output(
+    sizes: list[int],
+    x: _Convolved,
+    w: _Convolved,
+    row: _Span,
+    column: _Span,
+    bias: _Span,
+    out: _Span,
+    threads: int,
+    limit: int = ...,
+) -> None: ...
+def conv_grad_input(
+    sizes: list[int],
+    g: _Convolved,
+    w: _Convolved,
+    row: _Span,
+    column: _Span,
+    out: _Span,
+    threads: int,
+    limit: int = ...,
+) -> None: ...
+def conv_grad_weight(
+    sizes: list[int],
+    g: _Convolved,
+    x: _Convolved,
+    row: _Span,
+    column: _Span,
+    out: _Span,
+    threads: int,
+    limit: int = ...,
+) -> None: ...
