@@ -11,6 +11,7 @@ from nybble.convert import convert, loss_scale, revert
 from nybble.errors import NybbleError, UserError
 from nybble.formats import get_format
 from nybble.nn.groups import param_groups, unheld_clips
+from nybble.nn.memory import ActivationMemory
 from nybble.nn.registry import quantized_layers
 from nybble.numeric import matmul
 from nybble.ops.spec import LayerSpec
@@ -21,6 +22,7 @@ from nybble.summary import summary
 from nybble.version import __version__
 
 __all__ = [
+    "ActivationMemory",
     "LayerSpec",
     "NybbleError",
     "QTensor",

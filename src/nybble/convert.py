@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping
+from itertools import chain
 from typing import Literal
 
 import torch
@@ -19,6 +20,13 @@ from torch import Tensor, nn
 
 from nybble.errors import UserError, suggest
 from nybble.nn.fastpath import allow_fast_paths, block_fast_paths
+from nybble.nn.memory import (
+    ActivationMemory,
+    compress_memory,
+    memory_layers,
+    resolve_memory,
+    restore_memory,
+)
 from nybble.nn.registry import converted_class, layer_types, quantized_layers
 from nybble.nn.state import QuantizedLayer
 from nybble.ops.dispatch import choose_backend, runs_native
@@ -29,7 +37,7 @@ from nybble.recipes import LayerFacts, Recipe, get_recipe
 from nybble.recipes.recipe import name_matches
 
 Rules = Mapping[str, "str | Recipe | LayerSpec | None"]
-Activations = Literal["unsigned", "signed"]
+Inputs = Literal["unsigned", "signed"]
 
 
 def convert(
@@ -39,7 +47,8 @@ def convert(
     *,
     backend: str = "auto",
     accumulate: str = "fast",
-    activations: Activations | None = None,
+    activations: str | ActivationMemory | None = None,
+    inputs: Inputs | None = None,
     strict: bool = False,
     seed: int = 0,
 ) -> nn.Module:
@@ -52,6 +61,12 @@ def convert(
     channels-last weights, so that their convolutions read and write that layout.
     accumulate: `fast` (float32 sums) or `exact`, of the reference backend; native sums exactly.
     activations: None decides from each layer's first batch; `unsigned` or `signed` decides now.
+    backend: `auto`, `reference` or `native`. accumulate: `fast` (float32 sums) or `exact`.
+    activations: `4bit` makes normalisation, activation functions, pooling, dropout and attention
+    keep little for backward too (`exact`: only where no gradient changes by it; an
+    `ActivationMemory` chooses by kind; docs/memory.md).
+    inputs: whether layers see negative inputs. None decides from each layer's first batch;
+    `unsigned` or `signed` decides now.
     strict: refuse layers that multiply weights and cannot be converted, and slower fall-backs.
     seed: of the random bits of stochastic rounding.
 
@@ -69,10 +84,11 @@ def convert(
         raise UserError(f"seed={seed!r}: use a whole number from 0 to 2**63 - 1")
     if accumulate not in ("fast", "exact"):
         raise UserError(f"accumulate={accumulate!r} is not known: use 'fast' or 'exact'")
-    if activations not in (None, "unsigned", "signed"):
-        raise UserError(f"activations={activations!r}: use None, 'unsigned' or 'signed'")
+    if inputs not in (None, "unsigned", "signed"):
+        raise UserError(f"inputs={inputs!r}: use None, 'unsigned' or 'signed'")
+    memory = resolve_memory(activations)
     backend = choose_backend(backend, strict=strict)
-    if any(True for _ in quantized_layers(model)):
+    if any(True for _ in chain(quantized_layers(model), memory_layers(model))):
         raise UserError("the model is converted already: call nybble.revert(model) first")
     layers = convertible_layers(model)
     if strict:
@@ -101,7 +117,7 @@ def convert(
             accumulate=accumulate,
             seed=seed,
             index=index,
-            activations=activations,
+            inputs=inputs,
         )
         if runs_native(backend, module.weight):
             channels_last_(module)
@@ -112,6 +128,8 @@ def convert(
             stacklevel=2,
         )
     block_fast_paths(model)
+    if memory is not None:
+        compress_memory(model, memory, backend)
     return model
 
 
@@ -129,6 +147,7 @@ def revert(model: nn.Module) -> nn.Module:
                 f"revert: layer {name!r} was changed after its conversion (its class is"
                 f" {type(layer).__name__}): take the parametrization away first"
             )
+    restore_memory(model)
     allow_fast_paths(model)
     for _, layer in layers:
         layer.detach_()

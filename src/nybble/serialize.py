@@ -161,7 +161,7 @@ def _attach(module: nn.Module, cls: type[QuantizedLayer], name: str, info: dict[
     module.__class__ = cls
     if not isinstance(module, QuantizedLayer):
         raise TypeError(f"{cls.__name__} is no QuantizedLayer")
-    module.attach_(name=name, backend=choose_backend("auto"), activations=None, **info)
+    module.attach_(name=name, backend=choose_backend("auto"), inputs=None, **info)
 
 
 def _check_shapes(own: dict[str, Tensor], tensors: dict[str, Tensor], path: Path) -> None:

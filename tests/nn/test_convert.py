@@ -100,7 +100,7 @@ def test_depthwise_networks_update_from_fp8_gradients():
         ({"recipe": "sun2020", "rules": {"re:(": None}}, "regular expression"),
         ({"recipe": "sun2020", "backend": "cuda"}, "unknown backend"),
         ({"recipe": "sun2020", "accumulate": "slow"}, "fast"),
-        ({"recipe": "sun2020", "activations": "both"}, "unsigned"),
+        ({"recipe": "sun2020", "inputs": "both"}, "unsigned"),
     ],
 )
 def test_bad_arguments_are_refused_and_nothing_is_converted(arguments, message):

@@ -172,7 +172,7 @@ def test_weights_of_a_float_model_start_the_layer_afresh():
     for layer in model:
         assert all(getattr(layer, name).item() == 0 for name in state)
     with torch.device("meta"):
-        empty = nybble.convert(nn.Linear(6, 6), FOUR_BIT, activations="unsigned")
+        empty = nybble.convert(nn.Linear(6, 6), FOUR_BIT, inputs="unsigned")
     empty.to_empty(device="cpu").load_state_dict({k[2:]: v for k, v in list(weights.items())[:2]})
     assert empty.nybble_alpha.item() == 0 and empty.nybble_input_kind.item() == 1
 

@@ -50,11 +50,11 @@ def test_first_batch_sets_kind_and_clip():
     assert model[2].nybble_alpha.item() == alpha  # only the first batch
 
 
-def test_activations_argument_decides_without_data():
-    model = mlp(activations="signed")
+def test_inputs_argument_decides_without_data():
+    model = mlp(inputs="signed")
     model(batch())
     assert all(model[i].nybble_input_kind.item() == 2 for i in (0, 2, 4))
-    y = mlp(activations="unsigned")
+    y = mlp(inputs="unsigned")
     y(batch())
     assert all(y[i].nybble_input_kind.item() == 1 for i in (0, 2, 4))
 

@@ -121,7 +121,7 @@ class QuantizedLayer(nn.Module):
         accumulate: str,
         seed: int,
         index: int,
-        activations: str | None,
+        inputs: str | None,
     ) -> None:
         """Add the quantisation state to a layer whose class has just been changed."""
         device = self.weight.device
@@ -141,7 +141,7 @@ class QuantizedLayer(nn.Module):
             self.register_parameter("nybble_alpha", nn.Parameter(zeros(2 if two else 1)))
         else:
             self.register_parameter("nybble_alpha", None)
-        kind = {None: UNSEEN, "unsigned": UNSIGNED, "signed": SIGNED}[activations]
+        kind = {None: UNSEEN, "unsigned": UNSIGNED, "signed": SIGNED}[inputs]
         self._nybble_first_kind, self._nybble_kind = kind, cast("int | None", kind)
         self._nybble_ready = False
         self._nybble_moved = False
