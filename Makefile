@@ -4,7 +4,10 @@
 # second call reuses it and a changed pin or source file renews it.
 #
 #   make demo      train a network in float32 and in 4 bits, print the table, write the report
-#   make test      lint, types, tests
+#   make test      lint, types, the C++ tests with sanitizers, tests
+#   make sanitize  the C++ tests and the kernels' Python tests with sanitizers
+#   make arm       the C++ tests cross-compiled for AArch64, on an emulated processor
+#   make golden    renew the golden vectors of the C++ tests
 #   make format    rewrite sources in the project's style
 #   make mutation  break the code in many small ways and count what the tests notice
 #   make docs      build the documentation as a site in build/site
@@ -16,7 +19,8 @@
 
 SHELL := /bin/sh
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint types unit format mutation peers fallback docs clean
+.PHONY: help setup demo test lint types unit csrc sanitize arm golden format mutation peers \
+	fallback docs clean
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -33,8 +37,13 @@ COMPILER := $(shell command -v $${CXX:-c++} || command -v g++ || command -v clan
 NATIVE := $(if $(COMPILER),NYBBLE_REQUIRE_NATIVE=1,)
 
 CXX_FILES := $(sort $(wildcard csrc/*/*.cpp csrc/*/*.hpp))
+CXX_TESTS := $(sort $(wildcard tests/csrc/*.cpp tests/csrc/*.hpp))
+# CMake is the system's, or pip's where there is none (the build of the module gets its own).
+CMAKE := $(shell command -v cmake || echo $(BIN)/cmake)
+GOLDEN := tests/csrc/golden
+ARM_TOOLS := $(and $(shell command -v aarch64-linux-gnu-g++),$(shell command -v qemu-aarch64))
 PINS := $(shell cat pyproject.toml constraints.txt | cksum | cut -d' ' -f1)
-SOURCES := $(shell cat pyproject.toml CMakeLists.txt $(CXX_FILES) | cksum | cut -d' ' -f1)
+SOURCES := $(shell cat pyproject.toml CMakeLists.txt csrc/kernels.cmake $(CXX_FILES) | cksum | cut -d' ' -f1)
 PACKAGES_STAMP := $(VENV)/.stamp-packages-$(PINS)
 BUILD_STAMP := $(VENV)/.stamp-build-$(SOURCES)
 
@@ -63,12 +72,15 @@ demo: setup
 	$(BIN)/nybble compare vision --data mnist5k --model resnet8 --epochs 10 \
 		--recipes fp32,sun2020 --seeds 0,1,2 --best-of none --out runs/demo
 
-test: lint types unit
+test: lint types csrc unit
+ifneq ($(ARM_TOOLS),)
+test: arm
+endif
 
 lint: setup
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/clang-format --dry-run -Werror $(CXX_FILES)
+	$(BIN)/clang-format --dry-run -Werror $(CXX_FILES) $(CXX_TESTS)
 
 types: setup
 	$(BIN)/mypy
@@ -76,10 +88,44 @@ types: setup
 unit: setup
 	$(BIN)/python -m pytest $(PYTEST_FLAGS)
 
+# ---- the kernels without Python: tests/csrc ----------------------------------------------------
+
+$(BIN)/cmake: | $(PACKAGES_STAMP)
+	$(PIP) install $(PIP_FLAGS) -q cmake
+
+# Without a compiler there are no kernels to test.
+csrc: setup $(if $(COMPILER),csrc-sanitized)
+
+.PHONY: csrc-sanitized
+csrc-sanitized: $(filter $(BIN)/cmake,$(CMAKE))
+	@mkdir -p build
+	@$(CMAKE) -S tests/csrc -B build/csrc-sanitized -DNYBBLE_SANITIZE=ON > build/csrc-sanitized.log 2>&1 || \
+		{ cat build/csrc-sanitized.log; exit 1; }
+	@$(CMAKE) --build build/csrc-sanitized --parallel 2 >> build/csrc-sanitized.log 2>&1 || \
+		{ cat build/csrc-sanitized.log; exit 1; }
+	build/csrc-sanitized/nybble_tests $(GOLDEN)
+
+# Leaks are not looked for: Python and torch keep much until the process ends.
+sanitize: csrc
+	$(BIN)/python tools/sanitize.py $(SANITIZE_FLAGS)
+
+arm: setup
+	@test -n "$(ARM_TOOLS)" || { echo "make: the AArch64 tools are missing: apt-get install g++-aarch64-linux-gnu qemu-user" >&2; exit 2; }
+	@mkdir -p build
+	@$(CMAKE) -S tests/csrc -B build/csrc-arm -DCMAKE_TOOLCHAIN_FILE=aarch64.cmake > build/csrc-arm.log 2>&1 || \
+		{ cat build/csrc-arm.log; exit 1; }
+	@$(CMAKE) --build build/csrc-arm --parallel 2 >> build/csrc-arm.log 2>&1 || \
+		{ cat build/csrc-arm.log; exit 1; }
+	qemu-aarch64 -L /usr/aarch64-linux-gnu -cpu max build/csrc-arm/nybble_tests $(GOLDEN)
+	qemu-aarch64 -L /usr/aarch64-linux-gnu -cpu cortex-a53 build/csrc-arm/nybble_tests $(GOLDEN)
+
+golden: setup
+	$(BIN)/python tools/golden.py
+
 format: setup
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
-	$(BIN)/clang-format -i $(CXX_FILES)
+	$(BIN)/clang-format -i $(CXX_FILES) $(CXX_TESTS)
 
 MUTATION_FLAGS ?=
 mutation: setup

@@ -21,6 +21,11 @@ const std::vector<Kernels>& compiled_sets() {
       {"avx2", {"avx2", "fma", "f16c"}, unpack4_avx2, &kDecodeAvx2, &kGemmAvx2, &kConvAvx2},
 #endif
       {"generic", {}, unpack4_generic, &kDecodeGeneric, &kGemmGeneric, &kConvGeneric},
+#if defined(NYBBLE_HAVE_NEON)
+      {"dotprod", {"neon", "dotprod"}, unpack4_generic, &kDecodeGeneric, &kGemmDotprod},
+      {"neon", {"neon"}, unpack4_generic, &kDecodeGeneric, &kGemmNeon},
+#endif
+      {"generic", {}, unpack4_generic, &kDecodeGeneric, &kGemmGeneric},
   };
   return sets;
 }

@@ -38,5 +38,7 @@ struct GemmKernels {
 
 extern const GemmKernels kGemmGeneric;
 extern const GemmKernels kGemmAvx2;
+extern const GemmKernels kGemmNeon;    // every AArch64
+extern const GemmKernels kGemmDotprod; // AArch64 with the dot product instructions
 
 } // namespace nybble

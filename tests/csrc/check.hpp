@@ -1,0 +1,64 @@
+// What a family of tests is given, and how it compares.
+#pragma once
+
+#include <cstdint>
+#include <cstdlib>
+#include <cstring>
+#include <memory>
+#include <stdexcept>
+#include <string>
+
+#include "golden.hpp"
+
+namespace nybble_tests {
+
+// Memory of exactly `count` elements, filled with a pattern that no result has by chance.
+template <class T>
+class Output {
+public:
+  explicit Output(int64_t count) : count_(count), data_(static_cast<T*>(std::malloc(bytes()))) {
+    if (count > 0) std::memset(data_.get(), 0xA5, bytes());
+  }
+  T* data() { return data_.get(); }
+  int64_t count() const { return count_; }
+
+private:
+  struct Free {
+    void operator()(T* at) const { std::free(at); }
+  };
+  size_t bytes() const { return size_t(count_) * sizeof(T); }
+  int64_t count_;
+  std::unique_ptr<T, Free> data_;
+};
+
+// Throws where an element of `got` has other bits than the expected one. Any NaN equals any NaN:
+// which bits an operation gives to a new NaN is the processor's choice.
+template <class T>
+void expect(const Case& one, const std::string& key, const T* got, int64_t count) {
+  const T* want = one.data<T>(key);
+  if (one.array(key).count != count)
+    throw std::runtime_error(key + " has " + std::to_string(count) + " elements, expected " +
+                             std::to_string(one.array(key).count));
+  for (int64_t i = 0; i < count; ++i) {
+    if (got[i] != got[i] && want[i] != want[i]) continue;
+    if (std::memcmp(got + i, want + i, sizeof(T)) != 0)
+      throw std::runtime_error(key + "[" + std::to_string(i) + "] is " + std::to_string(got[i]) +
+                               ", expected " + std::to_string(want[i]));
+  }
+}
+
+template <class T>
+void expect(const Case& one, const std::string& key, Output<T>& got) {
+  expect(one, key, got.data(), got.count());
+}
+
+// A family is one golden file and one function that computes a case with the active kernels.
+struct Family {
+  const char* name;
+  void (*run)(const Case& one, int threads);
+};
+
+void run_decode(const Case& one, int threads);
+void run_micro(const Case& one, int threads);
+
+} // namespace nybble_tests

@@ -1,0 +1,15 @@
+"""The cases of every family of golden vectors, by the name of its file."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+from golden_cases import core
+from golden_cases.values import Case, Value
+
+__all__ = ["FAMILIES", "Case", "Value"]
+
+FAMILIES: dict[str, Callable[[], Iterator[Case]]] = {
+    "decode": core.decode,
+    "micro": core.micro,
+}
