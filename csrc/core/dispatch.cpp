@@ -15,17 +15,37 @@ namespace nybble {
 const std::vector<Kernels>& compiled_sets() {
   static const std::vector<Kernels> sets = {
 #if defined(NYBBLE_HAVE_AVX2)
-      {"avx2", {"avx2", "fma", "f16c"}, unpack4_avx2, &kDecodeAvx2, &kGemmAvx2, &kWinogradAvx2},
+      {"avx2",
+       {"avx2", "fma", "f16c"},
+       unpack4_avx2,
+       &kDecodeAvx2,
+       &kGemmAvx2,
+       &kWinogradAvx2,
+       &kConvAvx2},
 #endif
-      {"generic", {}, unpack4_generic, &kDecodeGeneric, &kGemmGeneric, &kWinogradGeneric},
-      {"avx2", {"avx2", "fma", "f16c"}, unpack4_avx2, &kDecodeAvx2, &kGemmAvx2, &kConvAvx2},
-#endif
-      {"generic", {}, unpack4_generic, &kDecodeGeneric, &kGemmGeneric, &kConvGeneric},
 #if defined(NYBBLE_HAVE_NEON)
-      {"dotprod", {"neon", "dotprod"}, unpack4_generic, &kDecodeGeneric, &kGemmDotprod},
-      {"neon", {"neon"}, unpack4_generic, &kDecodeGeneric, &kGemmNeon},
+      {"dotprod",
+       {"neon", "dotprod"},
+       unpack4_generic,
+       &kDecodeGeneric,
+       &kGemmDotprod,
+       &kWinogradGeneric,
+       &kConvGeneric},
+      {"neon",
+       {"neon"},
+       unpack4_generic,
+       &kDecodeGeneric,
+       &kGemmNeon,
+       &kWinogradGeneric,
+       &kConvGeneric},
 #endif
-      {"generic", {}, unpack4_generic, &kDecodeGeneric, &kGemmGeneric},
+      {"generic",
+       {},
+       unpack4_generic,
+       &kDecodeGeneric,
+       &kGemmGeneric,
+       &kWinogradGeneric,
+       &kConvGeneric},
   };
   return sets;
 }

@@ -25,8 +25,7 @@ struct Kernels {
   const DecodeKernels* decode;
   const GemmKernels* gemm;         // gemm/micro.hpp
   const WinogradKernels* winograd; // winograd/kernels.hpp
-  const GemmKernels* gemm; // gemm/micro.hpp
-  const ConvKernels* conv; // conv/pack.hpp
+  const ConvKernels* conv;         // conv/pack.hpp
 };
 
 // The sets compiled into this build, best first; the last one is "generic" and runs everywhere.

@@ -79,8 +79,8 @@ static_assert(kRows == 6 && kColumns == 16, "the registers below");
   DO("64", "2")                                                                                    \
   DO("96", "3")                                                                                    \
   DO("128", "4")                                                                                   \
-  DO("160", "5") DO("192", "6") DO("224", "7") DO("256", "8") DO("288", "9") DO("320", "10")       \
-      DO("352", "11")
+  DO("160", "5")                                                                                   \
+  DO("192", "6") DO("224", "7") DO("256", "8") DO("288", "9") DO("320", "10") DO("352", "11")
 #define ONES "vpcmpeqw %%ymm12, %%ymm12, %%ymm12\n\tvpsrlw $15, %%ymm12, %%ymm12\n\t"
 
 #define RUN(MUL, ADD, END)                                                                         \

@@ -60,8 +60,6 @@ def convert(
     backend: `auto`, `reference` or `native` (`ops/dispatch.py`). Layers that will run natively get
     channels-last weights, so that their convolutions read and write that layout.
     accumulate: `fast` (float32 sums) or `exact`, of the reference backend; native sums exactly.
-    activations: None decides from each layer's first batch; `unsigned` or `signed` decides now.
-    backend: `auto`, `reference` or `native`. accumulate: `fast` (float32 sums) or `exact`.
     activations: `4bit` makes normalisation, activation functions, pooling, dropout and attention
     keep little for backward too (`exact`: only where no gradient changes by it; an
     `ActivationMemory` chooses by kind; docs/memory.md).
