@@ -51,6 +51,7 @@ def block_gemm(
     limit: int,
     /,
 ) -> None: ...
+
 # winograd: see nybble.ops.native.winograd
 def winograd_correlation_plan(
     low_a: int, high_a: int, low_w: int, high_w: int, contraction: int

@@ -12,7 +12,7 @@ from torch import Tensor
 from nybble.errors import NybbleError
 from nybble.ops.exactness import finish_
 from nybble.ops.geometry import Geometry
-from nybble.ops.native.conv import conv_grad_input, conv_grad_weight, conv_output
+from nybble.ops.native import convolution
 from nybble.ops.native.gemm import gemm
 from nybble.ops.native.gradient import quantize_gradient
 from nybble.ops.native.operand import Kept, codes_of, mask_gradient_, quantize_kept
@@ -61,7 +61,7 @@ def layer_forward(
     if geometry.kind == "linear":
         y = gemm(codes_x, codes_w, trans_b=True, scale_a=scale_x, scale_b=scale_w, bias=bias)
     else:
-        y = conv_output(codes_x, codes_w, geometry, scale_x, scale_w, bias)
+        y = convolution.output(codes_x, codes_w, geometry, scale_x, scale_w, bias)
         y = _torch_layout(y, last_x or last_w)
     if not save:
         return y, []
@@ -163,7 +163,7 @@ class _Backward:
         if self.geometry.kind == "linear":
             return gemm(g, w, scale_a=scale_g, scale_b=scale_w)
         n, c, h, width = self.x_shape
-        dx = conv_grad_input(g, w, self.geometry, (n, h, width, c), scale_g, scale_w)
+        dx = convolution.grad_input(g, w, self.geometry, (n, h, width, c), scale_g, scale_w)
         return _torch_layout(dx, self.last[1] or self.grad_last)
 
     def native_weight(self, gradient: Kept | Operand) -> Tensor:
@@ -175,7 +175,7 @@ class _Backward:
         if self.geometry.kind == "linear":
             return gemm(g, x, trans_a=True, scale_a=scale_g, scale_b=scale_x)
         o, c, h, width = self.weight_shape
-        dw = conv_grad_weight(g, x, self.geometry, (o, h, width, c), scale_g, scale_x)
+        dw = convolution.grad_weight(g, x, self.geometry, (o, h, width, c), scale_g, scale_x)
         return _torch_layout(dw, self.last[0] or self.grad_last)
 
     def reference_input(self, gradient: Kept | Operand) -> Tensor:
