@@ -119,7 +119,7 @@ def block_gemm(
     return out
 
 
-def _module() -> ModuleType:  # type: ignore[no-untyped-def]
+def _module() -> ModuleType:
     module, reason = core()
     if module is None:
         raise NybbleError(f"gemm: {reason}")
