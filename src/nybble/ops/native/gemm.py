@@ -15,6 +15,8 @@ The kernels and their proofs are in csrc/gemm; `plan.hpp` says which one runs.
 
 from __future__ import annotations
 
+from types import ModuleType
+
 import torch
 from torch import Tensor
 
@@ -117,7 +119,7 @@ def block_gemm(
     return out
 
 
-def _module():  # type: ignore[no-untyped-def]
+def _module() -> ModuleType:
     module, reason = core()
     if module is None:
         raise NybbleError(f"gemm: {reason}")
