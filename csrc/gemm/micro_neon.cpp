@@ -6,7 +6,9 @@
 
 #include <cstring>
 
+#include "gemm/finish.hpp"
 #include "gemm/micro.hpp"
+#include "gemm/panels.hpp"
 
 namespace nybble {
 namespace {
@@ -90,6 +92,6 @@ void s16_neon(int64_t groups, const int16_t* a, const int16_t* b, int32_t* acc) 
   tile.store(acc);
 }
 
-const GemmKernels kGemmNeon = {u8s8, s8u8, s16_neon};
+const GemmKernels kGemmNeon = {u8s8, s8u8, s16_neon, &kPanelsGeneric, &kFinishGeneric};
 
 } // namespace nybble

@@ -13,6 +13,13 @@ Three details are easy to simplify wrongly:
 - float32(acc) rounds above 2^24. It rounds once, from the exact sum; summing in float32 rounds
   many times. That is the whole difference between `accumulate="exact"` and `"fast"`.
 A zero sum is +0, whatever the signs of its terms.
+
+Scales that vary by block along the contraction (MX: 32 elements, NV: 16; of two operands whose
+blocks differ, the greatest common divisor of both sizes) meet the exact integer sum of their block,
+and the blocks are added in float32 in ascending order:
+
+    sum = +0
+    sum = fl(sum + fl(float32(acc_block) * fl(s_a_block * s_b_block)))          for every block
 """
 
 from __future__ import annotations

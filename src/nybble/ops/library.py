@@ -3,6 +3,7 @@
     nybble::layer_forward    quantise input and weight, output Gemm      -> output, saved codes
     nybble::layer_backward   quantise the gradient, grad_input and grad_weight Gemms
     nybble::matmul           integers times integers, scaled: the Gemm alone
+    nybble::block_matmul     the same with scales that vary along the contraction
 
 They are functional (nothing is written in place) and take any device. A spec travels as its JSON
 key, since schemas know strings but not dataclasses. The fake kernels, which torch.compile and
@@ -21,6 +22,7 @@ from nybble.ops.dispatch import runs_native
 from nybble.ops.geometry import Geometry
 from nybble.ops.native import layer as native
 from nybble.ops.reference import layer as reference
+from nybble.ops.reference.matmul import block_matmul as reference_block_matmul
 from nybble.ops.reference.matmul import matmul as reference_matmul
 from nybble.ops.reference.operand import Draw
 from nybble.ops.spec import Slot, parse_spec
@@ -44,6 +46,10 @@ _LIBRARY.define(
 _LIBRARY.define(
     "matmul(Tensor a, Tensor b, Tensor? scale_a, Tensor? scale_b, int max_a, int max_b,"
     " str accumulate) -> Tensor"
+)
+_LIBRARY.define(
+    "block_matmul(Tensor a, Tensor b, Tensor scale_a, Tensor scale_b, int block, int max_a,"
+    " int max_b) -> Tensor"
 )
 
 
@@ -165,6 +171,7 @@ for _name, _kernel, _fake in (
     ("layer_forward", _layer_forward, _layer_forward),
     ("layer_backward", _layer_backward, _layer_backward_fake),
     ("matmul", reference_matmul, reference_matmul),
+    ("block_matmul", reference_block_matmul, reference_block_matmul),
 ):
     _LIBRARY.impl(_name, _kernel, "CompositeExplicitAutograd")
     torch.library.register_fake(f"nybble::{_name}", _fake, lib=_LIBRARY)
