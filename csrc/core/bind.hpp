@@ -18,6 +18,8 @@ class module_;
 
 namespace nybble {
 
+void bind_quantize(nanobind::module_& m);
+
 // n * m, or std::invalid_argument where the product (or a negative factor) cannot be a size.
 inline int64_t checked_product(int64_t n, int64_t m, const char* what) {
   int64_t out = 0;

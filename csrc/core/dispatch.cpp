@@ -6,6 +6,8 @@
 #include "cpu_features.hpp"
 #include "decode.hpp"
 #include "gemm/micro.hpp"
+#include "quantize/pack.hpp"
+#include "quantize/sums.hpp"
 #include "unpack.hpp"
 
 namespace nybble {
@@ -13,9 +15,21 @@ namespace nybble {
 const std::vector<Kernels>& compiled_sets() {
   static const std::vector<Kernels> sets = {
 #if defined(NYBBLE_HAVE_AVX2)
-      {"avx2", {"avx2", "fma", "f16c"}, unpack4_avx2, &kDecodeAvx2, &kGemmAvx2},
+      {"avx2",
+       {"avx2", "fma", "f16c"},
+       unpack4_avx2,
+       &kDecodeAvx2,
+       &kGemmAvx2,
+       &kQuantizeAvx2,
+       &kSumAvx2},
 #endif
-      {"generic", {}, unpack4_generic, &kDecodeGeneric, &kGemmGeneric},
+      {"generic",
+       {},
+       unpack4_generic,
+       &kDecodeGeneric,
+       &kGemmGeneric,
+       &kQuantizeGeneric,
+       &kSumGeneric},
   };
   return sets;
 }

@@ -14,6 +14,8 @@ namespace nybble {
 
 struct DecodeKernels;
 struct GemmKernels;
+struct QuantizeKernels;
+struct SumKernels;
 
 struct Kernels {
   const char* name;                   // "generic", "avx2", ...
@@ -21,7 +23,9 @@ struct Kernels {
   // 64-blocks of nibbles -> one code a byte; see unpack.hpp.
   void (*unpack4)(const uint8_t* bytes, size_t blocks, uint8_t* codes);
   const DecodeKernels* decode;
-  const GemmKernels* gemm; // gemm/micro.hpp
+  const GemmKernels* gemm;         // gemm/micro.hpp
+  const QuantizeKernels* quantize; // quantize/pack.hpp
+  const SumKernels* sums;          // quantize/sums.hpp
 };
 
 // The sets compiled into this build, best first; the last one is "generic" and runs everywhere.
