@@ -7,6 +7,8 @@
 #include "cpu_features.hpp"
 #include "decode.hpp"
 #include "gemm/micro.hpp"
+#include "quantize/pack.hpp"
+#include "quantize/sums.hpp"
 #include "unpack.hpp"
 #include "winograd/kernels.hpp"
 
@@ -39,6 +41,9 @@ const std::vector<Kernels>& compiled_sets() {
        &kWinogradGeneric,
        &kConvGeneric},
 #endif
+       &kQuantizeAvx2,
+       &kSumAvx2},
+#endif
       {"generic",
        {},
        unpack4_generic,
@@ -46,6 +51,8 @@ const std::vector<Kernels>& compiled_sets() {
        &kGemmGeneric,
        &kWinogradGeneric,
        &kConvGeneric},
+       &kQuantizeGeneric,
+       &kSumGeneric},
   };
   return sets;
 }

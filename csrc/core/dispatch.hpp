@@ -16,6 +16,8 @@ struct DecodeKernels;
 struct GemmKernels;
 struct WinogradKernels;
 struct ConvKernels;
+struct QuantizeKernels;
+struct SumKernels;
 
 struct Kernels {
   const char* name;                   // "generic", "avx2", ...
@@ -26,6 +28,8 @@ struct Kernels {
   const GemmKernels* gemm;         // gemm/micro.hpp
   const WinogradKernels* winograd; // winograd/kernels.hpp
   const ConvKernels* conv;         // conv/pack.hpp
+  const QuantizeKernels* quantize; // quantize/pack.hpp
+  const SumKernels* sums;          // quantize/sums.hpp
 };
 
 // The sets compiled into this build, best first; the last one is "generic" and runs everywhere.

@@ -95,3 +95,128 @@ def conv_grad_weight(
     threads: int,
     limit: int = ...,
 ) -> None: ...
+# csrc/quantize. x, inv (the factors), codes, mask, ...: (address, bytes); the rules are the structs
+# of quantize/pack.hpp as bytes. The pack functions return (max|x|, 0 or NaN).
+def pack_integer(
+    x: int,
+    x_bytes: int,
+    bf16: bool,
+    n: int,
+    inv: int,
+    inv_bytes: int,
+    run: int,
+    codes: int,
+    codes_bytes: int,
+    mask: int,
+    mask_bytes: int,
+    inside_low: float,
+    inside_high: float,
+    low: int,
+    high: int,
+    bits: int,
+    affine: bool,
+    zero: float,
+    threads: int,
+) -> tuple[float, float]: ...
+def pack_log(
+    x: int,
+    x_bytes: int,
+    bf16: bool,
+    n: int,
+    inv: int,
+    inv_bytes: int,
+    run: int,
+    codes: int,
+    codes_bytes: int,
+    second: int,
+    second_bytes: int,
+    mask: int,
+    mask_bytes: int,
+    inside_low: float,
+    inside_high: float,
+    rule: bytes,
+    threads: int,
+) -> tuple[float, float]: ...
+def pack_thresholds(
+    x: int,
+    x_bytes: int,
+    bf16: bool,
+    n: int,
+    inv: int,
+    inv_bytes: int,
+    run: int,
+    codes: int,
+    codes_bytes: int,
+    mask: int,
+    mask_bytes: int,
+    inside_low: float,
+    inside_high: float,
+    rule: bytes,
+    threads: int,
+) -> tuple[float, float]: ...
+def pack_stochastic(
+    x: int,
+    x_bytes: int,
+    bf16: bool,
+    n: int,
+    inv: int,
+    inv_bytes: int,
+    run: int,
+    codes: int,
+    codes_bytes: int,
+    mask: int,
+    mask_bytes: int,
+    inside_low: float,
+    inside_high: float,
+    rule: bytes,
+    seed: int,
+    rank: int,
+    layer: int,
+    call: int,
+    operand: int,
+    channels: int,
+    pixels: int,
+    threads: int,
+) -> tuple[float, float]: ...
+def absmax(
+    x: int, x_bytes: int, bf16: bool, rows: int, run: int, out: int, out_bytes: int, threads: int
+) -> None: ...
+def random24(
+    seed: int,
+    rank: int,
+    layer: int,
+    call: int,
+    operand: int,
+    n: int,
+    out: int,
+    out_bytes: int,
+    threads: int,
+) -> None: ...
+def relayout(
+    codes: int,
+    codes_bytes: int,
+    n: int,
+    rows: int,
+    columns: int,
+    out: int,
+    out_bytes: int,
+    threads: int,
+) -> None: ...
+def tree_sums(
+    x: int, x_bytes: int, batch: int, n: int, out: int, out_bytes: int, threads: int
+) -> None: ...
+def moments(
+    x: int, x_bytes: int, batch: int, n: int, out: int, out_bytes: int, threads: int
+) -> None: ...
+def mask_gradient(
+    dx: int,
+    dx_bytes: int,
+    n: int,
+    mask: int,
+    mask_bytes: int,
+    codes: int,
+    codes_bytes: int,
+    sides: bytes,
+    two_sided: bool,
+    threads: int,
+) -> tuple[float, float]: ...
