@@ -45,7 +45,8 @@ class _BatchNorm(MemoryLayer, _TorchBatchNorm):
             if self.momentum is None:
                 momentum = 1.0 / float(self.num_batches_tracked)
         relu = self._fuses()
-        fits = native.fits(self._nybble_memory_backend, input, channels=True)
+        running = (self.running_mean, self.running_var)
+        fits = native.fits(self._nybble_memory_backend, input, (self.weight, self.bias, *running))
         function = NativeBatchNormFunction if fits else BatchNormFunction
         y: Tensor = function.apply(  # type: ignore[no-untyped-call]
             input,

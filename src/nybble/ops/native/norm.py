@@ -1,34 +1,180 @@
-"""Fused normalisation and ReLU on channels-last float32 memory."""
+"""Batch normalisation and ReLU in fused kernels (`csrc/norm`), on dense float32 memory.
+
+Channels lie last: [N, H, W, C] images (torch's channels_last) or [N, C] rows. What a forward pass
+leaves for backward is 4-bit codes and five numbers a channel; `csrc/norm/norm.hpp` has the
+formulas, `nn/memory/grid.py` the grid of the codes.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from math import gcd
+from typing import Any
+
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+
+from nybble.errors import NybbleError
+from nybble.ops.native import core
+from nybble.ops.native.buffers import span, threads
+from nybble.quantizers.packing import packed_bytes, packed_bytes_bits
+
+__all__ = [
+    "batch_norm_backward",
+    "batch_norm_forward",
+    "channels_last",
+    "fits",
+    "relu_backward",
+    "relu_forward",
+]
+
+_NOTHING = (0, 0)
+_MOST_REPEATED = 1 << 18
+"""Numbers in one per-channel array of a kernel, which repeats them up to 64 times."""
+_STATS = 5
 
 
 def channels_last(x: Tensor) -> bool:
-    """Whether the memory of `x` is [N, H, W, C] (also where that is the same as [N, C, H, W])."""
+    """Whether the memory of `x` is [N, H, W, C], or [N, C].
+
+    >>> channels_last(torch.zeros(2, 3)), channels_last(torch.zeros(2, 3, 4, 4))
+    (True, False)
+    """
     if x.dim() == 4:
         return x.is_contiguous(memory_format=torch.channels_last)
     return x.dim() == 2 and x.is_contiguous()
 
 
-def fits(backend: str, x: Tensor, channels: bool = False) -> bool:
-    """Whether the kernels take `x`."""
-    return False
+def fits(backend: str, x: Tensor, channels: Sequence[Tensor | None] | None = None) -> bool:
+    """Whether the kernels take `x`; `channels`: what batch normalisation has for every channel.
+
+    >>> fits("reference", torch.zeros(2, 3))
+    False
+    """
+    if backend == "reference" or not x.is_cpu or x.dtype is not torch.float32 or not x.numel():
+        return False
+    if type(x) not in (Tensor, nn.Parameter) or core()[0] is None:
+        return False
+    if channels is None:
+        return x.is_contiguous() or channels_last(x)
+    width = x.shape[1]
+    plain = all(
+        v is None or (v.is_cpu and v.dtype is torch.float32 and v.is_contiguous()) for v in channels
+    )
+    return plain and channels_last(x) and width // gcd(width, 64) * 64 <= _MOST_REPEATED
 
 
-def relu_forward(x: Tensor, in_place: bool) -> tuple[Tensor, Tensor]:
-    raise NotImplementedError
+def batch_norm_forward(
+    x: Tensor,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    running_mean: Tensor | None,
+    running_var: Tensor | None,
+    momentum: float,
+    eps: float,
+    relu: bool,
+    in_place: bool = False,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """(y, codes, stats): see `csrc/norm/norm.hpp`; moves the running statistics.
+
+    `in_place`: y is x.
+
+    >>> x = torch.randn(8, 3)
+    >>> y, codes, stats = batch_norm_forward(x, None, None, None, None, 0.1, 1e-5, True)
+    >>> bool((y >= 0).all()), codes.shape, stats.shape
+    (True, torch.Size([32]), torch.Size([5, 3]))
+    """
+    width = x.shape[1]
+    y = x if in_place else torch.empty_like(x)
+    packed = torch.empty(packed_bytes(x.numel(), 4), dtype=torch.uint8)
+    stats = torch.empty(_STATS, width)
+    _module().batch_norm_forward(
+        x.numel() // width,
+        width,
+        span(x, torch.float32, "batch norm x"),
+        _channels(weight, "weight"),
+        _channels(bias, "bias"),
+        _channels(running_mean, "running_mean"),
+        _channels(running_var, "running_var"),
+        momentum,
+        eps,
+        relu,
+        span(y, torch.float32, "batch norm y"),
+        span(packed, torch.uint8, "batch norm codes"),
+        span(stats, torch.float32, "batch norm stats"),
+        threads(),
+    )
+    return y, packed, stats
+
+
+def batch_norm_backward(
+    grad: Tensor, packed: Tensor, stats: Tensor, wants_input: bool = True
+) -> tuple[Tensor | None, Tensor, Tensor]:
+    """(dx, dgamma, dbeta) for the codes and statistics of `batch_norm_forward`."""
+    width = stats.shape[1]
+    grad = as_channels_last(grad)
+    dx = torch.empty_like(grad) if wants_input else None
+    dgamma, dbeta = torch.empty(width), torch.empty(width)
+    _module().batch_norm_backward(
+        grad.numel() // width,
+        width,
+        span(grad, torch.float32, "batch norm dy"),
+        span(packed, torch.uint8, "batch norm codes"),
+        span(stats, torch.float32, "batch norm stats"),
+        _NOTHING if dx is None else span(dx, torch.float32, "batch norm dx"),
+        span(dgamma, torch.float32, "batch norm dgamma"),
+        span(dbeta, torch.float32, "batch norm dbeta"),
+        threads(),
+    )
+    return dx, dgamma, dbeta
+
+
+def relu_forward(x: Tensor, in_place: bool = False) -> tuple[Tensor, Tensor]:
+    """(y, bits): max(x, 0), and a bit for every value whose gradient passes.
+
+    >>> y, bits = relu_forward(torch.tensor([1.0, -1.0, 2.0]))
+    >>> y.tolist(), bits.tolist()
+    ([1.0, 0.0, 2.0], [5])
+    """
+    y = x if in_place else torch.empty_like(x)
+    bits = torch.empty(packed_bytes_bits(x.numel()), dtype=torch.uint8)
+    _module().relu_forward(
+        span(x, torch.float32, "relu x"),
+        x.numel(),
+        span(y, torch.float32, "relu y"),
+        span(bits, torch.uint8, "relu bits"),
+        threads(),
+    )
+    return y, bits
 
 
 def relu_backward(grad: Tensor, bits: Tensor, last: bool) -> Tensor:
-    raise NotImplementedError
+    """dx for the bits of `relu_forward`; `last`: its memory was channels-last."""
+    grad = as_channels_last(grad) if last else grad.contiguous()
+    dx = torch.empty_like(grad)
+    _module().relu_backward(
+        span(grad, torch.float32, "relu dy"),
+        span(bits, torch.uint8, "relu bits"),
+        grad.numel(),
+        span(dx, torch.float32, "relu dx"),
+        threads(),
+    )
+    return dx
 
 
-def batch_norm_forward(*a: object) -> tuple[Tensor, Tensor, Tensor]:
-    raise NotImplementedError
+def as_channels_last(x: Tensor) -> Tensor:
+    """`x` with its channels last in memory."""
+    if x.dim() == 4:
+        return x.contiguous(memory_format=torch.channels_last)
+    return x.contiguous()
 
 
-def batch_norm_backward(*a: object) -> tuple[Tensor, Tensor, Tensor]:
-    raise NotImplementedError
+def _channels(v: Tensor | None, what: str) -> tuple[int, int]:
+    return _NOTHING if v is None else span(v.detach(), torch.float32, f"batch norm {what}")
+
+
+def _module() -> Any:
+    module, reason = core()
+    if module is None:
+        raise NybbleError(f"the native kernels are not here: {reason}")
+    return module
