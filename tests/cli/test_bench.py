@@ -59,6 +59,8 @@ def test_json_into_a_file_beside_the_table(capsys: pytest.CaptureFixture[str]) -
         (f"{MEMORY} --allocator mine", "default or keep"),
         (f"{MEMORY} --batch 0", "batch must be at least 1"),
         (f"{MEMORY} --threads x", "--threads"),
+        ("bench kernels --only gem", "choose from gemm"),
+        ("bench kernels --threads 0", "threads"),
     ],
 )
 def test_bad_options_are_one_clear_line(

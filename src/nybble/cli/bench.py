@@ -191,3 +191,39 @@ def memory(
     with bar("processes") as advance:
         found = measure_memory(config, advance)
     finish(found, plain, json, record)
+
+
+@command.command("kernels")
+def kernels(
+    only: Annotated[
+        str | None,
+        typer.Option(help="gemm, conv, quantize, overhead, joined by commas; all if not given."),
+    ] = None,
+    threads: ThreadsOption = None,
+    rounds: Annotated[int, typer.Option(help="Samples of every kernel.")] = 15,
+    record: RecordOption = None,
+    json: JsonOption = None,
+) -> None:
+    """Time the kernels against torch's float32: products, convolutions, quantising, calls.
+
+    In the JSON object `speedup` maps each number of threads to rows, and those to float32's time
+    over ours; `groups` has the least, the median and the largest of each group.
+
+    Example: nybble bench kernels --only gemm,quantize --threads 1
+    """
+    from nybble.cli.bench_output import bar, check, finish
+    from nybble.reports.speed import plain
+    from nybble.studies.spec import parse_counts
+    from nybble.studies.speed.kernels import KernelsConfig, measure_kernels
+    from nybble.training.allocator import keep_freed_memory
+
+    check(json, record)
+    keep_freed_memory()
+    config = KernelsConfig(
+        only=tuple(part.strip() for part in only.split(",")) if only else (),
+        threads=parse_counts(threads, "threads") if threads else (),
+        rounds=rounds,
+    )
+    with bar("kernels") as advance:
+        found = measure_kernels(config, advance)
+    finish(found, plain, json, record)

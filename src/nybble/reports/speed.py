@@ -74,10 +74,7 @@ def _step(record: Record) -> Blocks:
                 m["float32"]["form"],
             ]
         )
-    backend = ", ".join(
-        f"{count} layers {name}"
-        for name, count in record["measurements"][0]["ours"]["backend"].items()
-    )
+    backend = gemms(record["measurements"][0]["ours"]["backend"])
     lines = [
         f"One training step of {made['model']}, input {made['input']}: {made['recipe']} "
         f"({backend}; what other layers keep for backward: {_activations(made)}) against float32, "
@@ -94,6 +91,21 @@ def _step(record: Record) -> Blocks:
             "are without it."
         )
     return Blocks(tables, [*lines, *step_verdict(record)])
+
+
+def gemms(found: Mapping[str, int]) -> str:
+    """Where the Gemms run, in words.
+
+    >>> gemms({"native": 54, "torch": 6})
+    '54 Gemms native, 6 in torch because the recipe makes them wide'
+    """
+    words = {
+        "native": "native",
+        "reference": "on the reference backend",
+        "torch": "in torch because the recipe makes them wide",
+    }
+    parts = [f"{count} {words.get(name, name)}" for name, count in found.items()]
+    return ", ".join(parts).replace(" ", " Gemms ", 1) if parts else "nothing converted"
 
 
 def _activations(made: Record) -> str:
@@ -253,5 +265,57 @@ def _memory(record: Record) -> Blocks:
     return Blocks([("", table)], lines)
 
 
-WRITERS: dict[str, Callable[[Record], Blocks]] = {"step": _step, "memory": _memory}
+# ---- kernels ------------------------------------------------------------------------------------
+
+
+def _kernels(record: Record) -> Blocks:
+    counts = list(dict.fromkeys(m["threads"] for m in record["measurements"]))
+    table = [["group", "threads", "rows", "least", "median", "largest", "aim"]]
+    for found in record["groups"]:
+        table.append(
+            [
+                found["group"],
+                str(found["threads"]),
+                str(found["rows"]),
+                *(f"{found[name]:.2f}x" for name in ("least", "median", "most")),
+                against(found["least"], found["target"]) if found["target"] else "-",
+            ]
+        )
+    tables = [("", table)]
+    for count in counts:
+        rows = [["kernel", "float32", "form", "ours", "speedup"]]
+        for m in record["measurements"]:
+            if m["threads"] == count:
+                base = m["float32_us"][m["baseline"]]
+                ours = m["ours_us"]
+                rows.append(
+                    [m["name"], _us(base), m["baseline"], _us(ours), ratio(m[m["decides"]])]
+                )
+        tables.append((threads(count).capitalize(), rows))
+    lines = [
+        "speedup: float32's time over ours, median of "
+        f"{record['configuration']['rounds']} samples taken in turn in one process, with the 95 % "
+        "interval of the median or else the smallest and largest; CPU time with one thread, wall "
+        "time with more. float32 is the fastest of its forms; unpacking, decoding and scaling are "
+        "inside our time.",
+        "A group's aim holds for its least row. Quantising and packing is compared with a copy "
+        "(memcpy) of the float32 tensor: 1.43x is 0.7 times its time.",
+    ]
+    return Blocks(tables, lines)
+
+
+def _us(value: float) -> str:
+    """Microseconds as a person would say them.
+
+    >>> _us(12.34), _us(4321.0)
+    ('12.3 us', '4.32 ms')
+    """
+    return f"{value:.1f} us" if value < 1000 else f"{value / 1000:.2f} ms"
+
+
+WRITERS: dict[str, Callable[[Record], Blocks]] = {
+    "step": _step,
+    "memory": _memory,
+    "kernels": _kernels,
+}
 """By the record's `bench`."""

@@ -18,8 +18,11 @@ from typing import Any, Literal, cast
 import torch
 from torch import nn
 
-from nybble.convert import convert, loss_scale
+from nybble.convert import convert, layer_geometry, loss_scale
 from nybble.errors import UserError
+from nybble.nn.registry import quantized_layers
+from nybble.ops.dispatch import runs_native
+from nybble.ops.native.plan import GEMMS, why_not
 from nybble.recipes import Recipe, get_recipe
 from nybble.studies.speed.workload import Workload
 from nybble.studies.steptime import Sample, Step, interleave, loss_step
@@ -153,10 +156,19 @@ def four_bit_side(workload: Workload, recipe: str, backend: str, activations: st
 
 
 def backends_of(model: nn.Module) -> dict[str, int]:
-    """How many converted layers run on which backend."""
-    from nybble.nn.registry import quantized_layers
+    """How many Gemms of converted layers run where: `native`, `reference`, or `torch`, for those
+    that the recipe makes wider than 8 bits.
 
+    >>> layers = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 4), nn.Linear(4, 4))
+    >>> backends_of(convert(layers, "sun2020", backend="reference"))
+    {'torch': 6, 'reference': 3}
+    """
     found: dict[str, int] = {}
     for _, layer in quantized_layers(model):
-        found[layer.nybble_backend] = found.get(layer.nybble_backend, 0) + 1
+        native = runs_native(layer.nybble_backend, layer.weight)
+        for gemm in GEMMS:
+            reason = why_not(layer.nybble_spec, layer_geometry(layer), gemm)
+            where = "native" if native and reason is None else "reference"
+            where = "torch" if reason is not None and reason.by_recipe else where
+            found[where] = found.get(where, 0) + 1
     return found
