@@ -23,7 +23,9 @@ const std::vector<Kernels>& compiled_sets() {
        &kDecodeAvx2,
        &kGemmAvx2,
        &kWinogradAvx2,
-       &kConvAvx2},
+       &kConvAvx2,
+       &kQuantizeAvx2,
+       &kSumAvx2},
 #endif
 #if defined(NYBBLE_HAVE_NEON)
       {"dotprod",
@@ -32,17 +34,18 @@ const std::vector<Kernels>& compiled_sets() {
        &kDecodeGeneric,
        &kGemmDotprod,
        &kWinogradGeneric,
-       &kConvGeneric},
+       &kConvGeneric,
+       &kQuantizeGeneric,
+       &kSumGeneric},
       {"neon",
        {"neon"},
        unpack4_generic,
        &kDecodeGeneric,
        &kGemmNeon,
        &kWinogradGeneric,
-       &kConvGeneric},
-#endif
-       &kQuantizeAvx2,
-       &kSumAvx2},
+       &kConvGeneric,
+       &kQuantizeGeneric,
+       &kSumGeneric},
 #endif
       {"generic",
        {},
@@ -50,7 +53,7 @@ const std::vector<Kernels>& compiled_sets() {
        &kDecodeGeneric,
        &kGemmGeneric,
        &kWinogradGeneric,
-       &kConvGeneric},
+       &kConvGeneric,
        &kQuantizeGeneric,
        &kSumGeneric},
   };
