@@ -95,6 +95,7 @@ def conv_grad_weight(
     threads: int,
     limit: int = ...,
 ) -> None: ...
+
 # csrc/quantize. x, inv (the factors), codes, mask, ...: (address, bytes); the rules are the structs
 # of quantize/pack.hpp as bytes. The pack functions return (max|x|, 0 or NaN).
 def pack_integer(

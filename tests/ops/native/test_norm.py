@@ -112,7 +112,7 @@ def test_values_are_torchs(shape, relu):
     assert (dgamma - w.grad).norm() <= 0.25 * w.grad.norm() + 1e-4
     scale = stats[1].abs().view(1, -1, *[1] * (len(shape) - 2))
     if x.numel() // shape[1] >= 40:
-        assert ((dx - leaf.grad)).norm() <= 0.06 * leaf.grad.norm() + 1e-5 * scale.sum()
+        assert (dx - leaf.grad).norm() <= 0.06 * leaf.grad.norm() + 1e-5 * scale.sum()
     assert y.stride() == x.stride() and dx.stride() == grad.stride()
 
 
@@ -122,7 +122,9 @@ def test_codes_decode_to_the_normalised_input_and_tell_the_mask():
     codes = unpack4(packed, x.numel()).view(16, 6, 6, 24).permute(0, 3, 1, 2).float()
     step, offset, first = (row.view(1, -1, 1, 1) for row in stats[2:])
     assert torch.equal(codes >= first, y > 0)
-    xhat = (x - x.mean((0, 2, 3), keepdim=True)) / x.var((0, 2, 3), unbiased=False, keepdim=True).sqrt()
+    xhat = (x - x.mean((0, 2, 3), keepdim=True)) / x.var(
+        (0, 2, 3), unbiased=False, keepdim=True
+    ).sqrt()
     inside = (xhat.abs() < 2.6) & (first > 1.5) & (first < 14.5)
     error = (codes * step + offset - xhat).abs()[inside]
     assert error.numel() > 1000 and error.max() < 0.1876

@@ -1,20 +1,35 @@
 """The output gradient's two operands as packed codes: `ops/reference/gradient.py`, natively.
 
 Each operand comes back as `Kept` where its slot is codes, else as the reference's `Operand` (FP8
-and wider, float32). See the reference for the formulas and for what `amax` and `scale` are.
+and wider, float32). Under a delayed GradScale the gradient is read once: both phases and max|dy|
+come out of the same pass. See the reference for the formulas, and for what `amax` and `scale` are.
 """
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 
+from nybble.formats import LogFormat, Stochastic
+from nybble.ops.native import quantize
 from nybble.ops.native.operand import Kept
 from nybble.ops.native.plan import is_code_slot
 from nybble.ops.reference import gradient as reference
-from nybble.ops.reference.operand import Draw, Operand, store
-from nybble.ops.spec import LayerSpec
+from nybble.ops.reference.operand import (
+    GRAD_INPUT_GRAD,
+    GRAD_WEIGHT_GRAD,
+    Draw,
+    Operand,
+    store,
+)
+from nybble.ops.spec import LayerSpec, Slot
+from nybble.quantizers import GradScale, Quantizer
+from nybble.quantizers.scales.gradscale import usable
 
 __all__ = ["quantize_gradient"]
+
+_SLOTS = (GRAD_INPUT_GRAD, GRAD_WEIGHT_GRAD)
+Gradient = Kept | Operand | None
 
 
 def quantize_gradient(
@@ -23,11 +38,92 @@ def quantize_gradient(
     grad_scale: Tensor,
     draw: Draw,
     wanted: tuple[bool, bool],
-) -> tuple[Kept | Operand | None, Kept | Operand | None, Tensor, Tensor]:
+) -> tuple[Gradient, Gradient, Tensor, Tensor]:
     """(operand of grad_input, operand of grad_weight, amax, scale used); grad is dense."""
+    slots = (spec.grad_input_grad, spec.grad_weight_grad)
+    plain = [not want or _packs(slot) for slot, want in zip(slots, wanted, strict=True)]
+    if spec.grad_scale is None or not all(plain) or not grad.numel():
+        return _by_reference(grad, spec, grad_scale, draw, wanted)
+    config, top = spec.grad_scale
+    used, state = 0.0, grad_scale.item()
+    amax: Tensor | None = None
+    if config.mode == "delayed" and state > 0:
+        used = state
+    else:
+        amax = quantize.absmax(grad).reshape(1)
+        used = config.step(grad_scale, amax, top)[0].item()
+    first, second, largest = _pack(grad, slots, used, draw, wanted)
+    if amax is None:
+        amax = torch.tensor([largest], dtype=torch.float32)
+    scale = torch.tensor([used], dtype=torch.float32)
+    kept = scale if state > 0 or bool(usable(amax)) else grad_scale.clone()
+    # amax * 0 is 0, or NaN where the gradient is not finite.
+    inverse = scale.reciprocal() + amax * 0.0
+    operands: list[Gradient] = []
+    for codes, slot in zip((first, second), slots, strict=True):
+        if codes is None or slot is None:
+            operands.append(None)
+            continue
+        empty, none = grad.new_empty(0), grad.new_empty(0, dtype=torch.uint8)
+        operands.append([codes, inverse * (slot.format.unit or 1.0), empty, none])
+    return operands[0], operands[1], amax, kept
+
+
+def _pack(
+    grad: Tensor,
+    slots: tuple[Slot, Slot],
+    scale: float,
+    draw: Draw,
+    wanted: tuple[bool, bool],
+) -> tuple[Tensor | None, Tensor | None, float]:
+    """(codes of each slot, or None where it is not wanted; max|grad|)."""
+    first, second = slots
+    if all(wanted) and first is not None and second is not None and _one_pass(first, second):
+        return quantize.pack_two_phase(
+            grad,
+            scale,
+            first.format,  # type: ignore[arg-type]
+            second.format,  # type: ignore[arg-type]
+            first.rounding,
+        )
+    codes: list[Tensor | None] = [None, None]
+    amax = 0.0
+    for i, slot in enumerate(slots):
+        if not wanted[i] or slot is None:
+            continue
+        draws = isinstance(slot.rounding, Stochastic)
+        if i == 1 and codes[0] is not None and slot == first and not draws:
+            codes[1] = codes[0]
+            continue
+        key = draw.key(_SLOTS[i]) if draws else None
+        packed = quantize.pack(grad, scale, slot.format, slot.rounding, key=key)
+        codes[i], amax = packed.codes, packed.amax
+    return codes[0], codes[1], amax
+
+
+def _one_pass(first: Quantizer, second: Quantizer) -> bool:
+    return (
+        first.rounding == second.rounding
+        and not isinstance(first.rounding, Stochastic)
+        and isinstance(first.format, LogFormat)
+        and isinstance(second.format, LogFormat)
+    )
+
+
+def _packs(slot: Slot) -> bool:
+    return slot is not None and isinstance(slot.scale, GradScale) and quantize.packs(slot.format)
+
+
+def _by_reference(
+    grad: Tensor,
+    spec: LayerSpec,
+    grad_scale: Tensor,
+    draw: Draw,
+    wanted: tuple[bool, bool],
+) -> tuple[Gradient, Gradient, Tensor, Tensor]:
     first, second, amax, scale = reference.quantize_gradient(grad, spec, grad_scale, draw, wanted)
     slots = (spec.grad_input_grad, spec.grad_weight_grad)
-    kept: list[Kept | Operand | None] = []
+    kept: list[Gradient] = []
     for operand, slot in zip((first, second), slots, strict=True):
         codes = operand is not None and slot is not None and is_code_slot(slot)
         kept.append(store(operand, slot, None) if codes and operand is not None else operand)

@@ -15,7 +15,7 @@ from nybble.ops.geometry import Geometry
 from nybble.ops.native import convolution
 from nybble.ops.native.gemm import gemm
 from nybble.ops.native.gradient import quantize_gradient
-from nybble.ops.native.operand import Kept, codes_of, mask_gradient_, quantize_kept
+from nybble.ops.native.operand import Kept, codes_of, mask_, mask_gradient_, quantize_kept
 from nybble.ops.native.plan import why_not
 from nybble.ops.reference import gemm as reference_gemm
 from nybble.ops.reference import layer as reference
@@ -120,13 +120,18 @@ def layer_backward(
         dx = step.native_input(for_input) if native_dx else step.reference_input(for_input)
         if saved[3].numel():
             dalpha = mask_gradient_(
-                dx, step.operand_x(), spec.output_input, need_dalpha=need_dalpha
+                dx,
+                saved[:4],
+                step.slot_x,
+                spec.output_input,
+                channels_last[0],
+                step.operand_x,
+                need_dalpha=need_dalpha,
             )
     if for_weight is not None:
         dw = step.native_weight(for_weight) if native_dw else step.reference_weight(for_weight)
-        inside = step.operand_w().inside if saved[7].numel() else None
-        if inside is not None:
-            dw.mul_(inside)
+        if saved[7].numel():
+            mask_(dw, saved[4:], channels_last[1], step.operand_w)
     return dx if need_dx else grad.new_empty(0), dw, dalpha, amax, scale
 
 

@@ -10,19 +10,23 @@ tensor's codes are transposed to channels-last as codes, at an eighth of the cos
 
 from __future__ import annotations
 
-from math import prod
+from collections.abc import Callable
 
+import numpy as np
+import numpy.typing as npt
+import torch
 from torch import Tensor
 
 from nybble.ops.geometry import Geometry
+from nybble.ops.native import quantize
 from nybble.ops.native.codes import Codes
 from nybble.ops.reference.layer import clip_gradient
-from nybble.ops.reference.operand import Draw, Operand, quantize_operand, store
+from nybble.ops.reference.operand import Draw, Operand, fit_slot, quantize_operand, store
 from nybble.ops.spec import Slot
-from nybble.quantizers import Quantizer
-from nybble.quantizers.packing import pack4, unpack4
+from nybble.quantizers import PACT, SAWB, AbsMax, Fit, Quantizer, Stochastic, Unit
+from nybble.quantizers.layout import is_channels_last
 
-__all__ = ["Kept", "codes_of", "mask_gradient_", "quantize_kept", "relayout"]
+__all__ = ["Kept", "codes_of", "mask_", "mask_gradient_", "quantize_kept", "relayout"]
 
 Kept = list[Tensor]
 
@@ -37,8 +41,47 @@ def quantize_kept(
     want_inside: bool,
 ) -> Kept:
     """[codes, multiplier, zero point, mask] of a dense tensor, as `store` gives them."""
-    found = quantize_operand(x, slot, draw, operand, alpha, want_inside=want_inside)
-    return store(found, slot, found.inside)
+    if not quantize.packs(slot.format) or isinstance(slot.scale, Unit):
+        found = quantize_operand(x, slot, draw, operand, alpha, want_inside=want_inside)
+        return store(found, slot, found.inside)
+    fit = _fit(x, slot, alpha)
+    clips = isinstance(slot.scale, PACT) or (
+        isinstance(slot.scale, SAWB) and slot.scale.ste == "clip"
+    )
+    packed = quantize.pack(
+        x,
+        fit.inv,
+        slot.format,
+        slot.rounding,
+        key=draw.key(operand) if isinstance(slot.rounding, Stochastic) else None,
+        zero_point=fit.zero_point,
+        want_inside=clips and want_inside,
+    )
+    scale = fit.scale
+    if isinstance(slot.scale, PACT):  # scales that read the tensor themselves are NaN already
+        scale = scale + packed.poison
+    multiplier = scale.clone() if slot.format.unit == 1.0 else scale * (slot.format.unit or 1.0)
+    zero = x.new_empty(0) if fit.zero_point is None else fit.zero_point.clone()
+    mask = x.new_empty(0, dtype=torch.uint8) if packed.mask is None else packed.mask
+    return [packed.codes, multiplier, zero, mask]
+
+
+def _fit(x: Tensor, slot: Quantizer, alpha: Tensor | None) -> Fit:
+    """`fit_slot`, with the tensor read by the native kernels where they have the statistic."""
+    if isinstance(slot.scale, SAWB):
+        return slot.scale.fit(x, slot.format, _sawb_statistics)
+    if isinstance(slot.scale, AbsMax) and slot.scale.granularity == "tensor":
+        return slot.scale.fit(quantize.absmax(x), slot.format)  # the maximum of one number
+    return fit_slot(x, slot, alpha)
+
+
+def _sawb_statistics(
+    w: Tensor,
+) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32], npt.NDArray[np.float32]]:
+    squares, magnitudes, largest = quantize.sawb_statistics(w.contiguous())
+    if w.shape[0] == 1:
+        return squares[0], magnitudes[0], largest[0]
+    return squares, magnitudes, largest
 
 
 def codes_of(
@@ -61,16 +104,51 @@ def relayout(packed: Tensor, n: int, rows: int, columns: int, bits: int) -> Tens
     >>> relayout(torch.arange(6, dtype=torch.uint8), 1, 2, 3, 8).tolist()
     [0, 3, 1, 4, 2, 5]
     """
-    count = prod((n, rows, columns))
-    codes = unpack4(packed, count) if bits <= 4 else packed[:count]
-    moved = codes.view(n, rows, columns).transpose(1, 2).contiguous().view(-1)
-    return pack4(moved) if bits <= 4 else moved
+    if bits <= 4:
+        return quantize.relayout(packed, n, rows, columns)
+    codes = packed[: n * rows * columns].view(n, rows, columns)
+    return codes.transpose(1, 2).contiguous().view(-1)
 
 
-def mask_gradient_(dx: Tensor, operand: Operand, slot: Slot, *, need_dalpha: bool) -> Tensor:
+def mask_gradient_(
+    dx: Tensor,
+    kept: Kept,
+    kept_slot: Slot,
+    slot: Slot,
+    channels_last: bool,
+    operand: Callable[[], Operand],
+    *,
+    need_dalpha: bool,
+) -> Tensor:
     """Zero `dx` where the clip stopped the number, in place; returns the clip's gradient (empty
-    where it is not needed). `operand`: the input as kept; `slot`: the output Gemm's input slot."""
-    dalpha = clip_gradient(dx, operand, slot) if need_dalpha else dx.new_empty(0)
-    if operand.inside is not None:
-        dx.mul_(operand.inside)
-    return dalpha
+    where it is not needed), in one pass.
+
+    `kept`, `kept_slot`: the input as kept; `slot`: the output Gemm's input slot, whose clip it is;
+    `operand`: the input as the reference decodes it, for layouts and codes that have no kernel.
+    """
+    pact = slot.scale if slot is not None and isinstance(slot.scale, PACT) else None
+    coded = kept_slot is not None and quantize.packs(kept_slot.format) and kept[0].numel() > 0
+    if not dx.numel() or is_channels_last(dx) != channels_last or (need_dalpha and not coded):
+        found = operand()
+        dalpha = clip_gradient(dx, found, slot) if need_dalpha else dx.new_empty(0)
+        if found.inside is not None:
+            dx.mul_(found.inside)
+        return dalpha
+    if not need_dalpha or pact is None or kept_slot is None:
+        quantize.mask_gradient_(dx, kept[3])
+        return dx.new_empty(0)
+    zero = int(kept[2].item()) if kept[2].numel() else 0
+    clips = quantize.mask_gradient_(
+        dx, kept[3], kept[0], kept_slot.format, zero, two_sided=pact.kind == "two_sided"
+    )
+    return dx.new_empty(0) if clips is None else clips
+
+
+def mask_(dw: Tensor, kept: Kept, channels_last: bool, operand: Callable[[], Operand]) -> None:
+    """Zero `dw` where the weight was clipped, in place."""
+    if dw.numel() and is_channels_last(dw) == channels_last:
+        quantize.mask_gradient_(dw, kept[3])
+        return
+    inside = operand().inside
+    if inside is not None:
+        dw.mul_(inside)

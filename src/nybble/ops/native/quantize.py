@@ -470,7 +470,7 @@ def sawb_statistics(w: Tensor) -> npt.NDArray[np.float32]:
     return out.numpy()
 
 
-# ---- the clip's mask and gradient -----------------------------------------------------------------
+# ---- the clip and its gradient -------------------------------------------------------------------
 
 
 def mask_gradient_(

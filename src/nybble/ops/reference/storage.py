@@ -14,7 +14,18 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from nybble.formats import Integer
+from nybble.quantizers.layout import flatten, is_channels_last, unflatten
 from nybble.quantizers.packing import BLOCK, unpack4, unpack_bits
+
+__all__ = [
+    "flatten",
+    "is_channels_last",
+    "pack_integers",
+    "pack_mask",
+    "unflatten",
+    "unpack_integers",
+    "unpack_mask",
+]
 
 
 def pack_integers(ints: Tensor, fmt: Integer) -> Tensor:
@@ -51,32 +62,6 @@ def pack_mask(mask: Tensor) -> Tensor:
 def unpack_mask(packed: Tensor, count: int) -> Tensor:
     """The float mask of `pack_mask`, flat."""
     return unpack_bits(packed, count).view(torch.uint8).to(torch.float32)
-
-
-def is_channels_last(x: Tensor) -> bool:
-    """Whether a tensor lies in memory as [N, H, W, C], and not as [N, C, H, W] as well."""
-    return (
-        x.dim() == 4
-        and not x.is_contiguous()
-        and x.is_contiguous(memory_format=torch.channels_last)
-    )
-
-
-def flatten(x: Tensor) -> Tensor:
-    """All elements in the order in which they lie in memory; a copy only where `x` has gaps.
-
-    Codes kept for backward and PACT's sums follow this order, so a channels-last network pays for
-    no transposition; `unflatten` needs to know which of the two orders it was.
-    """
-    return (x.permute(0, 2, 3, 1) if is_channels_last(x) else x).reshape(-1)
-
-
-def unflatten(flat: Tensor, shape: tuple[int, ...], channels_last: bool) -> Tensor:
-    """The tensor of `flatten`."""
-    if not channels_last:
-        return flat.view(shape)
-    n, c, h, w = shape
-    return flat.view(n, h, w, c).permute(0, 3, 1, 2)
 
 
 def _padded(x: Tensor, multiple: int) -> Tensor:

@@ -11,7 +11,8 @@ with coefficients fitted once, by the authors, to the MSE-optimal clip of six di
     ibm16   (12.68, 12.80)    16 levels without a zero, step alpha / 7.5
     luq     (12.1, 12.2)      15 levels, as LUQ uses them
 
-Order of float32 operations, `n` elements (per channel: of the channel), `fl` one rounding:
+Order of float32 operations, `n` elements (per channel: of the channel) in the order in which they
+lie in memory, `fl` one rounding:
 
     m2    = fl(tree_sum(fl(w * w)) / fl(n))          m1 = fl(tree_sum(|w|) / fl(n))
     raw   = fl(fl(fl(c1) * fl(sqrt(m2))) - fl(fl(c2) * m1))
@@ -36,6 +37,7 @@ Not done here: the coefficients for 2, 3, 5, 7 and 8 bits; a learned clip (that 
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -44,6 +46,7 @@ import torch
 from torch import Tensor
 
 from nybble.errors import UserError, suggest
+from nybble.quantizers.layout import in_memory_order
 from nybble.quantizers.scales.arithmetic import (
     Array,
     divide,
@@ -63,6 +66,9 @@ if TYPE_CHECKING:
 __all__ = ["COEFFICIENTS", "SAWB", "sawb_alpha"]
 
 Ste = Literal["pass", "clip"]
+Statistics = Callable[[Tensor], tuple[Array, Array, Array]]
+"""A matrix [B, n] to the sum of squares, the sum of magnitudes and the largest magnitude of every
+row; of one row on the CPU as numpy numbers."""
 
 COEFFICIENTS: dict[str, tuple[float, float, float]] = {
     "ibm15": (12.035, 12.03, 7.0),
@@ -79,15 +85,15 @@ def sawb_alpha(w: Tensor, c1: float, c2: float) -> Tensor:
     tensor([0.5000])
     """
     w = w.detach().to(torch.float32)
-    return to_tensor(_alpha(w, c1, c2)).reshape(w.shape[0])
+    return to_tensor(_alpha(w, c1, c2, row_statistics)).reshape(w.shape[0])
 
 
-def _alpha(w: Tensor, c1: float, c2: float) -> Array:
+def _alpha(w: Tensor, c1: float, c2: float, statistics: Statistics) -> Array:
     """`sawb_alpha`; one row on the CPU gives a number."""
     batch, n = w.shape
     if batch == 0 or n == 0:
         return w.new_zeros(batch)
-    squares, magnitudes, largest = _statistics(w)
+    squares, magnitudes, largest = statistics(w)
     with np.errstate(all="ignore"):
         m1 = divide(magnitudes, float(n))
         rms = square_root(divide(squares, float(n)))
@@ -97,7 +103,7 @@ def _alpha(w: Tensor, c1: float, c2: float) -> Array:
         return select(largest <= raw, largest, raw)
 
 
-def _statistics(w: Tensor) -> tuple[Array, Array, Array]:
+def row_statistics(w: Tensor) -> tuple[Array, Array, Array]:
     """Sum of squares, sum of magnitudes and largest magnitude of every row of `[B, n]`."""
     batch, n = w.shape
     array = to_array(w)
@@ -146,8 +152,9 @@ class SAWB(ScaleConfig):
         if self.ste not in ("pass", "clip"):
             raise UserError(f"SAWB: ste must be 'pass' or 'clip', got {self.ste!r}")
 
-    def fit(self, x: Tensor, format: Format) -> Fit:
-        """Fit to weights `x`; per tensor, or per index of dimension 0.
+    def fit(self, x: Tensor, format: Format, statistics: Statistics = row_statistics) -> Fit:
+        """Fit to weights `x`; per tensor, or per index of dimension 0. `statistics` is what reads
+        the tensor: another backend has its own.
 
         >>> from nybble.formats import get_format
         >>> SAWB().fit(torch.tensor([7.0, -7.0, 7.0]), get_format("int4_sym")).scale
@@ -162,12 +169,12 @@ class SAWB(ScaleConfig):
                 f"{levels:g}, {format.name!r} ends at {value_range(format)[1]:g}; {use}"
             )
         if not self.per_channel:
-            flat = x.detach().to(torch.float32).reshape(1, -1)
-            return self._fit(_alpha(flat, c1, c2).reshape(()), levels)
+            flat = in_memory_order(x.detach().to(torch.float32)).reshape(1, -1)
+            return self._fit(_alpha(flat, c1, c2, statistics).reshape(()), levels)
         if x.dim() == 0:
             raise UserError("SAWB: per_channel needs a tensor with a channel dimension")
-        rows = x.reshape(x.shape[0], x[:1].numel())
-        alpha = sawb_alpha(rows, c1, c2).view(-1, *[1] * (x.dim() - 1))
+        rows = in_memory_order(x.detach().to(torch.float32)).reshape(x.shape[0], x[:1].numel())
+        alpha = to_tensor(_alpha(rows, c1, c2, statistics)).view(-1, *[1] * (x.dim() - 1))
         return self._fit(to_array(alpha), levels, granularity="channel", axis=0)
 
     @staticmethod
