@@ -113,18 +113,18 @@ void multiply_gathered(const std::vector<Gathered>& products, const ElementDecod
       std::clamp<int64_t>(kChunkBytes * threads / std::max<int64_t>(1, image_bytes), 1, images);
   const Buffer decoded(chunk * image_bytes);
 
-  // Blocks of pixels of all products are numbered through: block b of product p is starts[p] + b.
-  std::vector<int64_t> panels(products.size()), starts(products.size() + 1);
-  int64_t scratch_bytes = 0;
-  for (size_t i = 0; i < products.size(); ++i) {
-    panels[i] = block_panels(products[i], chunk, threads);
-    scratch_bytes =
-        std::max(scratch_bytes, panels[i] * round_up(products[i].groups * kRows * 4, 64));
+  // One size of block for all products, so that products which write the same lines of the result
+  // (phases, groups) meet in the cache.
+  int64_t panels = kMostPanels, a_bytes = 0;
+  for (const Gathered& p : products) {
+    panels = std::min(panels, block_panels(p, chunk, threads));
+    a_bytes = std::max(a_bytes, round_up(p.groups * kRows * 4, 64));
   }
+  const int64_t block = panels * kRows, number = int64_t(products.size());
   std::vector<Buffer> scratch;
   std::vector<std::vector<PanelRows>> rows(static_cast<size_t>(threads));
   for (int t = 0; t < threads; ++t) {
-    scratch.emplace_back(scratch_bytes);
+    scratch.emplace_back(panels * a_bytes);
     rows[size_t(t)].resize(size_t(kMostPanels));
   }
 
@@ -133,15 +133,13 @@ void multiply_gathered(const std::vector<Gathered>& products, const ElementDecod
     parallel_for(threads, n, [&](int64_t i) {
       decode_window(decoder, window, start + i, decoded.data() + i * image_bytes);
     });
-    for (size_t i = 0; i < products.size(); ++i)
-      starts[i + 1] = starts[i] + blocks_of(n * products[i].pixels(), panels[i] * kRows);
-    for_workers(threads, starts.back(), [&](int64_t worker, int64_t item) {
-      const size_t which =
-          size_t(std::upper_bound(starts.begin(), starts.end(), item) - starts.begin() - 1);
-      const Gathered& p = products[which];
-      const int64_t block = panels[which] * kRows, first = (item - starts[which]) * block;
-      const int64_t end = std::min(first + block, n * p.pixels());
-      const int64_t a_bytes = round_up(p.groups * kRows * 4, 64);
+    int64_t blocks = 0;
+    for (const Gathered& p : products)
+      blocks = std::max(blocks, blocks_of(n * p.pixels(), block));
+    for_workers(threads, blocks * number, [&](int64_t worker, int64_t item) {
+      const Gathered& p = products[size_t(item % number)];
+      const int64_t first = item / number * block, end = std::min(first + block, n * p.pixels());
+      if (first >= end) return;
       const int64_t count = blocks_of(end - first, kRows);
       PanelRows* where = rows[size_t(worker)].data();
       uint8_t* a = scratch[size_t(worker)].data();

@@ -3,56 +3,16 @@
 //     dx[n, y, x, c] = sum over o, kh, kw with y = oh*sh - ph + kh*dh, x = ow*sw - pw + kw*dw
 //                      of g[n, oh, ow, o] * w[o, kh, kw, c]
 //
-// Input pixels y = phase + sh * j of one phase meet the same taps: those with
-// (phase + ph - kh*dh) divisible by sh, at oh = j + (phase + ph - kh*dh) / sh. So each phase is a
-// dense product of stride 1 over the padded gradient; phases that no tap reaches are zero.
-#include <algorithm>
-#include <cstring>
-
+// Input pixels of one phase (phases.hpp) meet the same taps, so each phase is a dense product of
+// stride 1 over the padded gradient; phases that no tap reaches are zero.
+#include "conv/depthwise.hpp"
 #include "conv/gathered.hpp"
 #include "conv/pack.hpp"
+#include "conv/phases.hpp"
 #include "core/dispatch.hpp"
 
 namespace nybble {
 namespace {
-
-struct Tap {
-  int64_t index, offset; // in the kernel; of the gradient's line against the pixel's j
-};
-
-// One phase of one dimension.
-struct Phase {
-  int64_t start, count; // first pixel, how many
-  std::vector<Tap> taps;
-};
-
-std::vector<Phase> phases_of(int64_t size, int64_t kernel, int64_t stride, int64_t pad,
-                             int64_t dilation) {
-  std::vector<Phase> phases;
-  for (int64_t start = 0; start < std::min(stride, size); ++start) {
-    Phase phase{start, (size - 1 - start) / stride + 1, {}};
-    for (int64_t k = 0; k < kernel; ++k) {
-      const int64_t distance = start + pad - k * dilation;
-      if (distance % stride == 0) phase.taps.push_back({k, distance / stride});
-    }
-    phases.push_back(std::move(phase));
-  }
-  return phases;
-}
-
-// The lines of the gradient that the phases read: first and how many.
-void reach(const std::vector<Phase>& phases, int64_t& first, int64_t& count) {
-  bool any = false;
-  int64_t low = 0, high = 0;
-  for (const Phase& phase : phases)
-    for (const Tap& tap : phase.taps) {
-      const int64_t last = phase.count - 1 + tap.offset;
-      low = any ? std::min(low, tap.offset) : tap.offset;
-      high = any ? std::max(high, last) : last;
-      any = true;
-    }
-  first = low, count = any ? high - low + 1 : 0;
-}
 
 struct Weights {
   const uint8_t* data; // decoded, OHWI
@@ -91,6 +51,7 @@ void pack_phase(Gathered& p, const ConvShape& s, const Mode& mode, const Weights
 void conv_grad_input(const ConvShape& s, const ConvOperand& g, const ConvOperand& w,
                      const ConvScales& scales, ConvRun run, float* out) {
   if (s.images == 0 || s.height * s.width * s.channels == 0) return;
+  if (depthwise(s, g, w, run)) return depthwise_grad_input(s, g, w, scales, run, out);
   const Mode mode = choose_mode(g, w);
   const auto rows = phases_of(s.height, s.kernel_h, s.stride_h, s.pad_h, s.dilation_h);
   const auto columns = phases_of(s.width, s.kernel_w, s.stride_w, s.pad_w, s.dilation_w);
@@ -114,8 +75,8 @@ void conv_grad_input(const ConvShape& s, const ConvOperand& g, const ConvOperand
         p.grid_h = row.count, p.grid_w = column.count;
         p.step_h = line, p.step_w = pixel;
         std::vector<int64_t> taps;
-        for (const Tap& i : row.taps)
-          for (const Tap& j : column.taps) {
+        for (const Phase::Tap& i : row.taps)
+          for (const Phase::Tap& j : column.taps) {
             taps.push_back(i.index * s.kernel_w + j.index);
             p.runs.push_back({(i.offset - window.y0) * line + (j.offset - window.x0) * pixel +
                                   group * s.group_outputs * mode.size,

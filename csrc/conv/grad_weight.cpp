@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "conv/buffer.hpp"
+#include "conv/depthwise.hpp"
 #include "conv/image.hpp"
 #include "conv/mode.hpp"
 #include "conv/pack.hpp"
@@ -29,13 +30,10 @@ public:
   GradWeight(const ConvShape& s, const ConvOperand& g, const ConvOperand& x, ConvRun run)
       : s_(s), mode_(choose_mode(x, g)), x_(x, mode_.size, mode_.low), g_(g, mode_.size, 0),
         threads_(std::max(1, run.threads)), gemm_(*active().gemm), conv_(*active().conv) {
-    const bool point = s.taps() == 1;
-    const int64_t step_h = point ? s.stride_h : 1, step_w = point ? s.stride_w : 1;
-    window_ = {s.height, s.width, s.channels, -s.pad_h, -s.pad_w, 0, 0, step_h, step_w};
-    window_.rows = (s.out_h - 1) * (s.stride_h / step_h) + (s.kernel_h - 1) * s.dilation_h + 1;
-    window_.columns = (s.out_w - 1) * (s.stride_w / step_w) + (s.kernel_w - 1) * s.dilation_w + 1;
+    window_ = input_window(s);
     x_pixel_ = s.channels * mode_.size, x_line_ = window_.columns * x_pixel_;
-    x_step_h_ = s.stride_h / step_h * x_line_, x_step_w_ = s.stride_w / step_w * x_pixel_;
+    x_step_h_ = s.stride_h / window_.step_y * x_line_,
+    x_step_w_ = s.stride_w / window_.step_x * x_pixel_;
     x_image_ = round_up(window_.elements() * mode_.size, 64);
     g_pixel_ = s.out_channels * mode_.size;
     chunk_ = std::clamp<int64_t>(kChunkBytes / std::max<int64_t>(1, x_image_), 1,
@@ -200,6 +198,7 @@ private:
 void conv_grad_weight(const ConvShape& s, const ConvOperand& g, const ConvOperand& x,
                       const ConvScales& scales, ConvRun run, float* out) {
   if (s.out_channels * s.taps() * s.group_inputs == 0) return;
+  if (s.depthwise()) return depthwise_grad_weight(s, g, x, scales, run, out);
   GradWeight product(s, g, x, run);
   if (s.images * s.pixels() > 0) product.run();
   product.finish(scales, out);

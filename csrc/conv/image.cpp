@@ -40,6 +40,15 @@ void ElementDecoder::zeros(int64_t count, uint8_t* out) const {
   std::memset(out, size_ == 1 ? zero_ : 0, size_t(count * size_));
 }
 
+Window input_window(const ConvShape& s) {
+  const bool point = s.taps() == 1;
+  Window w{s.height, s.width, s.channels, -s.pad_h, -s.pad_w, 0, 0, 1, 1};
+  if (point) w.step_y = s.stride_h, w.step_x = s.stride_w;
+  w.rows = (s.out_h - 1) * (s.stride_h / w.step_y) + (s.kernel_h - 1) * s.dilation_h + 1;
+  w.columns = (s.out_w - 1) * (s.stride_w / w.step_x) + (s.kernel_w - 1) * s.dilation_w + 1;
+  return w;
+}
+
 void decode_window(const ElementDecoder& decoder, const Window& w, int64_t image, uint8_t* out) {
   const int64_t c = w.channels, line = w.columns * c, size = decoder.size();
   // The columns [first, last) of the window lie in the image.
@@ -61,6 +70,15 @@ void decode_window(const ElementDecoder& decoder, const Window& w, int64_t image
       for (int64_t x = first; x < last; ++x)
         decoder.flat(start + x * w.step_x * c, c, out + x * c * size);
     decoder.zeros((w.columns - last) * c, out + last * c * size);
+  }
+}
+
+void repeat(int16_t* words, int64_t count, int64_t times) {
+  if (times == 1) return;
+  for (int64_t i = count - 1; i >= 0;
+       --i) { // from the back: nothing is overwritten before it moved
+    const int16_t word = words[i];
+    std::fill(words + i * times, words + (i + 1) * times, word);
   }
 }
 

@@ -36,7 +36,14 @@ struct Window {
   int64_t elements() const { return rows * columns * channels; }
 };
 
+// What the taps of output pixels read. A 1 x 1 kernel reads no pixel but those that its stride
+// meets: then the steps are the strides.
+Window input_window(const ConvShape& s);
+
 // Image number `image` through the window.
 void decode_window(const ElementDecoder& decoder, const Window& w, int64_t image, uint8_t* out);
+
+// Each of `count` words, `times` in a row, in place.
+void repeat(int16_t* words, int64_t count, int64_t times);
 
 } // namespace nybble

@@ -24,6 +24,11 @@ Mode choose_mode(const ConvOperand& first, const ConvOperand& second) {
                            2 * second.high * a <= 32767;
   if (first_fits && (first.low == 0 || !second_fits)) return bytes(true, first.low, wide, b);
   if (second_fits) return bytes(false, 0, second.high, a);
+  return words_mode(first, second);
+}
+
+Mode words_mode(const ConvOperand& first, const ConvOperand& second) {
+  const int64_t a = limit_of(first), b = limit_of(second);
   if (2 * a * b > INT32_MAX)
     throw std::invalid_argument("convolution: the integers of the two formats are too large");
   return {2, false, 0, 0, a * b};

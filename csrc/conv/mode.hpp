@@ -29,6 +29,9 @@ struct Mode {
 // Throws std::invalid_argument where not even words fit (magnitudes of 2^15 on both sides).
 Mode choose_mode(const ConvOperand& first, const ConvOperand& second);
 
+// Words, whatever the bounds; throws as choose_mode.
+Mode words_mode(const ConvOperand& first, const ConvOperand& second);
+
 // How many groups may be added up in int32: at least 1.
 int64_t groups_within(const Mode& mode, int64_t limit);
 

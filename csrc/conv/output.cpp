@@ -2,6 +2,7 @@
 // is dense and the groups are one, else a tap's channels.
 #include <cstring>
 
+#include "conv/depthwise.hpp"
 #include "conv/gathered.hpp"
 #include "conv/pack.hpp"
 #include "core/dispatch.hpp"
@@ -57,13 +58,9 @@ void pack_columns(Gathered& p, const Runs& runs, const Mode& mode, const uint8_t
 void conv_output(const ConvShape& s, const ConvOperand& x, const ConvOperand& w,
                  const ConvScales& scales, ConvRun run, float* out) {
   if (s.pixels() == 0 || s.images == 0 || s.out_channels == 0) return;
+  if (depthwise(s, x, w, run)) return depthwise_output(s, x, w, scales, run, out);
   const Mode mode = choose_mode(x, w);
-  // A 1 x 1 kernel reads no pixel but those that its stride meets: only they are decoded.
-  const bool point = s.taps() == 1;
-  const int64_t step_h = point ? s.stride_h : 1, step_w = point ? s.stride_w : 1;
-  Window window{s.height, s.width, s.channels, -s.pad_h, -s.pad_w, 0, 0, step_h, step_w};
-  window.rows = (s.out_h - 1) * (s.stride_h / step_h) + (s.kernel_h - 1) * s.dilation_h + 1;
-  window.columns = (s.out_w - 1) * (s.stride_w / step_w) + (s.kernel_w - 1) * s.dilation_w + 1;
+  const Window window = input_window(s);
   const int64_t pixel = s.channels * mode.size, line = window.columns * pixel;
 
   const int64_t depth = s.taps() * s.group_inputs;
@@ -75,7 +72,7 @@ void conv_output(const ConvShape& s, const ConvOperand& x, const ConvOperand& w,
   for (int64_t group = 0; group < s.groups; ++group) {
     Gathered p;
     p.grid_h = s.out_h, p.grid_w = s.out_w;
-    p.step_h = s.stride_h / step_h * line, p.step_w = s.stride_w / step_w * pixel;
+    p.step_h = s.stride_h / window.step_y * line, p.step_w = s.stride_w / window.step_x * pixel;
     for (int64_t i = 0; i < runs.count_h; ++i)
       for (int64_t j = 0; j < runs.count_w; ++j) {
         p.runs.push_back({i * s.dilation_h * line + j * s.dilation_w * pixel +

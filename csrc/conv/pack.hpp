@@ -24,7 +24,22 @@ struct ConvKernels {
   // null. `count` rows.
   void (*finish)(const int32_t* acc, int count, const float* row, const float* column,
                  const float* bias, float* const* out);
+
+  // Channel by channel (depthwise.hpp), words, kColumns channels:
+  // acc[p * acc_step + c] = sum over i < 2 * pairs of from[p * step + offsets[i] + c] * w[i][c],
+  // steps and offsets in words; w holds pairs of taps, channels in the order of kPairOrder:
+  // weights[pair][channel][2].
+  void (*weigh)(const int16_t* from, int64_t pixels, int64_t step, const int64_t* offsets,
+                int64_t pairs, const int16_t* weights, int32_t* acc, int64_t acc_step);
+  // acc[c] += sum over g < groups, i < 2 of a[g][c][i] * b[g][c][i]
+  void (*dot)(const int16_t* a, const int16_t* b, int64_t groups, int32_t* acc);
+  // out[i] = float32(acc[i]) * scale[i] + bias[i]; bias may be null
+  void (*finish_line)(const int32_t* acc, int64_t count, const float* scale, const float* bias,
+                      float* out);
 };
+
+// The order in which unpacking two registers of 16 words leaves the channels.
+constexpr int kPairOrder[kColumns] = {0, 1, 2, 3, 8, 9, 10, 11, 4, 5, 6, 7, 12, 13, 14, 15};
 
 extern const ConvKernels kConvGeneric;
 extern const ConvKernels kConvAvx2;

@@ -139,12 +139,62 @@ void finish(const int32_t* acc, int count, const float* row, const float* column
   }
 }
 
+inline __m256i load_words(const int16_t* at) {
+  return load32(reinterpret_cast<const uint8_t*>(at));
+}
+
+void weigh(const int16_t* from, int64_t pixels, int64_t step, const int64_t* offsets, int64_t pairs,
+           const int16_t* weights, int32_t* acc, int64_t acc_step) {
+  for (int64_t p = 0; p < pixels; ++p, from += step, acc += acc_step) {
+    __m256i low = _mm256_setzero_si256(), high = _mm256_setzero_si256();
+    const int16_t* w = weights;
+    for (int64_t k = 0; k < pairs; ++k, w += 32) {
+      const __m256i a = load_words(from + offsets[2 * k]);
+      const __m256i b = load_words(from + offsets[2 * k + 1]);
+      low = _mm256_add_epi32(low, _mm256_madd_epi16(_mm256_unpacklo_epi16(a, b), load_words(w)));
+      high = _mm256_add_epi32(high,
+                              _mm256_madd_epi16(_mm256_unpackhi_epi16(a, b), load_words(w + 16)));
+    }
+    auto* to = reinterpret_cast<uint8_t*>(acc);
+    store32(to, _mm256_permute2x128_si256(low, high, 0x20));
+    store32(to + 32, _mm256_permute2x128_si256(low, high, 0x31));
+  }
+}
+
+void dot(const int16_t* a, const int16_t* b, int64_t groups, int32_t* acc) {
+  auto* to = reinterpret_cast<uint8_t*>(acc);
+  __m256i first = load32(to), second = load32(to + 32);
+  for (int64_t g = 0; g < groups; ++g, a += 32, b += 32) {
+    first = _mm256_add_epi32(first, _mm256_madd_epi16(load_words(a), load_words(b)));
+    second = _mm256_add_epi32(second, _mm256_madd_epi16(load_words(a + 16), load_words(b + 16)));
+  }
+  store32(to, first), store32(to + 32, second);
+}
+
+void finish_line(const int32_t* acc, int64_t count, const float* scale, const float* bias,
+                 float* out) {
+  int64_t i = 0;
+  for (; i + 8 <= count; i += 8) {
+    __m256 y = _mm256_cvtepi32_ps(load32(reinterpret_cast<const uint8_t*>(acc + i)));
+    y = _mm256_mul_ps(y, _mm256_loadu_ps(scale + i));
+    if (bias != nullptr) y = _mm256_add_ps(y, _mm256_loadu_ps(bias + i));
+    _mm256_storeu_ps(out + i, y);
+  }
+  for (; i < count; ++i) {
+    const float value = float(acc[i]) * scale[i];
+    out[i] = bias == nullptr ? value : value + bias[i];
+  }
+}
+
 } // namespace
 
 const ConvKernels kConvAvx2 = {gather_rows,
                                gather_columns,
                                {cross_rows_bytes, cross_rows_words},
                                {cross_columns_bytes, cross_columns_words},
-                               finish};
+                               finish,
+                               weigh,
+                               dot,
+                               finish_line};
 
 } // namespace nybble

@@ -30,12 +30,41 @@ void finish(const int32_t* acc, int count, const float* row, const float* column
     }
 }
 
+void weigh(const int16_t* from, int64_t pixels, int64_t step, const int64_t* offsets, int64_t pairs,
+           const int16_t* weights, int32_t* acc, int64_t acc_step) {
+  for (int64_t p = 0; p < pixels; ++p, from += step, acc += acc_step)
+    for (int i = 0; i < kColumns; ++i) {
+      const int c = kPairOrder[i];
+      int32_t sum = 0;
+      for (int64_t k = 0; k < 2 * pairs; ++k)
+        sum += int32_t(from[offsets[k] + c]) * int32_t(weights[(k / 2 * kColumns + i) * 2 + k % 2]);
+      acc[c] = sum;
+    }
+}
+
+void dot(const int16_t* a, const int16_t* b, int64_t groups, int32_t* acc) {
+  for (int64_t g = 0; g < groups; ++g)
+    for (int c = 0; c < kColumns; ++c, a += 2, b += 2)
+      acc[c] += int32_t(a[0]) * int32_t(b[0]) + int32_t(a[1]) * int32_t(b[1]);
+}
+
+void finish_line(const int32_t* acc, int64_t count, const float* scale, const float* bias,
+                 float* out) {
+  for (int64_t i = 0; i < count; ++i) {
+    const float value = float(acc[i]) * scale[i];
+    out[i] = bias == nullptr ? value : value + bias[i];
+  }
+}
+
 } // namespace
 
 const ConvKernels kConvGeneric = {gather<kRows>,
                                   gather<kColumns>,
                                   {cross<kRows, 1>, cross<kRows, 2>},
                                   {cross<kColumns, 1>, cross<kColumns, 2>},
-                                  finish};
+                                  finish,
+                                  weigh,
+                                  dot,
+                                  finish_line};
 
 } // namespace nybble
