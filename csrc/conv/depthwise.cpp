@@ -20,7 +20,7 @@ constexpr int64_t kLineSums = 4096;        // int32 sums of a stretch of a line
 struct Grid {
   int64_t height, width, step_h, step_w; // step: words between pixels of the window
   std::vector<int64_t> offsets;          // per tap, words; an even number
-  std::vector<int16_t> weights;          // [channel block][pair][kPairOrder][2]
+  std::vector<int16_t> weights;          // [channel block][pair][kUnpackOrder][2]
   int64_t out_offset, out_h, out_w;      // floats
   int64_t pairs() const { return int64_t(offsets.size()) / 2; }
 };
@@ -36,7 +36,7 @@ void set_weights(Grid& grid, const ConvShape& s, const int16_t* weights,
   int16_t* to = grid.weights.data();
   for (int64_t block = 0; block < channel_blocks(s); ++block)
     for (int64_t pair = 0; pair < pairs; ++pair)
-      for (const int c : kPairOrder)
+      for (const int c : kUnpackOrder)
         for (int64_t i = 2 * pair; i < 2 * pair + 2; ++i, ++to) {
           const int64_t o = block * kColumns + c;
           if (o < s.out_channels && i < int64_t(taps.size()))

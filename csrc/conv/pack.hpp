@@ -27,7 +27,7 @@ struct ConvKernels {
 
   // Channel by channel (depthwise.hpp), words, kColumns channels:
   // acc[p * acc_step + c] = sum over i < 2 * pairs of from[p * step + offsets[i] + c] * w[i][c],
-  // steps and offsets in words; w holds pairs of taps, channels in the order of kPairOrder:
+  // steps and offsets in words; w holds pairs of taps, channels in the order of kUnpackOrder:
   // weights[pair][channel][2].
   void (*weigh)(const int16_t* from, int64_t pixels, int64_t step, const int64_t* offsets,
                 int64_t pairs, const int16_t* weights, int32_t* acc, int64_t acc_step);
@@ -39,7 +39,7 @@ struct ConvKernels {
 };
 
 // The order in which unpacking two registers of 16 words leaves the channels.
-constexpr int kPairOrder[kColumns] = {0, 1, 2, 3, 8, 9, 10, 11, 4, 5, 6, 7, 12, 13, 14, 15};
+constexpr int kUnpackOrder[kColumns] = {0, 1, 2, 3, 8, 9, 10, 11, 4, 5, 6, 7, 12, 13, 14, 15};
 
 extern const ConvKernels kConvGeneric;
 extern const ConvKernels kConvAvx2;

@@ -34,7 +34,7 @@ void weigh(const int16_t* from, int64_t pixels, int64_t step, const int64_t* off
            const int16_t* weights, int32_t* acc, int64_t acc_step) {
   for (int64_t p = 0; p < pixels; ++p, from += step, acc += acc_step)
     for (int i = 0; i < kColumns; ++i) {
-      const int c = kPairOrder[i];
+      const int c = kUnpackOrder[i];
       int32_t sum = 0;
       for (int64_t k = 0; k < 2 * pairs; ++k)
         sum += int32_t(from[offsets[k] + c]) * int32_t(weights[(k / 2 * kColumns + i) * 2 + k % 2]);
