@@ -20,6 +20,7 @@ struct Context {
   const GemmKernels& gemm;
   const ConvKernels& conv;
   int64_t piece; // groups that an int32 sum may hold
+  float row_scale[kRows];
 };
 
 // Rows of the product that a panel takes: where they start in the window and in the result.
@@ -48,29 +49,26 @@ PanelRows rows_of(const Gathered& p, int64_t first, int64_t end, const uint8_t* 
   return rows;
 }
 
-void tile(const Context& c, const Gathered& p, int64_t panel, const uint8_t* a, float row_scale,
+void tile(const Context& c, const Gathered& p, int64_t panel, const uint8_t* a,
           const PanelRows& rows) {
   const uint8_t* b = p.panels.data() + panel * p.panel_bytes();
   const int64_t first = panel * kColumns;
   const int columns = int(std::min<int64_t>(kColumns, p.columns - first));
-  const int64_t* correction = p.correction.data() + first;
+  const float* scale = p.scale.data() + first;
   const float* bias = p.bias.empty() ? nullptr : p.bias.data() + first;
-  float scale[kRows];
   float* out[kRows];
   for (int r = 0; r < kRows; ++r)
-    scale[r] = row_scale, out[r] = rows.to[r] + first;
+    out[r] = rows.to[r] + first;
   alignas(64) int32_t acc[kTile];
-  if (p.groups <= c.piece) {
-    for (int r = 0; r < kRows; ++r)
-      for (int i = 0; i < kColumns; ++i)
-        acc[r * kColumns + i] = int32_t(correction[i]);
+  if (!p.start.empty()) {
+    c.conv.start(p.start.data() + first, acc);
     multiply_tile(c.gemm, c.mode, true, p.groups, a, b, acc);
-    finish_tile(c.conv, acc, rows.count, columns, scale, p.scale.data() + first, bias, out);
+    finish_tile(c.conv, acc, rows.count, columns, c.row_scale, scale, bias, out);
     return;
   }
   int64_t wide[kTile];
   for (int i = 0; i < kTile; ++i)
-    wide[i] = correction[i % kColumns];
+    wide[i] = p.correction[size_t(first + i % kColumns)];
   for (int64_t g = 0; g < p.groups; g += c.piece) {
     std::fill(acc, acc + kTile, 0);
     multiply_tile(c.gemm, c.mode, true, std::min(c.piece, p.groups - g), a + g * kRows * 4,
@@ -78,7 +76,16 @@ void tile(const Context& c, const Gathered& p, int64_t panel, const uint8_t* a, 
     for (int i = 0; i < kTile; ++i)
       wide[i] += acc[i];
   }
-  finish_tile(wide, rows.count, columns, scale, p.scale.data() + first, bias, out);
+  finish_tile(wide, rows.count, columns, c.row_scale, scale, bias, out);
+}
+
+// Pixels that no tap reaches: what a sum of 0 becomes.
+void nothing(const Context& c, const Gathered& p, const PanelRows& rows) {
+  for (int r = 0; r < rows.count; ++r)
+    for (int64_t i = 0; i < p.columns; ++i) {
+      const float value = 0.0f * (c.row_scale[0] * p.scale[size_t(i)]);
+      rows.to[r][i] = p.bias.empty() ? value : value + p.bias[size_t(i)];
+    }
 }
 
 int64_t block_panels(const Gathered& p, int64_t images, int threads) {
@@ -102,11 +109,14 @@ void Gathered::set_columns(int64_t count, const ConvScales& scales, int64_t firs
   }
 }
 
-void multiply_gathered(const std::vector<Gathered>& products, const ElementDecoder& decoder,
+void multiply_gathered(std::vector<Gathered>& products, const ElementDecoder& decoder,
                        const Window& window, int64_t images, const Mode& mode, float row_scale,
                        ConvRun run, float* out, int64_t out_image) {
   if (images == 0) return;
-  const Context context{mode, *active().gemm, *active().conv, groups_within(mode, run.limit)};
+  Context context{mode, *active().gemm, *active().conv, groups_within(mode, run.limit), {}};
+  std::fill(context.row_scale, context.row_scale + kRows, row_scale);
+  for (Gathered& p : products)
+    if (p.groups <= context.piece) p.start.assign(p.correction.begin(), p.correction.end());
   const int threads = std::max(1, run.threads);
   const int64_t image_bytes = round_up(window.elements() * mode.size, 64);
   const int64_t chunk =
@@ -147,6 +157,10 @@ void multiply_gathered(const std::vector<Gathered>& products, const ElementDecod
         where[i] = rows_of(p, first + i * kRows, end, decoded.data(), image_bytes,
                            out + start * out_image, out_image);
         uint8_t* to = a + i * a_bytes;
+        if (p.groups == 0) {
+          nothing(context, p, where[i]);
+          continue;
+        }
         for (const Gathered::Run& r : p.runs) {
           const uint8_t* from[kRows];
           for (int j = 0; j < kRows; ++j)
@@ -155,9 +169,10 @@ void multiply_gathered(const std::vector<Gathered>& products, const ElementDecod
           to += r.groups * kRows * 4;
         }
       }
+      if (p.groups == 0) return;
       for (int64_t panel = 0; panel < p.column_panels(); ++panel)
         for (int64_t i = 0; i < count; ++i)
-          tile(context, p, panel, a + i * a_bytes, row_scale, where[i]);
+          tile(context, p, panel, a + i * a_bytes, where[i]);
     });
   }
 }

@@ -31,6 +31,7 @@ struct Gathered {
   int64_t columns = 0;
   Buffer panels;                   // [column panel][groups][kColumns][4 bytes]
   std::vector<int64_t> correction; // per column, whole panels; 0 where the mode has no low
+  std::vector<int32_t> start;      // the same, where the sums fit
   std::vector<float> scale, bias;  // per column, whole panels; bias may be empty
 
   int64_t out_offset = 0, out_h = 0, out_w = 0; // floats: of the first pixel, between pixels
@@ -43,7 +44,7 @@ struct Gathered {
 };
 
 // out[image * out_image + ...] for all products, which share images, window and mode.
-void multiply_gathered(const std::vector<Gathered>& products, const ElementDecoder& decoder,
+void multiply_gathered(std::vector<Gathered>& products, const ElementDecoder& decoder,
                        const Window& window, int64_t images, const Mode& mode, float row_scale,
                        ConvRun run, float* out, int64_t out_image);
 

@@ -20,6 +20,9 @@ struct ConvKernels {
   void (*cross_columns[2])(const uint8_t* const* lines, int64_t offset, int64_t groups,
                            uint8_t* out);
 
+  // A tile begins: acc[r][c] = correction[c].
+  void (*start)(const int32_t* correction, int32_t* acc);
+
   // out[r][c] = float32(acc) * (row[r] * column[c]) + bias[c] for whole rows of a tile; bias may be
   // null. `count` rows.
   void (*finish)(const int32_t* acc, int count, const float* row, const float* column,

@@ -120,6 +120,14 @@ void cross_columns_words(const uint8_t* const* lines, int64_t offset, int64_t gr
   }
 }
 
+void start(const int32_t* correction, int32_t* acc) {
+  const auto* from = reinterpret_cast<const uint8_t*>(correction);
+  const __m256i low = load32(from), high = load32(from + 32);
+  auto* to = reinterpret_cast<uint8_t*>(acc);
+  for (int r = 0; r < kRows; ++r, to += 64)
+    store32(to, low), store32(to + 32, high);
+}
+
 void finish(const int32_t* acc, int count, const float* row, const float* column, const float* bias,
             float* const* out) {
   const __m256 c0 = _mm256_loadu_ps(column), c1 = _mm256_loadu_ps(column + 8);
@@ -192,6 +200,7 @@ const ConvKernels kConvAvx2 = {gather_rows,
                                gather_columns,
                                {cross_rows_bytes, cross_rows_words},
                                {cross_columns_bytes, cross_columns_words},
+                               start,
                                finish,
                                weigh,
                                dot,

@@ -21,6 +21,11 @@ void cross(const uint8_t* const* lines, int64_t offset, int64_t groups, uint8_t*
         std::memcpy(out, lines[i] + offset + r * Size, Size);
 }
 
+void start(const int32_t* correction, int32_t* acc) {
+  for (int r = 0; r < kRows; ++r)
+    std::memcpy(acc + r * kColumns, correction, sizeof(int32_t) * kColumns);
+}
+
 void finish(const int32_t* acc, int count, const float* row, const float* column, const float* bias,
             float* const* out) {
   for (int r = 0; r < count; ++r, acc += kColumns)
@@ -62,6 +67,7 @@ const ConvKernels kConvGeneric = {gather<kRows>,
                                   gather<kColumns>,
                                   {cross<kRows, 1>, cross<kRows, 2>},
                                   {cross<kColumns, 1>, cross<kColumns, 2>},
+                                  start,
                                   finish,
                                   weigh,
                                   dot,

@@ -8,6 +8,7 @@ print(nybble.summary(model, example_input)) # what really runs in how many bits
 from __future__ import annotations
 
 from nybble.convert import convert, loss_scale, revert
+from nybble.convolutions import conv1d, conv2d
 from nybble.errors import NybbleError, UserError
 from nybble.formats import get_format
 from nybble.nn.groups import param_groups, unheld_clips
@@ -30,6 +31,8 @@ __all__ = [
     "Recipe",
     "UserError",
     "__version__",
+    "conv1d",
+    "conv2d",
     "convert",
     "float_state_dict",
     "get_format",
