@@ -16,7 +16,13 @@ namespace {
 constexpr int64_t up(int64_t n, int64_t step) { return (n + step - 1) / step * step; }
 
 // V of a block is about this large.
-constexpr int64_t kBlockBytes_ = 400 << 10;
+constexpr int64_t kBlockBytes = 400 << 10;
+// Results of so many bytes do not fit the L2 cache and share the L3 cache with others: written past
+// the caches, they are not read from memory first.
+constexpr int64_t kStreamBytes = 4 << 20;
+// Tiles whose M is made at once, for 16 outputs.
+constexpr int64_t kPart = 2 * kTileGroup;
+constexpr int64_t kPartStride = kPart * kPanel + 16;
 
 template <class T>
 constexpr int64_t kGroup = sizeof(T) == 1 ? 4 : 2;
@@ -49,8 +55,9 @@ public:
         groups_((c.channels + kGroup<T> - 1) / kGroup<T>),
         panel_(up(groups_, kGroupStep) * kPanel * kGroup<T>),
         panels_((c.outputs + kPanel - 1) / kPanel), out_height_(c.height + 2 * c.pad_h - 2),
-        out_width_(c.width + 2 * c.pad_w - 2), u_(panels_ * kPositions * panel_),
-        add_(panels_ * 4 * kPanel, 0),
+        out_width_(c.width + 2 * c.pad_w - 2),
+        stream_(c.n * out_height_ * out_width_ * c.outputs * 4 >= kStreamBytes),
+        u_(panels_ * kPositions * panel_), add_(panels_ * 4 * kPanel, 0),
         blocks_(c.n, out_height_, out_width_, block_tiles(c.channels), c.threads) {
     image_.n = c.n, image_.height = c.height, image_.width = c.width;
     image_.channels = c.channels, image_.pad_h = c.pad_h, image_.pad_w = c.pad_w;
@@ -67,14 +74,13 @@ public:
     // A cache line more than a round number: 16 positions at one address modulo 4096 would share
     // eight lines.
     v_position_ = tiles * v_tile_ + 64;
-    m_position_ = tiles * kPanel + 16;
     const int64_t row = row_elements<T>(2 * blocks_.columns + 2, c_.channels);
     std::vector<Scratch<T>> rows, v;
     std::vector<Scratch<int32_t>> m;
     for (int64_t i = 0; i < workers; ++i) {
       rows.emplace_back(4 * row);
       v.emplace_back(kPositions * v_position_);
-      m.emplace_back(kPositions * m_position_);
+      m.emplace_back(kPositions * kPartStride);
       std::memset(rows.back().data(), 0, size_t(4 * row) * sizeof(T));
       if (c_.channels % kGroup<T> != 0)
         std::memset(v.back().data(), 0, size_t(kPositions * v_position_) * sizeof(T));
@@ -88,8 +94,8 @@ public:
 
 private:
   static int64_t block_tiles(int64_t channels) {
-    const int64_t tiles = kBlockBytes_ / (kPositions * up(channels, 32) * int64_t(sizeof(T)));
-    return std::clamp<int64_t>(tiles, 2 * kTileGroup, 16 * kTileGroup) / kTileGroup * kTileGroup;
+    const int64_t tiles = kBlockBytes / (kPositions * up(channels, 32) * int64_t(sizeof(T)));
+    return std::clamp<int64_t>(tiles, 4 * kTileGroup, 16 * kTileGroup) / kTileGroup * kTileGroup;
   }
 
   void transform_weights() {
@@ -156,14 +162,36 @@ private:
                     tile_row = (row0 + r) % blocks_.tile_rows;
       transform(window.at(image, tile_row), columns, v + r * columns * v_tile_);
     }
-    const int64_t tiles = up(rows * columns, kTileGroup);
     for (int64_t panel = 0; panel < panels_; ++panel) {
       const T* const u = u_.data() + panel * kPositions * panel_;
-      for (int p = 0; p < kPositions; ++p)
-        multiply(p, tiles, v + p * v_position_, u + p * panel_, m + p * m_position_);
-      for (int64_t r = 0; r < rows; ++r)
-        finish(row0 + r, column0, columns, panel, m + r * columns * kPanel);
+      // A few tiles at a time, so that M stays in the L1 cache until it is transformed.
+      for (int64_t t = 0; t < rows * columns; t += kPart) {
+        const int64_t tiles = std::min(kPart, rows * columns - t);
+        for (int p = 0; p < kPositions; ++p)
+          multiply(p, up(tiles, kTileGroup), v + p * v_position_ + t * v_tile_, u + p * panel_,
+                   m + p * kPartStride);
+        for (int64_t done = 0; done < tiles;) {
+          const int64_t r = (t + done) / columns, column = (t + done) % columns;
+          const int64_t count = std::min(columns - column, tiles - done);
+          finish(place(row0 + r, column0 + column), count, panel, m + done * kPanel);
+          done += count;
+        }
+      }
     }
+  }
+
+  // The top left result of a tile.
+  struct Place {
+    int64_t image, y, x;
+  };
+
+  Place place(int64_t row, int64_t column) const {
+    return {row / blocks_.tile_rows, 2 * (row % blocks_.tile_rows), 2 * column};
+  }
+
+  float* result(const Place& at, int64_t panel) const {
+    return c_.out + ((at.image * out_height_ + at.y) * out_width_ + at.x) * c_.outputs +
+           panel * kPanel;
   }
 
   void transform(const T* const* rows, int64_t tiles, T* v) const {
@@ -183,27 +211,25 @@ private:
       kernels_.products->words(tiles, groups_, v, v_tile_, u, m);
   }
 
-  void finish(int64_t row, int64_t column0, int64_t tiles, int64_t panel, const int32_t* m) const {
-    const int64_t image = row / blocks_.tile_rows, y = 2 * (row % blocks_.tile_rows);
-    const int64_t x = 2 * column0, first = panel * kPanel;
+  void finish(const Place& at, int64_t tiles, int64_t panel, const int32_t* m) const {
+    const int64_t first = panel * kPanel;
     // Scale and bias are read 16 at a time, also by the last, shorter panel.
     float scale[kPanel] = {}, bias[kPanel] = {};
     const int64_t channels = std::min<int64_t>(kPanel, c_.outputs - first);
-    std::memcpy(scale, c_.scale + (c_.scale_per_image ? image * c_.outputs : 0) + first,
+    std::memcpy(scale, c_.scale + (c_.scale_per_image ? at.image * c_.outputs : 0) + first,
                 size_t(channels) * sizeof(float));
     if (c_.bias != nullptr) std::memcpy(bias, c_.bias + first, size_t(channels) * sizeof(float));
     WinogradEpilogue e{};
     e.add = add_.data() + panel * 4 * kPanel;
     e.scale = scale;
     e.bias = c_.bias != nullptr ? bias : nullptr;
-    e.rows = std::min<int64_t>(2, out_height_ - y);
-    e.columns = std::min(2 * tiles, out_width_ - x);
+    e.rows = std::min<int64_t>(2, out_height_ - at.y);
+    e.columns = std::min(2 * tiles, out_width_ - at.x);
     e.channels = channels;
     e.row_stride = out_width_ * c_.outputs;
     e.pixel_stride = c_.outputs;
-    kernels_.results->output(m, m_position_, tiles, e,
-                             c_.out + ((image * out_height_ + y) * out_width_ + x) * c_.outputs +
-                                 first);
+    e.stream = stream_;
+    kernels_.results->output(m, kPartStride, tiles, e, result(at, panel));
   }
 
   const WinogradCorrelation& c_;
@@ -211,11 +237,12 @@ private:
   const DecodeKernels& decode_;
   Image<T> image_;
   int64_t groups_, panel_, panels_, out_height_, out_width_;
+  bool stream_;
   Scratch<T> u_;
   std::vector<int32_t> add_;
   Blocks blocks_;
   int64_t flush_[kPositions];
-  int64_t v_tile_ = 0, v_position_ = 0, m_position_ = 0;
+  int64_t v_tile_ = 0, v_position_ = 0;
 };
 
 } // namespace

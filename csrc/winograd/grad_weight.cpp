@@ -19,7 +19,11 @@ namespace {
 
 // Pairs of tiles in a chunk: at least 64 vpmaddwd for one read and write of M.
 constexpr int64_t kChunkPairs = 128;
+// Up to so many pairs are one chunk, and M is never stored: see `at_once`. With more, the operands
+// of 16 positions leave the L2 cache and are slower than M.
+constexpr int64_t kAtOncePairs = 64;
 constexpr int kBlockSize = kPanel * kPanel;
+constexpr int kAtOnceStride = kBlockSize + 16;
 
 class GradWeight {
 public:
@@ -35,7 +39,10 @@ public:
     grad_.height = out_height_, grad_.width = out_width_, grad_.channels = c.outputs;
     image_.height = c.height, image_.width = c.width, image_.channels = c.channels;
     image_.pad_h = c.pad_h, image_.pad_w = c.pad_w;
-    const int64_t most = std::min(kChunkPairs, limit_pairs_);
+    const int64_t pairs = c.n * tile_rows_ * row_pairs_;
+    at_once_ = pairs <= std::min(kAtOncePairs, limit_pairs_);
+    const int64_t most =
+        at_once_ ? std::max<int64_t>(pairs, 1) : std::min(kChunkPairs, limit_pairs_);
     columns_ = std::min(row_pairs_, most);
     rows_ = std::min(std::max<int64_t>(1, most / columns_), c.n * tile_rows_);
     panel_ = rows_ * columns_ * 2 * kPanel;
@@ -46,9 +53,6 @@ public:
 
   void run() {
     Scratch<int16_t> g(kPositions * g_position_), x(kPositions * x_position_);
-    Scratch<int32_t> m(kPositions * m_position_);
-    const size_t m_bytes = size_t(kPositions * m_position_) * sizeof(int32_t);
-    std::memset(m.data(), 0, m_bytes);
     if (c_.outputs % kPanel != 0)
       std::memset(g.data(), 0, size_t(kPositions * g_position_) * sizeof(int16_t));
     if (c_.channels % kPanel != 0)
@@ -61,6 +65,34 @@ public:
       std::memset(memory.back().data(), 0, size_t(row) * sizeof(int16_t));
     }
 
+    if (at_once_)
+      at_once(memory, g.data(), x.data());
+    else
+      chunk_by_chunk(memory, g.data(), x.data());
+  }
+
+private:
+  // One chunk: the 16 positions of one block of outputs and channels, one after the other, then
+  // straight to the result. Deep layers have few tiles and a large M.
+  void at_once(const std::vector<Scratch<int16_t>>& memory, int16_t* g, int16_t* x) const {
+    const int64_t pairs = rows_ * columns_;
+    if (pairs > 0) transform(0, rows_, 0, columns_, memory, g, x);
+    parallel_for(c_.threads, o_panels_, [&](int64_t a) {
+      alignas(64) int32_t m[kPositions * kAtOnceStride];
+      for (int64_t b = 0; b < c_panels_; ++b) {
+        std::memset(m, 0, sizeof(m));
+        for (int p = 0; p < kPositions; ++p)
+          kernels_.products->pairs(pairs, g + p * g_position_ + a * panel_,
+                                   x + p * x_position_ + b * panel_, m + p * kAtOnceStride);
+        sums_of(m, kAtOnceStride, a, b, Write{*this});
+      }
+    });
+  }
+
+  void chunk_by_chunk(const std::vector<Scratch<int16_t>>& memory, int16_t* g, int16_t* x) {
+    Scratch<int32_t> m(kPositions * m_position_);
+    const size_t m_bytes = size_t(kPositions * m_position_) * sizeof(int32_t);
+    std::memset(m.data(), 0, m_bytes);
     const int64_t all = c_.n * tile_rows_;
     int64_t summed = 0; // pairs in M
     for (int64_t row0 = 0; row0 < all; row0 += rows_)
@@ -73,19 +105,18 @@ public:
           std::memset(m.data(), 0, m_bytes);
           summed = 0;
         }
-        transform(row0, rows, column0, columns, memory, g.data(), x.data());
-        multiply(pairs, g.data(), x.data(), m.data());
+        transform(row0, rows, column0, columns, memory, g, x);
+        multiply(pairs, g, x, m.data());
         summed += pairs;
       }
     if (wide_) {
       spill(m.data());
       write_wide();
     } else {
-      write(m.data());
+      for_sums(m.data(), Write{*this});
     }
   }
 
-private:
   void transform(int64_t row0, int64_t rows, int64_t column0, int64_t columns,
                  const std::vector<Scratch<int16_t>>& memory, int16_t* g, int16_t* x) const {
     const int64_t workers = std::min<int64_t>(int64_t(memory.size()), rows);
@@ -121,17 +152,21 @@ private:
 
   // body(o, tap, c0, count, sums) for every run of up to 16 channels.
   template <class Body>
+  void sums_of(const int32_t* m, int64_t stride, int64_t a, int64_t b, const Body& body) const {
+    int32_t sums[kPanel * 9 * kPanel];
+    kernels_.results->grad_weight(m, stride, sums);
+    const int64_t outputs = std::min<int64_t>(kPanel, c_.outputs - a * kPanel);
+    const int64_t count = std::min<int64_t>(kPanel, c_.channels - b * kPanel);
+    for (int64_t o = 0; o < outputs; ++o)
+      for (int tap = 0; tap < 9; ++tap)
+        body(a * kPanel + o, tap, b * kPanel, count, sums + (o * 9 + tap) * kPanel);
+  }
+
+  template <class Body>
   void for_sums(int32_t* m, const Body& body) const {
     parallel_for(c_.threads, o_panels_, [&](int64_t a) {
-      int32_t sums[kPanel * 9 * kPanel];
-      for (int64_t b = 0; b < c_panels_; ++b) {
-        kernels_.results->grad_weight(block(m, a, b), m_position_, sums);
-        const int64_t outputs = std::min<int64_t>(kPanel, c_.outputs - a * kPanel);
-        const int64_t count = std::min<int64_t>(kPanel, c_.channels - b * kPanel);
-        for (int64_t o = 0; o < outputs; ++o)
-          for (int tap = 0; tap < 9; ++tap)
-            body(a * kPanel + o, tap, b * kPanel, count, sums + (o * 9 + tap) * kPanel);
-      }
+      for (int64_t b = 0; b < c_panels_; ++b)
+        sums_of(block(m, a, b), m_position_, a, b, body);
     });
   }
 
@@ -157,11 +192,17 @@ private:
     }
   }
 
-  void write(int32_t* m) const {
-    for_sums(m, [&](int64_t o, int tap, int64_t c0, int64_t count, const int32_t* sums) {
-      scale(o, c0, count, sums, c_.out + (o * 9 + tap) * c_.channels + c0);
-    });
-  }
+  struct Write {
+    const GradWeight& all;
+    void operator()(int64_t o, int tap, int64_t c0, int64_t count, const int32_t* sums) const {
+      float* const to = all.c_.out + (o * 9 + tap) * all.c_.channels + c0;
+      // A known length lets the compiler use registers of four.
+      if (count == kPanel)
+        all.scale(o, c0, kPanel, sums, to);
+      else
+        all.scale(o, c0, count, sums, to);
+    }
+  };
 
   void write_wide() const {
     parallel_for(c_.threads, c_.outputs * 9, [&](int64_t i) {
@@ -178,6 +219,7 @@ private:
   int64_t limit_pairs_;
   int64_t rows_, columns_; // of one chunk: tile rows, pairs
   int64_t panel_, g_position_, x_position_, m_position_;
+  bool at_once_;
   std::unique_ptr<int64_t[]> wide_; // dw, once a spill was needed
 };
 

@@ -109,12 +109,15 @@ struct WinogradEpilogue {
   int64_t columns;    // of the 2 * tiles
   int64_t channels;   // of the 16
   int64_t row_stride, pixel_stride;
+  bool stream; // past the caches: the results are too large to stay there
 };
 
 struct WinogradResults {
   // out[y * row_stride + x * pixel_stride + o] = float(Y) * scale[o] (+ bias[o])
   void (*output)(const int32_t* m, int64_t position_stride, int64_t tiles,
                  const WinogradEpilogue& epilogue, float* out);
+  // Makes streamed results visible to other threads; called by the thread that wrote them.
+  void (*flush)();
   // sums[o][k][c] = dw of output o, tap k = 3 * kh + kw, channel c, from m[position][slot][slot]
   void (*grad_weight)(const int32_t* m, int64_t position_stride, int32_t* sums);
 };

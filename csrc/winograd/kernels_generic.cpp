@@ -231,6 +231,8 @@ void output(const int32_t* m, int64_t position_stride, int64_t tiles, const Wino
     }
 }
 
+void flush() {}
+
 void grad_weight(const int32_t* m, int64_t position_stride, int32_t* out) {
   for (int a = 0; a < kPanel; ++a)
     for (int b = 0; b < kPanel; ++b) {
@@ -258,7 +260,7 @@ const WinogradData kWinogradDataGeneric = {data_bytes, data_words, pairs_data, p
 const WinogradWeights kWinogradWeightsGeneric = {weights<int8_t, 4>, weights<int16_t, 2>,
                                                  turned<int8_t, 4>, turned<int16_t, 2>, sums};
 const WinogradProducts kWinogradProductsGeneric = {product_bytes, product_words, product_pairs};
-const WinogradResults kWinogradResultsGeneric = {output, grad_weight};
+const WinogradResults kWinogradResultsGeneric = {output, flush, grad_weight};
 
 const WinogradKernels kWinogradGeneric = {&kWinogradDataGeneric, &kWinogradWeightsGeneric,
                                           &kWinogradProductsGeneric, &kWinogradResultsGeneric};

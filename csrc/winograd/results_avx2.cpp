@@ -28,31 +28,81 @@ inline void tile_sums(const int32_t* m, int64_t stride, const int32_t* plus, __m
   y[3] = add(load(plus + 3 * kPanel), sub(bottom[1], add(bottom[2], bottom[3])));
 }
 
+template <bool Bias>
+inline __m256 finish(__m256i y, __m256 scale, __m256 bias) {
+  const __m256 value = _mm256_mul_ps(_mm256_cvtepi32_ps(_mm256_srai_epi32(y, 2)), scale);
+  return Bias ? _mm256_add_ps(value, bias) : value;
+}
+
+template <bool Stream>
+inline void put(float* to, __m256 value) {
+  if (Stream)
+    _mm256_stream_ps(to, value);
+  else
+    _mm256_storeu_ps(to, value);
+}
+
+// Tiles that lie inside the image, and all 16 channels.
+template <bool Bias, bool Stream>
+void whole(const int32_t* m, int64_t stride, int64_t tiles, const WinogradEpilogue& e, float* out) {
+  const __m256 scale0 = _mm256_loadu_ps(e.scale), scale1 = _mm256_loadu_ps(e.scale + 8);
+  const __m256 none = _mm256_setzero_ps();
+  const __m256 bias0 = Bias ? _mm256_loadu_ps(e.bias) : none;
+  const __m256 bias1 = Bias ? _mm256_loadu_ps(e.bias + 8) : none;
+  const int64_t pixel = e.pixel_stride;
+  const int32_t* const plus = e.add;
+  float *top = out, *bottom = top + e.row_stride;
+  for (int64_t tile = 0; tile < tiles; ++tile, m += kPanel) {
+    __m256i y[4];
+    __m256 low[4];
+    tile_sums(m, stride, plus, y);
+    for (int k = 0; k < 4; ++k)
+      low[k] = finish<Bias>(y[k], scale0, bias0);
+    tile_sums(m + 8, stride, plus + 8, y);
+    // Whole cache lines, one after the other.
+    put<Stream>(top, low[0]);
+    put<Stream>(top + 8, finish<Bias>(y[0], scale1, bias1));
+    put<Stream>(top + pixel, low[1]);
+    put<Stream>(top + pixel + 8, finish<Bias>(y[1], scale1, bias1));
+    put<Stream>(bottom, low[2]);
+    put<Stream>(bottom + 8, finish<Bias>(y[2], scale1, bias1));
+    put<Stream>(bottom + pixel, low[3]);
+    put<Stream>(bottom + pixel + 8, finish<Bias>(y[3], scale1, bias1));
+    top += 2 * pixel, bottom += 2 * pixel;
+  }
+}
+
 void output(const int32_t* m, int64_t position_stride, int64_t tiles, const WinogradEpilogue& e,
             float* out) {
-  for (int64_t tile = 0; tile < tiles; ++tile, m += kPanel)
+  int64_t tile = 0;
+  if (e.rows == 2 && e.channels == kPanel) {
+    tile = e.columns / 2 < tiles ? e.columns / 2 : tiles;
+    const bool stream = e.stream && reinterpret_cast<uintptr_t>(out) % 32 == 0 &&
+                        e.row_stride % 8 == 0 && e.pixel_stride % 8 == 0;
+    const auto run = e.bias != nullptr ? (stream ? whole<true, true> : whole<true, false>)
+                                       : (stream ? whole<false, true> : whole<false, false>);
+    run(m, position_stride, tile, e, out);
+  }
+  for (; tile < tiles; ++tile)
     for (int half = 0; half < kPanel && half < e.channels; half += 8) {
       __m256i y[4];
-      tile_sums(m + half, position_stride, e.add + half, y);
+      tile_sums(m + tile * kPanel + half, position_stride, e.add + half, y);
       const __m256 scale = _mm256_loadu_ps(e.scale + half);
-#pragma GCC unroll 4
       for (int k = 0; k < 4; ++k) {
         const int64_t i = k / 2, x = 2 * tile + k % 2;
         if (i >= e.rows || x >= e.columns) continue;
-        __m256 value = _mm256_mul_ps(_mm256_cvtepi32_ps(_mm256_srai_epi32(y[k], 2)), scale);
-        if (e.bias != nullptr) value = _mm256_add_ps(value, _mm256_loadu_ps(e.bias + half));
+        alignas(32) float some[8];
+        _mm256_store_ps(some, e.bias != nullptr
+                                  ? finish<true>(y[k], scale, _mm256_loadu_ps(e.bias + half))
+                                  : finish<false>(y[k], scale, scale));
         float* const to = out + i * e.row_stride + x * e.pixel_stride + half;
-        if (e.channels - half >= 8) {
-          _mm256_storeu_ps(to, value);
-        } else {
-          alignas(32) float some[8];
-          _mm256_store_ps(some, value);
-          for (int64_t o = 0; o < e.channels - half; ++o)
-            to[o] = some[o];
-        }
+        for (int64_t o = 0; o < 8 && o < e.channels - half; ++o)
+          to[o] = some[o];
       }
     }
 }
+
+void flush() { _mm_sfence(); }
 
 inline void three(__m256i a, __m256i b, __m256i c, __m256i d, __m256i out[3]) {
   const __m256i both = add(b, c);
@@ -89,6 +139,6 @@ void grad_weight(const int32_t* m, int64_t position_stride, int32_t* out) {
 
 } // namespace
 
-const WinogradResults kWinogradResultsAvx2 = {output, grad_weight};
+const WinogradResults kWinogradResultsAvx2 = {output, flush, grad_weight};
 
 } // namespace nybble
