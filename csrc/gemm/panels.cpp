@@ -71,6 +71,19 @@ const uint8_t* Source::decode(int64_t start, int64_t count, uint8_t* scratch) co
   return from;
 }
 
+// Rows of a strided operand are too far apart for the CPU to foresee.
+void Source::fetch(int64_t start, int64_t count) const {
+#if defined(__GNUC__)
+  const int shift = matrix_.bits == 8 ? 0 : 1;
+  const int64_t last = (start + count - 1) >> shift;
+  for (int64_t at = start >> shift; at < last; at += 64)
+    __builtin_prefetch(matrix_.packed + at);
+  __builtin_prefetch(matrix_.packed + last);
+#else
+  (void)start, (void)count;
+#endif
+}
+
 void Source::gather(int64_t f0, int64_t free, int64_t k0, int64_t count, int width,
                     uint8_t* scratch, uint32_t* out, int64_t stride) const {
   const int group = 4 / size_;
@@ -100,6 +113,8 @@ void Source::weave(int64_t f0, int64_t free, int64_t k0, int64_t count, int widt
     const int64_t groups = (across + group - 1) / group;
     for (int64_t f = 0; f < free; f += step) {
       const int64_t along = std::min(step, free - f);
+      for (int64_t i = k + kAcross; i < std::min(k + 2 * kAcross, count); ++i)
+        fetch((k0 + i) * matrix_.free + f0 + f, along);
       for (int64_t i = 0; i < groups * group; ++i)
         rows[i] = i < across
                       ? decode((k0 + k + i) * matrix_.free + f0 + f, along, scratch + i * kRowBytes)
