@@ -18,6 +18,7 @@ constexpr int64_t kSlack = 64;  // bytes after a row that may be read, zeros
 constexpr int64_t kRowCodes = (kAlong + 2 * (kBlock - 1)) / kBlock * kBlock;
 constexpr int64_t kRowBytes = 2 * kRowCodes + kSlack; // words are the larger
 
+static_assert(kColumns * kAlong * 2 + kSlack <= kAcross * kRowBytes, "rows of a panel");
 static_assert(kColumns <= kAcross && kRows <= kAcross, "scratch has kAcross rows");
 static_assert(kAlong >= std::lcm<int64_t>(kRows, kBlock) &&
                   kAlong >= std::lcm<int64_t>(kColumns, kBlock) && kAlong % 4 == 0,
@@ -71,12 +72,34 @@ const uint8_t* Source::decode(int64_t start, int64_t count, uint8_t* scratch) co
   return from;
 }
 
+// Rows of a strided operand are too far apart for the CPU to foresee.
+void Source::fetch(int64_t start, int64_t count) const {
+#if defined(__GNUC__)
+  const int shift = matrix_.bits == 8 ? 0 : 1;
+  const int64_t last = (start + count - 1) >> shift;
+  for (int64_t at = start >> shift; at < last; at += 64)
+    __builtin_prefetch(matrix_.packed + at);
+  __builtin_prefetch(matrix_.packed + last);
+#else
+  (void)start, (void)count;
+#endif
+}
+
 void Source::gather(int64_t f0, int64_t free, int64_t k0, int64_t count, int width,
                     uint8_t* scratch, uint32_t* out, int64_t stride) const {
   const int group = 4 / size_;
   const uint8_t* rows[kAcross];
+  // Short rows that fill their blocks: those of a panel are decoded in one go.
+  const bool together = count == contraction_ && count <= kAlong && count % kBlock == 0;
   for (int64_t f = 0; f < free; f += width, out += stride) {
     const int present = int(std::min<int64_t>(width, free - f));
+    if (together) {
+      decode((f0 + f) * count, present * count, scratch);
+      for (int r = 0; r < present; ++r)
+        rows[r] = scratch + r * count * size_;
+      active().gemm->panels->gather(rows, present, width, count / group, out);
+      continue;
+    }
     for (int64_t k = 0; k < count; k += kAlong) {
       const int64_t along = std::min(kAlong, count - k);
       for (int r = 0; r < present; ++r)
@@ -100,6 +123,8 @@ void Source::weave(int64_t f0, int64_t free, int64_t k0, int64_t count, int widt
     const int64_t groups = (across + group - 1) / group;
     for (int64_t f = 0; f < free; f += step) {
       const int64_t along = std::min(step, free - f);
+      for (int64_t i = k + kAcross; i < std::min(k + 2 * kAcross, count); ++i)
+        fetch((k0 + i) * matrix_.free + f0 + f, along);
       for (int64_t i = 0; i < groups * group; ++i)
         rows[i] = i < across
                       ? decode((k0 + k + i) * matrix_.free + f0 + f, along, scratch + i * kRowBytes)

@@ -59,6 +59,7 @@ public:
 
 private:
   const uint8_t* decode(int64_t start, int64_t count, uint8_t* scratch) const;
+  void fetch(int64_t start, int64_t count) const;
   void gather(int64_t f0, int64_t free, int64_t k0, int64_t count, int width, uint8_t* scratch,
               uint32_t* out, int64_t stride) const;
   void weave(int64_t f0, int64_t free, int64_t k0, int64_t count, int width, uint8_t* scratch,

@@ -15,14 +15,15 @@ The kernels and their proofs are in csrc/gemm; `plan.hpp` says which one runs.
 
 from __future__ import annotations
 
+from functools import lru_cache
 from types import ModuleType
 
 import torch
-from torch import Tensor
+from torch import Tensor, get_num_threads
 
 from nybble.errors import NybbleError
 from nybble.ops.native import core
-from nybble.ops.native.buffers import span, threads
+from nybble.ops.native.buffers import span
 from nybble.ops.native.codes import Codes
 
 __all__ = ["block_gemm", "gemm"]
@@ -59,7 +60,10 @@ def gemm(
     tensor([[2.5000]])
     """
     m, n, k = _sizes(a, b, trans_a, trans_b)
-    out = _output(out, m, n)
+    if out is None:
+        out = torch.empty((m, n), dtype=torch.float32)
+    else:
+        _check_output(out, m, n)
     _module().gemm(
         m,
         n,
@@ -70,7 +74,7 @@ def gemm(
         _vector(scale_b, n, "scale_b"),
         _vector(bias, n, "bias"),
         (out.data_ptr(), 4 * m * n),
-        threads(),
+        get_num_threads(),
         limit,
     )
     return out
@@ -102,7 +106,10 @@ def block_gemm(
     if block < 1:
         raise NybbleError(f"block_gemm: blocks have at least one element, got {block}")
     blocks = -(-k // block)
-    out = _output(out, m, n)
+    if out is None:
+        out = torch.empty((m, n), dtype=torch.float32)
+    else:
+        _check_output(out, m, n)
     _module().block_gemm(
         m,
         n,
@@ -113,7 +120,7 @@ def block_gemm(
         *_strided(scale_a, (m, blocks), "scale_a"),
         *_strided(scale_b.t(), (n, blocks), "scale_b"),
         (out.data_ptr(), 4 * m * n),
-        threads(),
+        get_num_threads(),
         _INT32,
     )
     return out
@@ -129,8 +136,9 @@ def _module() -> ModuleType:
 def _sizes(a: Codes, b: Codes, trans_a: bool, trans_b: bool) -> tuple[int, int, int]:
     if len(a.shape) != 2 or len(b.shape) != 2:
         raise NybbleError(f"gemm: operands are matrices, got shapes {a.shape} and {b.shape}")
-    m, k = reversed(a.shape) if trans_a else a.shape
-    other, n = reversed(b.shape) if trans_b else b.shape
+    (m, k), (other, n) = a.shape, b.shape
+    m, k = (k, m) if trans_a else (m, k)
+    other, n = (n, other) if trans_b else (other, n)
     if k != other:
         raise NybbleError(
             f"gemm: shapes {a.shape} and {b.shape} do not fit: the contraction is {k} in a,"
@@ -139,27 +147,30 @@ def _sizes(a: Codes, b: Codes, trans_a: bool, trans_b: bool) -> tuple[int, int, 
     return m, n, k
 
 
-def _output(out: Tensor | None, m: int, n: int) -> Tensor:
-    if out is None:
-        return torch.empty(m, n)
+def _check_output(out: Tensor, m: int, n: int) -> None:
     if out.shape != (m, n) or not out.is_contiguous():
         raise NybbleError(f"gemm: out must be contiguous and {(m, n)}, got {tuple(out.shape)}")
     span(out, torch.float32, "out")
-    return out
 
 
 def _operand(x: Codes, transposed: bool, name: str) -> tuple[object, ...]:
     packed = span(x.packed, torch.uint8, name)
-    return packed, span(x.table, torch.int16, name), x.bits, x.low, x.high, transposed
+    return packed, _table(x.table), x.bits, x.low, x.high, transposed
+
+
+@lru_cache(maxsize=256)
+def _table(table: Tensor) -> tuple[int, int]:
+    # By identity: tables are few, and kept (codes.py).
+    return span(table, torch.int16, "table")
 
 
 def _vector(x: Tensor | None, length: int, name: str) -> tuple[int, int]:
     if x is None:
         return _NOTHING
-    count = x.numel()
-    if count != 1 and (count != length or x.dim() != 1):
+    address, size = span(x, torch.float32, name)
+    if size != 4 and (size != 4 * length or x.dim() != 1):
         raise NybbleError(f"gemm: {name} has shape {tuple(x.shape)}: one number or [{length}]")
-    return span(x, torch.float32, name) if count else _NOTHING
+    return (address, size) if size else _NOTHING
 
 
 def _strided(
