@@ -69,6 +69,7 @@ struct Integer {
     // Only the upper end is clamped as a float: what lies below int32 converts to its minimum,
     // which the packs keep at their own, and the lower end is clamped on 32 bytes at once.
     __m256i i[4];
+#pragma GCC unroll 4
     for (int j = 0; j < 4; ++j)
       i[j] = _mm256_cvtps_epi32(_mm256_min_ps(y[j], high));
     const __m256i all = _mm256_max_epi8(pack_order(i[0], i[1], i[2], i[3]), low);
@@ -179,6 +180,7 @@ struct Thresholds {
   NYBBLE_INLINE void codes(const __m256* y, const int32_t*, __m256i* out) const {
     __m256i r[4];
     __m256 upper;
+#pragma GCC unroll 4
     for (int j = 0; j < 4; ++j)
       r[j] = search.rank(y[j], &upper);
     out[0] = _mm256_shuffle_epi8(table, pack_order(r[0], r[1], r[2], r[3]));
@@ -229,6 +231,7 @@ struct Stochastic {
 
   NYBBLE_INLINE void codes(const __m256* y, const int32_t* random, __m256i* out) const {
     __m256i rank[4];
+#pragma GCC unroll 4
     for (int j = 0; j < 4; ++j) {
       __m256 m = y[j], upper;
       if (kMagnitude) m = _mm256_castsi256_ps(magnitude_bits(bits(m)));
@@ -259,8 +262,10 @@ NYBBLE_INLINE __m256i block(const Rule& rule, const Range& range, const typename
                             uint64_t* mask) {
   __m256i half[2][Rule::kOutputs];
   uint32_t inside[2] = {0, 0};
+#pragma GCC unroll 2
   for (int h = 0; h < 2; ++h) {
     __m256 y[4];
+#pragma GCC unroll 4
     for (int j = 0; j < 4; ++j) {
       const __m256 value = Load::load(x + 32 * h + 8 * j);
       top = _mm256_max_epi32(top, magnitude_bits(bits(value)));
@@ -269,6 +274,7 @@ NYBBLE_INLINE __m256i block(const Rule& rule, const Range& range, const typename
     }
     if (kMask) {
       __m256i in[4];
+#pragma GCC unroll 4
       for (int j = 0; j < 4; ++j)
         in[j] = bits(_mm256_and_ps(_mm256_cmp_ps(y[j], range.low, _CMP_GE_OQ),
                                    _mm256_cmp_ps(y[j], range.high, _CMP_LE_OQ)));
@@ -390,42 +396,66 @@ uint32_t absmax(const void* x, bool bf16, int64_t n) {
               : absmax_of<Float>(static_cast<const float*>(x), n);
 }
 
-// Elements 4 b .. 4 b + 15, in order. The words live in the lower halves of 64-bit lanes; what
-// gathers in the upper halves is never read, since vpmuludq multiplies the lower ones.
-NYBBLE_INLINE void philox(const RandomStream& s, int64_t b, int32_t* out) {
-  const __m256i m0 = _mm256_set1_epi64x(0xD2511F53), m1 = _mm256_set1_epi64x(0xCD9E8D57);
-  const __m256i index = _mm256_add_epi64(_mm256_set1_epi64x(b), _mm256_setr_epi64x(0, 1, 2, 3));
-  __m256i c0 = index;
-  __m256i c1 = _mm256_add_epi64(_mm256_srli_epi64(index, 32), _mm256_set1_epi64x(s.operand));
-  __m256i c2 = _mm256_set1_epi64x(s.call), c3 = _mm256_set1_epi64x(s.place);
-  uint32_t k0 = s.key0, k1 = s.key1;
-  for (int round = 0; round < 10; ++round) {
-    const __m256i p0 = _mm256_mul_epu32(c0, m0), p1 = _mm256_mul_epu32(c2, m1);
-    c0 = _mm256_xor_si256(_mm256_srli_epi64(p1, 32),
-                          _mm256_xor_si256(c1, _mm256_set1_epi32(int(k0))));
-    c2 = _mm256_xor_si256(_mm256_srli_epi64(p0, 32),
-                          _mm256_xor_si256(c3, _mm256_set1_epi32(int(k1))));
-    c1 = p1, c3 = p0;
-    k0 += 0x9E3779B9u, k1 += 0xBB67AE85u;
+// Two counters blocks of four at a time, so that one's multiplications hide behind the other's. The
+// words live in the lower halves of 64-bit lanes; what gathers in the upper halves is never read,
+// since vpmuludq multiplies the lower ones.
+struct Philox {
+  __m256i key[10][2];
+  __m256i operand, call, place;
+
+  explicit Philox(const RandomStream& s)
+      : operand(_mm256_set1_epi64x(s.operand)), call(_mm256_set1_epi64x(s.call)),
+        place(_mm256_set1_epi64x(s.place)) {
+    for (uint32_t round = 0; round < 10; ++round) {
+      key[round][0] = _mm256_set1_epi32(int(s.key0 + round * 0x9E3779B9u));
+      key[round][1] = _mm256_set1_epi32(int(s.key1 + round * 0xBB67AE85u));
+    }
   }
-  const __m256i w01 = _mm256_blend_epi32(c0, _mm256_slli_epi64(c1, 32), 0xaa);
-  const __m256i w23 = _mm256_blend_epi32(c2, _mm256_slli_epi64(c3, 32), 0xaa);
-  const __m256i even = _mm256_srli_epi32(_mm256_unpacklo_epi64(w01, w23), 8);
-  const __m256i odd = _mm256_srli_epi32(_mm256_unpackhi_epi64(w01, w23), 8);
-  auto* to = reinterpret_cast<__m256i*>(out);
-  _mm256_storeu_si256(to, _mm256_permute2x128_si256(even, odd, 0x20));
-  _mm256_storeu_si256(to + 1, _mm256_permute2x128_si256(even, odd, 0x31));
-}
+
+  // Elements 4 b .. 4 b + 31, in order.
+  NYBBLE_INLINE void words(int64_t b, int32_t* out) const {
+    const __m256i m0 = _mm256_set1_epi64x(0xD2511F53), m1 = _mm256_set1_epi64x(0xCD9E8D57);
+    __m256i c0[2], c1[2], c2[2], c3[2];
+#pragma GCC unroll 2
+    for (int j = 0; j < 2; ++j) {
+      c0[j] = _mm256_add_epi64(_mm256_set1_epi64x(b + 4 * j), _mm256_setr_epi64x(0, 1, 2, 3));
+      c1[j] = _mm256_add_epi64(_mm256_srli_epi64(c0[j], 32), operand);
+      c2[j] = call, c3[j] = place;
+    }
+#pragma GCC unroll 10
+    for (int round = 0; round < 10; ++round)
+#pragma GCC unroll 2
+      for (int j = 0; j < 2; ++j) {
+        const __m256i p0 = _mm256_mul_epu32(c0[j], m0), p1 = _mm256_mul_epu32(c2[j], m1);
+        const __m256i x0 = _mm256_xor_si256(c1[j], key[round][0]);
+        const __m256i x1 = _mm256_xor_si256(c3[j], key[round][1]);
+        c0[j] = _mm256_xor_si256(_mm256_srli_epi64(p1, 32), x0);
+        c2[j] = _mm256_xor_si256(_mm256_srli_epi64(p0, 32), x1);
+        c1[j] = p1, c3[j] = p0;
+      }
+    auto* to = reinterpret_cast<__m256i*>(out);
+#pragma GCC unroll 2
+    for (int j = 0; j < 2; ++j) {
+      const __m256i w01 = _mm256_blend_epi32(c0[j], _mm256_slli_epi64(c1[j], 32), 0xaa);
+      const __m256i w23 = _mm256_blend_epi32(c2[j], _mm256_slli_epi64(c3[j], 32), 0xaa);
+      const __m256i even = _mm256_srli_epi32(_mm256_unpacklo_epi64(w01, w23), 8);
+      const __m256i odd = _mm256_srli_epi32(_mm256_unpackhi_epi64(w01, w23), 8);
+      _mm256_storeu_si256(to + 2 * j, _mm256_permute2x128_si256(even, odd, 0x20));
+      _mm256_storeu_si256(to + 2 * j + 1, _mm256_permute2x128_si256(even, odd, 0x31));
+    }
+  }
+};
 
 void random24(const RandomStream& s, int64_t start, int64_t n, int32_t* out) {
+  const Philox philox(s);
   while (n > 0) {
     const int64_t inside = start % 4;
-    int64_t count = 16 - inside;
-    if (inside == 0 && n >= 16) {
-      philox(s, start / 4, out);
+    int64_t count = 32 - inside;
+    if (inside == 0 && n >= 32) {
+      philox.words(start / 4, out);
     } else {
-      int32_t words[16];
-      philox(s, start / 4, words);
+      int32_t words[32];
+      philox.words(start / 4, words);
       count = count < n ? count : n;
       std::memcpy(out, words + inside, size_t(count) * 4);
     }

@@ -25,16 +25,6 @@ void tree_over(const SumKernels& kernels, float* rows, int64_t count) {
   }
 }
 
-// Halves the lanes; lanes from n on hold zeros. A zero sum is +0.
-float fold(float* lanes, int64_t n) {
-  for (int64_t half = kLanes / 2; half > 0; half /= 2) {
-    if (half >= n) continue; // adding zeros
-    for (int64_t i = 0; i < half; ++i)
-      lanes[i] = lanes[i] + lanes[i + half];
-  }
-  return n == 0 ? 0.0f : lanes[0] + 0.0f;
-}
-
 // The sums of `kSums` quantities over n elements. `group(row, at, count, out)` adds the `count`
 // rows from element `at` on (the last of them may be short) into out[k]; it is told which task it
 // works for. Tasks are independent; `nodes` has room for kSums rows of lanes a task.
@@ -61,7 +51,8 @@ void sum(const SumKernels& kernels, int64_t n, std::vector<float>& nodes, int th
   for (int k = 0; k < kSums; ++k) {
     float* first = nodes.data() + k * tasks * kLanes;
     if (tasks > 1) tree_over(kernels, first, tasks);
-    *out[k] = n == 0 ? 0.0f : fold(first, std::min(n, int64_t(kLanes)));
+    if (n > 0) kernels.fold(first, n);
+    *out[k] = n > 0 ? first[0] + 0.0f : 0.0f; // a zero sum is +0
   }
 }
 

@@ -20,6 +20,8 @@ struct SumKernels {
   uint32_t (*moments)(const float* const* rows, int count, float* squares, float* magnitudes);
   // out = a + b on 1024 lanes (out may be a)
   void (*add)(const float* a, const float* b, float* out);
+  // Halves 1024 lanes, of which those from n on (at least 1) hold zeros, down to lanes[0].
+  void (*fold)(float* lanes, int64_t n);
   // One row of up to 1024 elements of the masked gradient: side = sides[code] where the mask bit
   // is 0, else 0; above = max(side, 0) * dx, below = min(side, 0) * dx (or above = side * dx where
   // `below` is null), zeros beyond n; then dx *= mask bit. `codes` may be null: only the last step.

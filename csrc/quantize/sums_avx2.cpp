@@ -98,11 +98,24 @@ void add(const float* a, const float* b, float* out) {
                      _mm256_add_ps(_mm256_loadu_ps(a + lane), _mm256_loadu_ps(b + lane)));
 }
 
+void fold(float* lanes, int64_t n) {
+  for (int64_t half = kLanes / 2; half > 0; half /= 2) {
+    if (half >= n) continue; // that would add zeros
+    if (half >= 8)
+      for (int64_t i = 0; i < half; i += 8)
+        _mm256_storeu_ps(lanes + i, _mm256_add_ps(_mm256_loadu_ps(lanes + i),
+                                                  _mm256_loadu_ps(lanes + i + half)));
+    else
+      for (int64_t i = 0; i < half; ++i)
+        lanes[i] = lanes[i] + lanes[i + half];
+  }
+}
+
 // All ones in every lane whose bit is set in the byte.
 NYBBLE_INLINE __m256 lanes_of(uint8_t byte) {
   const __m256i bit = _mm256_setr_epi32(1, 2, 4, 8, 16, 32, 64, 128);
   return _mm256_castsi256_ps(
-      _mm256_cmpeq_epi32(_mm256_and_si256(_mm256_set1_epi32(byte), bit), bit));
+      _mm256_cmpeq_epi32(_mm256_and_si256(_mm256_set1_epi8(char(byte)), bit), bit));
 }
 
 template <bool kTwo>
@@ -174,6 +187,6 @@ void masked(float* dx, int64_t n, const uint8_t* mask, const uint8_t* codes, con
 
 } // namespace
 
-const SumKernels kSumAvx2 = {rows, moments, add, masked};
+const SumKernels kSumAvx2 = {rows, moments, add, fold, masked};
 
 } // namespace nybble

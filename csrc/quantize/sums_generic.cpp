@@ -54,6 +54,14 @@ void add(const float* a, const float* b, float* out) {
     out[lane] = a[lane] + b[lane];
 }
 
+void fold(float* lanes, int64_t n) {
+  for (int64_t half = kLanes / 2; half > 0; half /= 2) {
+    if (half >= n) continue; // that would add zeros
+    for (int64_t i = 0; i < half; ++i)
+      lanes[i] = lanes[i] + lanes[i + half];
+  }
+}
+
 void masked(float* dx, int64_t n, const uint8_t* mask, const uint8_t* codes, const int8_t* sides,
             float* above, float* below) {
   for (int64_t i = 0; i < n; ++i) {
@@ -74,6 +82,6 @@ void masked(float* dx, int64_t n, const uint8_t* mask, const uint8_t* codes, con
 
 } // namespace
 
-const SumKernels kSumGeneric = {rows, moments, add, masked};
+const SumKernels kSumGeneric = {rows, moments, add, fold, masked};
 
 } // namespace nybble

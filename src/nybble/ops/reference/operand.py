@@ -27,6 +27,7 @@ from nybble.errors import NybbleError
 from nybble.formats import Format, Integer, Stochastic
 from nybble.ops.reference.storage import (
     flatten,
+    is_channels_last,
     pack_integers,
     pack_mask,
     unflatten,
@@ -145,6 +146,8 @@ def _rounded(
             inside = (y.abs() <= fmt.max_value).float()
         poison = _poison(y) if scale is None or propagate else None
         ints = fmt.round_to_integers(y, slot.rounding, random)
+        if is_channels_last(y):  # table look-ups give C order, codes are kept in that of y
+            ints = ints.contiguous(memory_format=torch.channels_last)
     if scale is None:
         scale = y.new_ones(())
     if poison is not None:
