@@ -227,3 +227,47 @@ def kernels(
     with bar("kernels") as advance:
         found = measure_kernels(config, advance)
     finish(found, plain, json, record)
+
+
+@command.command("peers")
+def peers(
+    models: Annotated[
+        str, typer.Option(help="Built-in models, joined by commas.")
+    ] = "resnet18,transformer",
+    batch: Annotated[int, typer.Option(help="Examples a step.")] = 32,
+    recipe: RecipeOption = "sun2020",
+    backend: BackendOption = "auto",
+    activations: ActivationsOption = "none",
+    threads: Annotated[int, typer.Option(help="Number of threads.")] = 1,
+    rounds: Annotated[int, typer.Option(help="Steps of each package, if there is time.")] = 5,
+    seconds: Annotated[int, typer.Option(help="Time for one package on one model.")] = 120,
+    record: RecordOption = None,
+    json: JsonOption = None,
+) -> None:
+    """Time other packages on the same step, those that are installed; the others are listed.
+
+    In the JSON object `measurements` has a row for nybble and each package on each model:
+    `speedup` is float32's time over the package's, or null with the reason in `note`.
+
+    Example: nybble bench peers --models resnet18 --seconds 60
+    """
+    from nybble.cli.bench_output import bar, check, finish
+    from nybble.reports.speed import plain
+    from nybble.studies.speed.peers import PeersConfig, measure_peers
+    from nybble.training.allocator import keep_freed_memory
+
+    check(json, record)
+    keep_freed_memory()
+    config = PeersConfig(
+        models=tuple(part.strip() for part in models.split(",")),
+        batch=batch,
+        recipe=recipe,
+        backend=backend,
+        activations=activations,
+        threads=threads,
+        rounds=rounds,
+        seconds=seconds,
+    )
+    with bar("packages") as advance:
+        found = measure_peers(config, advance)
+    finish(found, plain, json, record)
