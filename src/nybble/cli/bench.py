@@ -85,7 +85,7 @@ ActivationsOption = Annotated[
     str,
     typer.Option(
         help="What normalisation, activation functions and the like keep for backward: 4bit "
-        "(compressed) or none (as in float32)."
+        "(compressed), exact (where no gradient changes by it) or none (as in float32)."
     ),
 ]
 SizeOption = Annotated[int, typer.Option(help="Pixels of an image's side.")]
@@ -101,7 +101,7 @@ def step(
     batch: Annotated[int, typer.Option(help="Examples a step.")] = 32,
     recipe: RecipeOption = "sun2020",
     backend: BackendOption = "auto",
-    activations: ActivationsOption = "none",
+    activations: ActivationsOption = "4bit",
     threads: ThreadsOption = None,
     rounds: Annotated[int, typer.Option(help="Pairs of steps to time.")] = 21,
     size: SizeOption = 32,
@@ -152,7 +152,7 @@ def memory(
     batch: Annotated[int, typer.Option(help="Examples a step.")] = 128,
     recipe: RecipeOption = "sun2020",
     backend: BackendOption = "auto",
-    activations: ActivationsOption = "none",
+    activations: ActivationsOption = "4bit",
     threads: Annotated[int, typer.Option(help="Number of threads.")] = 1,
     steps: Annotated[int, typer.Option(help="Steps that the process takes.")] = 3,
     size: SizeOption = 32,
@@ -237,7 +237,7 @@ def peers(
     batch: Annotated[int, typer.Option(help="Examples a step.")] = 32,
     recipe: RecipeOption = "sun2020",
     backend: BackendOption = "auto",
-    activations: ActivationsOption = "none",
+    activations: ActivationsOption = "4bit",
     threads: Annotated[int, typer.Option(help="Number of threads.")] = 1,
     rounds: Annotated[int, typer.Option(help="Steps of each package, if there is time.")] = 5,
     seconds: Annotated[int, typer.Option(help="Time for one package on one model.")] = 120,

@@ -109,7 +109,8 @@ def gemms(found: Mapping[str, int]) -> str:
 
 
 def _activations(made: Record) -> str:
-    return "4 bits or 1" if made["activations"] == "4bit" else "as in float32"
+    words = {"4bit": "4 bits", "exact": "less where no gradient changes by it"}
+    return words.get(made["activations"], "as in float32")
 
 
 def _clock(clock: str) -> str:

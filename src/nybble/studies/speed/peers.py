@@ -46,7 +46,7 @@ class PeersConfig:
     batch: int = 32
     recipe: str = "sun2020"
     backend: str = "auto"
-    activations: str = "none"
+    activations: str = "4bit"
     threads: int = 1
     rounds: int = 5
     seconds: int = 120
