@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from nybble.cli.bench_output import JsonOption, RecordOption
+from nybble.cli.bench_output import JsonOption, NoteOption, RecordOption
 
 command = typer.Typer(no_args_is_help=True, help="Measure speed and memory.")
 
@@ -111,6 +111,7 @@ def step(
     ] = True,
     profile: Annotated[bool, typer.Option(help="Also show where the time goes.")] = False,
     record: RecordOption = None,
+    note: NoteOption = None,
     json: JsonOption = None,
 ) -> None:
     """Time a whole training step, float32 in its best form against 4 bits, in turn.
@@ -143,7 +144,7 @@ def step(
     )
     with bar("steps") as advance:
         found = measure_step(config, advance)
-    finish(found, plain, json, record)
+    finish(found, plain, json, record, note)
 
 
 @command.command("memory")
@@ -162,6 +163,7 @@ def memory(
         typer.Option(help="default, or keep: freed memory stays in the process, as in `train`."),
     ] = "default",
     record: RecordOption = None,
+    note: NoteOption = None,
     json: JsonOption = None,
 ) -> None:
     """Measure memory, float32 against 4 bits: bytes kept for backward, and a process's peak.
@@ -190,7 +192,7 @@ def memory(
     )
     with bar("processes") as advance:
         found = measure_memory(config, advance)
-    finish(found, plain, json, record)
+    finish(found, plain, json, record, note)
 
 
 @command.command("kernels")
@@ -202,6 +204,7 @@ def kernels(
     threads: ThreadsOption = None,
     rounds: Annotated[int, typer.Option(help="Samples of every kernel.")] = 15,
     record: RecordOption = None,
+    note: NoteOption = None,
     json: JsonOption = None,
 ) -> None:
     """Time the kernels against torch's float32: products, convolutions, quantising, calls.
@@ -226,7 +229,7 @@ def kernels(
     )
     with bar("kernels") as advance:
         found = measure_kernels(config, advance)
-    finish(found, plain, json, record)
+    finish(found, plain, json, record, note)
 
 
 @command.command("peers")
@@ -242,6 +245,7 @@ def peers(
     rounds: Annotated[int, typer.Option(help="Steps of each package, if there is time.")] = 5,
     seconds: Annotated[int, typer.Option(help="Time for one package on one model.")] = 120,
     record: RecordOption = None,
+    note: NoteOption = None,
     json: JsonOption = None,
 ) -> None:
     """Time other packages on the same step, those that are installed; the others are listed.
@@ -270,4 +274,4 @@ def peers(
     )
     with bar("packages") as advance:
         found = measure_peers(config, advance)
-    finish(found, plain, json, record)
+    finish(found, plain, json, record, note)
