@@ -38,10 +38,11 @@ def test_json_on_stdout_is_one_object_alone(capsys: pytest.CaptureFixture[str]) 
 
 
 def test_json_into_a_file_beside_the_table(capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(shlex.split(f"{MEMORY} --json out.json")) == 0
+    assert main(shlex.split(f"{MEMORY} --json out.json --note 'because of this'")) == 0
     out, err = capsys.readouterr()
     assert "peak above import" in out and "written to out.json" in err
-    assert set(json.loads(Path("out.json").read_text())["ratio"]) == {"saved", "peak"}
+    found = json.loads(Path("out.json").read_text())
+    assert set(found["ratio"]) == {"saved", "peak"} and found["note"] == "because of this"
 
 
 @pytest.mark.parametrize(

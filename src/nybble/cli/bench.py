@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from nybble.cli.bench_output import JsonOption, RecordOption
+from nybble.cli.bench_output import JsonOption, NoteOption, RecordOption
 
 command = typer.Typer(no_args_is_help=True, help="Measure speed and memory.")
 
@@ -85,7 +85,7 @@ ActivationsOption = Annotated[
     str,
     typer.Option(
         help="What normalisation, activation functions and the like keep for backward: 4bit "
-        "(compressed) or none (as in float32)."
+        "(compressed), exact (where no gradient changes by it) or none (as in float32)."
     ),
 ]
 SizeOption = Annotated[int, typer.Option(help="Pixels of an image's side.")]
@@ -101,7 +101,7 @@ def step(
     batch: Annotated[int, typer.Option(help="Examples a step.")] = 32,
     recipe: RecipeOption = "sun2020",
     backend: BackendOption = "auto",
-    activations: ActivationsOption = "none",
+    activations: ActivationsOption = "4bit",
     threads: ThreadsOption = None,
     rounds: Annotated[int, typer.Option(help="Pairs of steps to time.")] = 21,
     size: SizeOption = 32,
@@ -111,6 +111,7 @@ def step(
     ] = True,
     profile: Annotated[bool, typer.Option(help="Also show where the time goes.")] = False,
     record: RecordOption = None,
+    note: NoteOption = None,
     json: JsonOption = None,
 ) -> None:
     """Time a whole training step, float32 in its best form against 4 bits, in turn.
@@ -143,7 +144,7 @@ def step(
     )
     with bar("steps") as advance:
         found = measure_step(config, advance)
-    finish(found, plain, json, record)
+    finish(found, plain, json, record, note)
 
 
 @command.command("memory")
@@ -152,7 +153,7 @@ def memory(
     batch: Annotated[int, typer.Option(help="Examples a step.")] = 128,
     recipe: RecipeOption = "sun2020",
     backend: BackendOption = "auto",
-    activations: ActivationsOption = "none",
+    activations: ActivationsOption = "4bit",
     threads: Annotated[int, typer.Option(help="Number of threads.")] = 1,
     steps: Annotated[int, typer.Option(help="Steps that the process takes.")] = 3,
     size: SizeOption = 32,
@@ -162,6 +163,7 @@ def memory(
         typer.Option(help="default, or keep: freed memory stays in the process, as in `train`."),
     ] = "default",
     record: RecordOption = None,
+    note: NoteOption = None,
     json: JsonOption = None,
 ) -> None:
     """Measure memory, float32 against 4 bits: bytes kept for backward, and a process's peak.
@@ -190,7 +192,7 @@ def memory(
     )
     with bar("processes") as advance:
         found = measure_memory(config, advance)
-    finish(found, plain, json, record)
+    finish(found, plain, json, record, note)
 
 
 @command.command("kernels")
@@ -202,6 +204,7 @@ def kernels(
     threads: ThreadsOption = None,
     rounds: Annotated[int, typer.Option(help="Samples of every kernel.")] = 15,
     record: RecordOption = None,
+    note: NoteOption = None,
     json: JsonOption = None,
 ) -> None:
     """Time the kernels against torch's float32: products, convolutions, quantising, calls.
@@ -226,4 +229,49 @@ def kernels(
     )
     with bar("kernels") as advance:
         found = measure_kernels(config, advance)
-    finish(found, plain, json, record)
+    finish(found, plain, json, record, note)
+
+
+@command.command("peers")
+def peers(
+    models: Annotated[
+        str, typer.Option(help="Built-in models, joined by commas.")
+    ] = "resnet18,transformer",
+    batch: Annotated[int, typer.Option(help="Examples a step.")] = 32,
+    recipe: RecipeOption = "sun2020",
+    backend: BackendOption = "auto",
+    activations: ActivationsOption = "4bit",
+    threads: Annotated[int, typer.Option(help="Number of threads.")] = 1,
+    rounds: Annotated[int, typer.Option(help="Steps of each package, if there is time.")] = 5,
+    seconds: Annotated[int, typer.Option(help="Time for one package on one model.")] = 120,
+    record: RecordOption = None,
+    note: NoteOption = None,
+    json: JsonOption = None,
+) -> None:
+    """Time other packages on the same step, those that are installed; the others are listed.
+
+    In the JSON object `measurements` has a row for nybble and each package on each model:
+    `speedup` is float32's time over the package's, or null with the reason in `note`.
+
+    Example: nybble bench peers --models resnet18 --seconds 60
+    """
+    from nybble.cli.bench_output import bar, check, finish
+    from nybble.reports.speed import plain
+    from nybble.studies.speed.peers import PeersConfig, measure_peers
+    from nybble.training.allocator import keep_freed_memory
+
+    check(json, record)
+    keep_freed_memory()
+    config = PeersConfig(
+        models=tuple(part.strip() for part in models.split(",")),
+        batch=batch,
+        recipe=recipe,
+        backend=backend,
+        activations=activations,
+        threads=threads,
+        rounds=rounds,
+        seconds=seconds,
+    )
+    with bar("packages") as advance:
+        found = measure_peers(config, advance)
+    finish(found, plain, json, record, note)

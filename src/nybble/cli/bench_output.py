@@ -22,6 +22,10 @@ JsonOption = Annotated[
 RecordOption = Annotated[
     str | None, typer.Option(help="Also write the measurement to results/NAME.json.")
 ]
+NoteOption = Annotated[
+    str | None,
+    typer.Option(help="A sentence for the record: why a figure is what it is."),
+]
 RESULTS = Path("results")
 
 
@@ -42,11 +46,13 @@ def finish(
     text: Callable[[Mapping[str, Any]], str],
     json_to: str | None,
     record: str | None,
+    note: str | None = None,
 ) -> None:
     """Print the table, or the JSON object alone; write what was asked for."""
     from nybble.reports.results import save
     from nybble.studies.record import write_record
 
+    found = {**found, "note": note} if note else found
     if json_to == "-":
         typer.echo(json.dumps(found, indent=1, allow_nan=False))
     else:

@@ -10,6 +10,10 @@ import typer
 
 
 def command(
+    speed: Annotated[
+        bool,
+        typer.Option("--speed", help="Also measure, in about a minute, what 4 bits gain here."),
+    ] = False,
     json: Annotated[bool, typer.Option("--json", help="Print everything as JSON.")] = False,
 ) -> None:
     """Check this installation: CPU, backend, packages and self-tests.
@@ -23,6 +27,8 @@ def command(
 
     if json:
         found = doctor.report(Path.cwd(), list(run_self_tests()))
+        if speed:
+            found["speed"] = _measured()
         typer.echo(json_text.dumps(found, indent=2))
         raise typer.Exit(0 if found["ok"] else 1)
 
@@ -36,6 +42,34 @@ def command(
         typer.echo(f"{failed} self-tests failed: results on this machine cannot be trusted.")
         raise typer.Exit(1)
     typer.echo("All self-tests passed.")
+    if speed:
+        for line in speed_lines(_measured()):
+            typer.echo(line)
+
+
+def _measured() -> dict[str, Any]:
+    from nybble.cli.bench_output import bar
+    from nybble.studies.speed.machine import measure_machine
+    from nybble.training.allocator import keep_freed_memory
+
+    keep_freed_memory()
+    with bar("speed") as advance:
+        return measure_machine(advance)
+
+
+def speed_lines(found: dict[str, Any]) -> list[str]:
+    """What `measure_machine` found, as aligned lines of text."""
+    torch, step = found["torch"], found["step"]
+    rows = {
+        f"torch float32 ({torch['instructions']})": f"{torch['float32']:.1f} GMAC/s",
+        "torch bfloat16": f"{torch['bfloat16']:.1f} GMAC/s",
+        **{name: f"{value:.2f}x float32" for name, value in found["kernels"].items()},
+        f"step, {step['model']}, batch {step['batch']}": f"{step['speedup']:.2f}x float32",
+    }
+    count = found["threads"]
+    lines = [f"speed, {count} thread{'' if count == 1 else 's'}"]
+    lines += [f"  {name:32} {text}" for name, text in rows.items()]
+    return [*lines, *found["says"]]
 
 
 def _lines(found: dict[str, Any]) -> list[str]:

@@ -1,7 +1,7 @@
 """The pages of docs/ that are made from data: results from records, recipes from the registry.
 
-    python -m nybble.reports.docs            writes docs/results.md, docs/recipes.md, and the
-                                             README's table
+    python -m nybble.reports.docs            writes docs/results.md, docs/speed.md,
+                                             docs/recipes.md, and the README's table
     python -m nybble.reports.docs --check    changes nothing; status 1 if a page is not current
 
 Every number on the results page comes from a file of results/, which it names.
@@ -15,7 +15,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from nybble.reports import bench, table
+from nybble.reports import bench, speed, speed_page, table
 from nybble.reports.results import kind, load_all
 
 MADE = "<!-- Made by `python -m nybble.reports.docs`; do not edit. -->"
@@ -37,9 +37,12 @@ def results_page(records: Mapping[str, Mapping[str, Any]]) -> str:
         "configuration, every run with its curve, versions, machine and commit. "
         "Differences are paired by seed and carry a 95 % interval.",
     ]
-    if not records:
+    if any(speed_page.is_speed(record) for record in records.values()):
+        lines += ["", "Speed and memory have [a page of their own](speed.md)."]
+    own = [name for name in records if not speed_page.is_speed(records[name])]
+    if not own:
         lines += ["", "No study has been recorded yet."]
-    order = sorted(records, key=lambda name: (kind(records[name]) != "comparison", name))
+    order = sorted(own, key=lambda name: (kind(records[name]) != "comparison", name))
     for name in order:
         lines += ["", *_section(name, records[name])]
     return "\n".join(lines) + "\n"
@@ -56,21 +59,23 @@ def _section(name: str, record: Mapping[str, Any]) -> list[str]:
     if kind(record) not in writers:
         return [f"## {name}", "", source, "", f"A record of another kind: `{kind(record)}`."]
     write, title = writers[kind(record)]
+    if speed_page.is_speed(record):
+        write, title = speed.markdown, speed_page.title(record)
+    return [f"## {title}", "", source, "", write(record), "", origin(record)]
+
+
+def origin(record: Mapping[str, Any]) -> str:
+    """When and where a record was made, and the command that repeats it."""
     environment = record["environment"]
     machine, versions = environment["machine"], environment["versions"]
-    return [
-        f"## {title}",
-        "",
-        source,
-        "",
-        write(record),
-        "",
+    lines = [
         f"Made {record['created'][:10]} at commit `{str(environment.get('commit'))[:12]}` on "
         f"{machine['cpu']} ({machine['cores']} cores), Python {versions['python']}, "
         f"torch {versions['torch']}:",
         "",
         f"    {record['command']}",
     ]
+    return "\n".join(lines)
 
 
 def _mutation(record: Mapping[str, Any]) -> list[str]:
@@ -148,6 +153,7 @@ def pages(root: Path) -> dict[Path, str]:
     made = {
         root / "docs" / "results.md": results_page(records),
         root / "docs" / "recipes.md": recipes_page(),
+        root / "docs" / "speed.md": speed_page.page(records, MADE, origin),
     }
     readme = root / "README.md"
     if readme.is_file():

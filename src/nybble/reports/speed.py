@@ -109,7 +109,8 @@ def gemms(found: Mapping[str, int]) -> str:
 
 
 def _activations(made: Record) -> str:
-    return "4 bits or 1" if made["activations"] == "4bit" else "as in float32"
+    words = {"4bit": "4 bits", "exact": "less where no gradient changes by it"}
+    return words.get(made["activations"], "as in float32")
 
 
 def _clock(clock: str) -> str:
@@ -146,11 +147,23 @@ def against(value: float, target: Record | None) -> str:
     """
     if target is None:
         return "no aim"
-    words = f"aim {target['least']:.2g}x: {'met' if value >= target['least'] else 'not met'}"
-    words = words.replace("aim 2x", "aim 2.0x").replace("aim 3x", "aim 3.0x")
+    words = f"aim {_number(target['least'])}x: {_met(value, target['least'])}"
     if target["hard"] is not None:
-        words += f"; hard {target['hard']}x: {'met' if value >= target['hard'] else 'not met'}"
+        words += f"; hard {_number(target['hard'])}x: {_met(value, target['hard'])}"
     return words
+
+
+def _met(value: float, wanted: float) -> str:
+    return "met" if value >= wanted else "not met"
+
+
+def _number(value: float) -> str:
+    """Two digits after the point, or one where the second is a zero.
+
+    >>> _number(2.0), _number(1.75), _number(1 / 0.7)
+    ('2.0', '1.75', '1.43')
+    """
+    return f"{value:.2f}".removesuffix("0")
 
 
 def step_verdict(record: Record) -> list[str]:
@@ -313,9 +326,38 @@ def _us(value: float) -> str:
     return f"{value:.1f} us" if value < 1000 else f"{value / 1000:.2f} ms"
 
 
+# ---- peers --------------------------------------------------------------------------------------
+
+
+def _peers(record: Record) -> Blocks:
+    made = record["configuration"]
+    tables = []
+    for model in made["models"]:
+        rows = [["package", "version", "time", "kept for backward", "gradients quantised"]]
+        for m in record["measurements"]:
+            if m["model"] != model:
+                continue
+            figures = [m["note"] or "", ""]
+            if m["note"] is None:
+                kept, base = m["saved_bytes"], m["float32_saved_bytes"]
+                figures = [ratio(m["time"]), f"{size(kept)} ({kept / base:.2f}x)" if base else "-"]
+            rows.append([m["name"], m["version"] or "-", *figures, m["gradients"]])
+        tables.append((f"{model}, batch {made['batch']}", rows))
+    clock = "CPU time" if made["threads"] == 1 else "wall time"
+    lines = [
+        f"time: of a whole training step, {clock}, {threads(made['threads'])}, as a ratio to "
+        "float32's in the same process, steps in turn: above 1 is slower. Kept for backward: bytes "
+        "that autograd saves, with its ratio to float32's; weights of a package's own are counted.",
+        f"nybble: {made['recipe']}; what other layers keep for backward: {_activations(made)}. "
+        "First and last layers are wide or float32 for everyone.",
+    ]
+    return Blocks(tables, lines)
+
+
 WRITERS: dict[str, Callable[[Record], Blocks]] = {
     "step": _step,
     "memory": _memory,
     "kernels": _kernels,
+    "peers": _peers,
 }
 """By the record's `bench`."""

@@ -29,7 +29,7 @@ from nybble.studies.steptime import Sample, Step, interleave, loss_step
 
 Clock = Literal["cpu", "wall"]
 CONTIGUOUS, CHANNELS_LAST, COMPILED = "contiguous", "channels-last", "torch.compile"
-ACTIVATIONS = ("4bit", "none")
+ACTIVATIONS = ("4bit", "exact", "none")
 
 
 def clock_of(threads: int) -> Clock:
@@ -132,7 +132,8 @@ def four_bit_model(
     if activations not in ACTIVATIONS:
         raise UserError(
             f"--activations {activations}: choose 4bit (what normalisation, activation functions "
-            "and the like keep for backward is compressed) or none."
+            "and the like keep for backward is compressed), exact (where it changes no gradient) "
+            "or none."
         )
     chosen = get_recipe(recipe)
     model = workload.model.train()

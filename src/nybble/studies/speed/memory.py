@@ -47,7 +47,7 @@ class MemoryConfig:
     batch: int = 128
     recipe: str = "sun2020"
     backend: str = "auto"
-    activations: str = "none"
+    activations: str = "4bit"
     threads: int = 1
     steps: int = 3
     size: int = 32

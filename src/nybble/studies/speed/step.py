@@ -48,7 +48,7 @@ class StepConfig:
     batch: int = BATCH
     recipe: str = RECIPE
     backend: str = "auto"
-    activations: str = "none"
+    activations: str = "4bit"
     threads: tuple[int, ...] = ()
     rounds: int = 21
     warmup: int = 2

@@ -56,6 +56,19 @@ def kernel_target(group: str) -> Target | None:
     return KERNELS.get(group.removesuffix(", narrow"))
 
 
+AIMS = (
+    *KERNELS.values(),
+    RESNET18,
+    TRANSFORMER,
+    TRANSFORMER_RADIX2,
+    RESNET20,
+    SAVED_RESNET18,
+    SAVED_TRANSFORMER,
+    PEAK_RESNET18,
+)
+"""Every aim, in the order of the speed page."""
+
+
 def step_target(configuration: Mapping[str, Any]) -> Target | None:
     """The aim of a whole step.
 
