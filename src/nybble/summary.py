@@ -24,6 +24,9 @@ from torch import Tensor, nn
 
 from nybble.convert import layer_geometry, loss_scale, unconverted_layers
 from nybble.errors import UserError
+from nybble.nn.memory import not_joined
+from nybble.nn.memory.base import passive
+from nybble.nn.memory.report import Kept, KeptWatch
 from nybble.nn.registry import converted_class
 from nybble.nn.state import QuantizedLayer
 from nybble.ops.dispatch import runs_native
@@ -77,6 +80,8 @@ class Summary:
     unconverted: tuple[tuple[str, str], ...]
     clips: tuple[str, ...]
     loss_scale: float
+    kept: tuple[Kept, ...] = ()
+    not_joined: tuple[tuple[str, str], ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-able form."""
@@ -129,6 +134,14 @@ class Summary:
             f"falls back to the reference backend: {layer} and others like it: {why}"
             for why, layer in falls.items()
         ]
+        if any(entry.keeps for entry in self.kept):
+            lines.append("kept for backward beside these layers:")
+            lines += [f"  {entry}" for entry in self.kept]
+            lines += [
+                f"no BatchNorm is joined with a ReLU in {name or 'the model'}'s own forward, which"
+                f" cannot be traced: {why}"
+                for name, why in self.not_joined
+            ]
         lines += [f"not converted: {name} ({cls})" for name, cls in self.unconverted]
         if self.loss_scale != 1:
             lines.append(
@@ -174,13 +187,16 @@ def summary(model: nn.Module, example_input: Any) -> Summary:
             kept.append(tensor)  # keeps the address from being used again
             owner = stack[-1] if stack else ""
             saved[owner] = saved.get(owner, 0) + storage.nbytes()
+            watch.note(storage.nbytes())
         return tensor
 
     kept: list[Tensor] = []
     parameters = {p.untyped_storage().data_ptr() for p in twin.parameters()}
+    watch = KeptWatch(twin, layers)
     for name, module in layers.items():
-        module.register_forward_pre_hook(_enter(name, stack))
-        module.register_forward_hook(_leave(name, stack, calls, flowing), with_kwargs=True)
+        module.register_forward_pre_hook(passive(_enter(name, stack)))
+        leave = passive(_leave(name, stack, calls, flowing))
+        module.register_forward_hook(leave, with_kwargs=True)
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor), torch.enable_grad():
         with OtherProducts(stack) as other:
             output = _call(twin, example_input)
@@ -209,6 +225,8 @@ def summary(model: nn.Module, example_input: Any) -> Summary:
             if isinstance(module, QuantizedLayer) and module.nybble_alpha is not None
         ),
         loss_scale=loss_scale(model),
+        kept=watch.rows(),
+        not_joined=not_joined(model),
     )
 
 

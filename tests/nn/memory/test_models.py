@@ -261,3 +261,41 @@ def test_what_cannot_be_joined():
 def test_unknown_options(name):
     with pytest.raises(nybble.errors.UserError):
         nybble.convert(small(), "sun2020", activations=name)
+
+
+def test_summary_lists_what_is_kept():
+    class Functional(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.fc = nn.Linear(8, 8)
+
+        def forward(self, x):
+            return F.silu(self.fc(x))
+
+    model = nn.Sequential(Functional(), nn.BatchNorm1d(8), nn.ReLU(), nn.Linear(8, 2))
+    nybble.convert(model, "sun2020", activations="4bit")
+    found = nybble.summary(model, torch.randn(64, 8))
+    kept = {entry.module: entry for entry in found.kept}
+    assert kept["0"].keeps == "" and kept["0"].saved >= 64 * 8 * 4
+    assert "mask" in kept["1"].keeps and kept["1"].bits < 8
+    assert kept["2"].saved == 0
+    assert "0 (Functional): 2,048 bytes, 32.0 bits a value; not compressed" in str(found)
+    plain = nybble.summary(nybble.revert(model), torch.randn(64, 8))
+    assert "beside these layers" not in str(plain)
+
+
+def test_what_cannot_be_traced_is_said():
+    class Branch(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.bn, self.relu = nn.BatchNorm1d(4), nn.ReLU()
+
+        def forward(self, x):
+            return self.relu(self.bn(x)) if x.sum() > 0 else self.relu(self.bn(-x))
+
+    model = nybble.convert(
+        nn.Sequential(nn.Linear(4, 4), Branch(), nn.Linear(4, 4)), "sun2020", activations="4bit"
+    )
+    assert "1's own forward, which cannot be traced" in str(
+        nybble.summary(model, torch.randn(16, 4))
+    )

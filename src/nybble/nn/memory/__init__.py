@@ -11,7 +11,12 @@ registry.py   by class: putting in and taking out
 from nybble.nn.memory.attention import attention
 from nybble.nn.memory.base import MemoryLayer, memory_layers
 from nybble.nn.memory.options import ActivationMemory, resolve_memory
-from nybble.nn.memory.registry import compress_memory, memory_options, restore_memory
+from nybble.nn.memory.registry import (
+    compress_memory,
+    memory_options,
+    not_joined,
+    restore_memory,
+)
 
 __all__ = [
     "ActivationMemory",
@@ -20,6 +25,7 @@ __all__ = [
     "compress_memory",
     "memory_layers",
     "memory_options",
+    "not_joined",
     "resolve_memory",
     "restore_memory",
 ]

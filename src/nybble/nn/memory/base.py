@@ -6,8 +6,9 @@ that `training/saved.py` and torch's hooks see all of it.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import wraps
 from typing import Any, ClassVar
 
 import torch
@@ -71,6 +72,21 @@ def in_transform(*tensors: Tensor | None) -> bool:
 def compresses(*tensors: Tensor | None) -> bool:
     """Whether this call needs a compressing function at all."""
     return keeps_graph(*tensors) and not in_transform(*tensors)
+
+
+def passive(hook: Callable[..., Any]) -> Callable[..., Any]:
+    """Marks a hook that only counts: it does not keep modules from working on each other's results.
+
+    >>> passive(print).__name__
+    'print'
+    """
+
+    @wraps(hook)
+    def marked(*args: Any, **kwargs: Any) -> Any:
+        return hook(*args, **kwargs)
+
+    marked.nybble_passive = True  # type: ignore[attr-defined]
+    return marked
 
 
 def has_hooks(module: nn.Module) -> bool:

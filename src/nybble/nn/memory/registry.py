@@ -84,3 +84,9 @@ def memory_options(model: nn.Module) -> ActivationMemory | None:
     """The options that `model` was converted with, None without."""
     options = model.__dict__.get("_nybble_memory_options")
     return options if isinstance(options, ActivationMemory) else None
+
+
+def not_joined(model: nn.Module) -> tuple[tuple[str, str], ...]:
+    """(name, reason) of modules that could not be traced, so that nothing in them was joined."""
+    untraced = model.__dict__.get("_nybble_memory_untraced", ())
+    return tuple((str(name), str(why)) for name, why in untraced)
