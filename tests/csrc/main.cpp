@@ -20,6 +20,7 @@ using nybble_tests::Family;
 const Family kFamilies[] = {
     {"decode", nybble_tests::run_decode},
     {"micro", nybble_tests::run_micro},
+    {"gemm", nybble_tests::run_gemm},
 };
 
 bool wanted(const Family& family, int count, char** names) {
