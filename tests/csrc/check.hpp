@@ -58,5 +58,6 @@ struct Family {
 void run_decode(const Case& one, int threads);
 void run_micro(const Case& one, int threads);
 void run_gemm(const Case& one, int threads);
+void run_conv(const Case& one, int threads);
 
 } // namespace nybble_tests

@@ -24,6 +24,7 @@ const Family kFamilies[] = {
     {"decode", nybble_tests::run_decode},
     {"micro", nybble_tests::run_micro},
     {"gemm", nybble_tests::run_gemm},
+    {"conv", nybble_tests::run_conv},
 };
 
 bool wanted(const Family& family, int count, char** names) {

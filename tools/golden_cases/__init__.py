@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 
-from golden_cases import core, gemm
+from golden_cases import conv, core, gemm
 from golden_cases.values import Case, Value
 
 __all__ = ["FAMILIES", "Case", "Value"]
@@ -13,4 +13,5 @@ FAMILIES: dict[str, Callable[[], Iterator[Case]]] = {
     "decode": core.decode,
     "micro": core.micro,
     "gemm": gemm.gemm,
+    "conv": conv.conv,
 }
