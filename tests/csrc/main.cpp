@@ -21,10 +21,9 @@ using nybble_tests::Family;
 using nybble_tests::Place;
 
 const Family kFamilies[] = {
-    {"decode", nybble_tests::run_decode},
-    {"micro", nybble_tests::run_micro},
-    {"gemm", nybble_tests::run_gemm},
-    {"conv", nybble_tests::run_conv},
+    {"decode", nybble_tests::run_decode},     {"micro", nybble_tests::run_micro},
+    {"gemm", nybble_tests::run_gemm},         {"conv", nybble_tests::run_conv},
+    {"quantize", nybble_tests::run_quantize},
 };
 
 bool wanted(const Family& family, int count, char** names) {

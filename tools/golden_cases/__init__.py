@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 
-from golden_cases import conv, core, gemm
+from golden_cases import conv, core, gemm, quantize
 from golden_cases.values import Case, Value
 
 __all__ = ["FAMILIES", "Case", "Value"]
@@ -14,4 +14,5 @@ FAMILIES: dict[str, Callable[[], Iterator[Case]]] = {
     "micro": core.micro,
     "gemm": gemm.gemm,
     "conv": conv.conv,
+    "quantize": quantize.quantize,
 }
