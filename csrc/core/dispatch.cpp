@@ -7,6 +7,7 @@
 #include "cpu_features.hpp"
 #include "decode.hpp"
 #include "gemm/micro.hpp"
+#include "norm/kernels.hpp"
 #include "quantize/pack.hpp"
 #include "quantize/sums.hpp"
 #include "unpack.hpp"
@@ -25,7 +26,8 @@ const std::vector<Kernels>& compiled_sets() {
        &kWinogradAvx2,
        &kConvAvx2,
        &kQuantizeAvx2,
-       &kSumAvx2},
+       &kSumAvx2,
+       &kNormAvx2},
 #endif
 #if defined(NYBBLE_HAVE_NEON)
       {"dotprod",
@@ -36,7 +38,8 @@ const std::vector<Kernels>& compiled_sets() {
        &kWinogradGeneric,
        &kConvGeneric,
        &kQuantizeGeneric,
-       &kSumGeneric},
+       &kSumGeneric,
+       &kNormGeneric},
       {"neon",
        {"neon"},
        unpack4_generic,
@@ -45,7 +48,8 @@ const std::vector<Kernels>& compiled_sets() {
        &kWinogradGeneric,
        &kConvGeneric,
        &kQuantizeGeneric,
-       &kSumGeneric},
+       &kSumGeneric,
+       &kNormGeneric},
 #endif
       {"generic",
        {},
@@ -55,7 +59,8 @@ const std::vector<Kernels>& compiled_sets() {
        &kWinogradGeneric,
        &kConvGeneric,
        &kQuantizeGeneric,
-       &kSumGeneric},
+       &kSumGeneric,
+       &kNormGeneric},
   };
   return sets;
 }

@@ -18,6 +18,7 @@ struct WinogradKernels;
 struct ConvKernels;
 struct QuantizeKernels;
 struct SumKernels;
+struct NormKernels;
 
 struct Kernels {
   const char* name;                   // "generic", "avx2", ...
@@ -30,6 +31,7 @@ struct Kernels {
   const ConvKernels* conv;         // conv/pack.hpp
   const QuantizeKernels* quantize; // quantize/pack.hpp
   const SumKernels* sums;          // quantize/sums.hpp
+  const NormKernels* norm;         // norm/kernels.hpp
 };
 
 // The sets compiled into this build, best first; the last one is "generic" and runs everywhere.

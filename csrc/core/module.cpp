@@ -100,6 +100,7 @@ NB_MODULE(_core, m) {
   m.def("has_openmp", &has_openmp);
   nybble::bind_gemm(m);
   nybble::bind_quantize(m);
+  nybble::bind_norm(m);
   m.def("unpack4", &unpack4, nb::arg("packed"), nb::arg("isa") = "");
   nybble::bind_winograd(m);
 }

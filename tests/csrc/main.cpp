@@ -23,7 +23,7 @@ using nybble_tests::Place;
 const Family kFamilies[] = {
     {"decode", nybble_tests::run_decode},     {"micro", nybble_tests::run_micro},
     {"gemm", nybble_tests::run_gemm},         {"conv", nybble_tests::run_conv},
-    {"quantize", nybble_tests::run_quantize},
+    {"quantize", nybble_tests::run_quantize}, {"norm", nybble_tests::run_norm},
 };
 
 bool wanted(const Family& family, int count, char** names) {

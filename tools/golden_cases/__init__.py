@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 
-from golden_cases import conv, core, gemm, quantize
+from golden_cases import conv, core, gemm, norm, quantize
 from golden_cases.values import Case, Value
 
 __all__ = ["FAMILIES", "Case", "Value"]
@@ -15,4 +15,5 @@ FAMILIES: dict[str, Callable[[], Iterator[Case]]] = {
     "gemm": gemm.gemm,
     "conv": conv.conv,
     "quantize": quantize.quantize,
+    "norm": norm.norm,
 }

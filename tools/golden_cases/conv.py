@@ -8,10 +8,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
-from golden_cases.operands import operand, scale
-from golden_cases.values import Case, Value, generator
 from torch import Tensor
 
+from golden_cases.operands import operand, scale
+from golden_cases.values import Case, Value, generator
 from nybble.ops.exactness import finish_
 from nybble.ops.geometry import Geometry
 from nybble.ops.reference import gemm as reference

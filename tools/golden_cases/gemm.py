@@ -1,15 +1,15 @@
 """Family `gemm` (csrc/gemm/gemm.hpp): all transpositions, formats, scales, extremes, the spill to
-int64, and block scales. Expected: integers multiplied in float64, finished by `ops/exactness.py`."""
+int64, block scales. Expected: integers multiplied in float64, finished by `ops/exactness.py`."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 
 import torch
-from golden_cases.operands import operand, scale
-from golden_cases.values import Case, Value, generator
 from torch import Tensor
 
+from golden_cases.operands import operand, scale
+from golden_cases.values import Case, Value, generator
 from nybble.ops.exactness import finish_
 
 INT32 = 2**31 - 1

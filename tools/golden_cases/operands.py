@@ -10,9 +10,9 @@ from dataclasses import dataclass
 from math import prod
 
 import torch
-from golden_cases.values import Value
 from torch import Tensor
 
+from golden_cases.values import Value
 from nybble.formats import Format, get_format
 from nybble.ops.native.codes import table_of
 from nybble.quantizers.packing import pack_codes

@@ -1,15 +1,15 @@
-"""Family `quantize` (csrc/quantize): packing by every kind of rule, with masks, statistics, bfloat16
-and channels-last random bits; sums, moments, the clip's gradient, transposes. Expected: the formats'
-own encoders, `two_phase_integers`, `tree_sum_last`, `random24`."""
+"""Family `quantize` (csrc/quantize): packing by every kind of rule, with masks, statistics,
+bfloat16 and channels-last random bits; sums, moments, the clip's gradient, transposes. Expected:
+the formats' own encoders, `two_phase_integers`, `tree_sum_last`, `random24`."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 
 import torch
-from golden_cases.values import Case, Value, generator
 from torch import Tensor
 
+from golden_cases.values import Case, Value, generator
 from nybble.formats import (
     Format,
     Integer,
@@ -114,7 +114,8 @@ def _others(make: torch.Generator) -> Iterator[Case]:
                 "dx": dx,
                 "mask": pack_bits(inside),
                 "codes": pack4(codes),
-                "sides": get_format("int4").integers(torch.arange(16, dtype=torch.uint8))
+                "sides": get_format("int4")
+                .integers(torch.arange(16, dtype=torch.uint8))
                 .clamp(-1.0, 1.0)
                 .to(torch.int8),
                 "two_sided": int(two_sided),

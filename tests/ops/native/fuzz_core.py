@@ -1,6 +1,6 @@
 """Hostile numbers to the raw functions of `nybble._core`: run as a child, see test_fuzz.py.
 
-    python -m tests.ops.native.fuzz_core FUNCTION [ISA]
+    python -m tests.ops.native.fuzz_core ISA [FUNCTION ...]
 
 From a call that works, one or two numbers at a time are replaced: sizes become negative, zero,
 huge or such that their product overflows; addresses null or misaligned; byte counts too small. Each
@@ -20,6 +20,8 @@ import torch
 from torch import Tensor
 
 import nybble._core as core
+from nybble.formats import LogFormat, LogNearest, get_format
+from nybble.ops.native import quantize
 
 CANARY = 64
 SIZES = (-1, 0, 1, 2, 3, 5, 63, 65, 2**16, 2**31 - 1, 2**31, 2**40, 2**46, 2**61, 2**62, 2**63 - 1)
@@ -127,10 +129,100 @@ def winograd_grad_weight(a: Arena) -> list[Any]:
     return [*operands, n, h, w, c, o, 1, 1, *scales, *a.floats(o * 9 * c), 2**31 - 1, 2]
 
 
+_N = 150
+
+
+def _pack(a: Arena, factors: int = 1) -> list[Any]:
+    return [*a.floats(_N), False, _N, *a.floats(factors), 1, *a.bytes(packed(_N))]
+
+
+def _mask(a: Arena) -> list[Any]:
+    return [*a.bytes((_N + 7) // 8), -8.0, 7.0]
+
+
+def pack_integer(a: Arena) -> list[Any]:
+    return [*_pack(a), *_mask(a), -8, 7, 4, False, 0.0, 2]
+
+
+def pack_log(a: Arena) -> list[Any]:
+    rule = quantize._log_rule(LogFormat(4, 4), LogFormat(4, 4).odd(), LogNearest("1.6"))
+    return [*_pack(a), *a.bytes(packed(_N)), *_mask(a), rule, 2]
+
+
+def pack_thresholds(a: Arena) -> list[Any]:
+    fmt = get_format("fp4_e2m1")
+    rule = quantize._threshold_rule(fmt, fmt.default_rounding)
+    return [*_pack(a, 3), *_mask(a), rule, 2]
+
+
+def pack_stochastic(a: Arena) -> list[Any]:
+    rule = quantize._stochastic_rule(get_format("int4"), 0.0)
+    return [*_pack(a), *_mask(a), rule, 1, 2, 3, 4, 5, 3, 50, 2]
+
+
+def absmax(a: Arena) -> list[Any]:
+    return [*a.floats(3 * 50), False, 3, 50, *a.floats(3), 2]
+
+
+def random24(a: Arena) -> list[Any]:
+    return [1, 2, 3, 4, 5, 1000, *a.floats(1000), 2]
+
+
+def relayout(a: Arena) -> list[Any]:
+    return [*a.bytes(packed(2 * 5 * 33)), 2, 5, 33, *a.bytes(packed(2 * 5 * 33)), 2]
+
+
+def tree_sums(a: Arena) -> list[Any]:
+    return [*a.floats(2 * 1100), 2, 1100, *a.floats(2), 2]
+
+
+def moments(a: Arena) -> list[Any]:
+    return [*a.floats(2 * 1100), 2, 1100, *a.floats(6), 2]
+
+
+def mask_gradient(a: Arena) -> list[Any]:
+    return [*a.floats(_N), _N, *a.bytes(19), *a.bytes(packed(_N)), bytes(16), True, 2]
+
+
+def batch_norm_forward(a: Arena) -> list[Any]:
+    each = [a.floats(5) for _ in range(4)]
+    out = [a.floats(35), a.bytes(packed(35)), a.floats(25)]
+    return [7, 5, a.floats(35), *each, 0.1, 1e-5, True, *out, 2]
+
+
+def batch_norm_backward(a: Arena) -> list[Any]:
+    out = [a.floats(35), a.floats(5), a.floats(5)]
+    return [7, 5, a.floats(35), a.bytes(packed(35)), a.floats(25), *out, 2]
+
+
+def relu_forward(a: Arena) -> list[Any]:
+    return [a.floats(203), 203, a.floats(203), a.bytes(26), 2]
+
+
+def relu_backward(a: Arena) -> list[Any]:
+    return [a.floats(203), a.bytes(26), 203, a.floats(203), 2]
+
+
 CALLS = {
     name: maker
     for name, maker in list(globals().items())
-    if callable(maker) and not name.startswith("_") and hasattr(core, name)
+    if getattr(maker, "__module__", None) == __name__ and hasattr(core, name)
+}
+
+
+# Those without arrays.
+HARMLESS = {
+    "active_isa",
+    "cpu_features",
+    "has_openmp",
+    "isa",
+    "isas",
+    "max_threads",
+    "unpack4",
+    "use_isa",
+    "version",
+    "winograd_correlation_plan",
+    "winograd_grad_weight_tiles",
 }
 
 
@@ -152,7 +244,7 @@ def replaced(value: Any, path: tuple[int, ...], new: int) -> Any:
 
 
 def attack(name: str, arguments: list[Any], arena: Arena) -> str:
-    """"raised" or "returned"; exits with a message where something else happened."""
+    """ "raised" or "returned"; exits with a message where something else happened."""
     try:
         getattr(core, name)(*arguments)
     except REFUSALS:
@@ -162,34 +254,38 @@ def attack(name: str, arguments: list[Any], arena: Arena) -> str:
     return "returned"
 
 
-def main(name: str, isa: str = "") -> None:
-    if isa:
-        core.use_isa(isa)
+def attack_function(name: str, rounds: int = 600) -> None:
     maker, draw = CALLS[name], random.Random(0)
     arena = Arena()
     arguments = maker(arena)
     if attack(name, arguments, arena) != "returned":
         sys.exit(f"{name}: the call to start from does not work")
     places = list(leaves(arguments))
-    sizes_of = {size for _, size in arena.arrays}
-    known = arena.addresses()
+    sizes, known = {size for _, size in arena.arrays}, arena.addresses()
 
     def hostile(value: int) -> list[int]:
         if value in known:
             return [0]
         # A byte count: only smaller ones. (A size that equals one by chance is treated so too.)
-        return [n for n in SIZES if n < value or n > 2**63 - 1] if value in sizes_of else [*SIZES]
+        return [n for n in SIZES if n < value or n > 2**63 - 1] if value in sizes else [*SIZES]
 
     counts = {"raised": 0, "returned": 0}
     for path, value in places:
         for new in hostile(value):
             counts[attack(name, replaced(arguments, path, new), arena)] += 1
-    for _ in range(1500):
+    for _ in range(rounds):
         mutated = arguments
-        for path, value in draw.sample(places, draw.randint(2, 3)):
+        for path, value in draw.sample(places, min(draw.randint(2, 3), len(places))):
             mutated = replaced(mutated, path, draw.choice(hostile(value)))
         counts[attack(name, mutated, arena)] += 1
-    print(name, isa, counts)
+    print(name, counts, flush=True)
+
+
+def main(isa: str, *names: str) -> None:
+    core.use_isa(isa)
+    for name in names or CALLS:
+        attack_function(name)
+    print("every function")
 
 
 if __name__ == "__main__":
