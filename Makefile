@@ -94,22 +94,22 @@ $(BIN)/cmake: | $(PACKAGES_STAMP)
 	$(PIP) install $(PIP_FLAGS) -q cmake
 
 # Without a compiler there are no kernels to test.
-csrc: setup $(if $(COMPILER),csrc-sanitized)
+csrc: $(if $(COMPILER),csrc-sanitized)
 
 .PHONY: csrc-sanitized
 csrc-sanitized: $(filter $(BIN)/cmake,$(CMAKE))
 	@mkdir -p build
-	@$(CMAKE) -S tests/csrc -B build/csrc-sanitized -DNYBBLE_SANITIZE=ON > build/csrc-sanitized.log 2>&1 || \
+	@$(CMAKE) -S tests/csrc -B build/csrc-sanitized -DCMAKE_BUILD_TYPE=RelWithDebInfo -DNYBBLE_SANITIZE=ON > build/csrc-sanitized.log 2>&1 || \
 		{ cat build/csrc-sanitized.log; exit 1; }
 	@$(CMAKE) --build build/csrc-sanitized --parallel 2 >> build/csrc-sanitized.log 2>&1 || \
 		{ cat build/csrc-sanitized.log; exit 1; }
 	build/csrc-sanitized/nybble_tests $(GOLDEN)
 
 # Leaks are not looked for: Python and torch keep much until the process ends.
-sanitize: csrc
+sanitize: setup csrc
 	$(BIN)/python tools/sanitize.py $(SANITIZE_FLAGS)
 
-arm: setup
+arm: $(filter $(BIN)/cmake,$(CMAKE))
 	@test -n "$(ARM_TOOLS)" || { echo "make: the AArch64 tools are missing: apt-get install g++-aarch64-linux-gnu qemu-user" >&2; exit 2; }
 	@mkdir -p build
 	@$(CMAKE) -S tests/csrc -B build/csrc-arm -DCMAKE_TOOLCHAIN_FILE=aarch64.cmake > build/csrc-arm.log 2>&1 || \

@@ -10,10 +10,15 @@
 
 namespace nybble {
 
+// More threads than this are never asked for: libgomp ends the process where it cannot make them.
+constexpr int kMostThreads = 256;
+
 // Calls body(i) for every i in [0, items), at most `threads` at a time; small loops stay on the
 // calling thread.
 template <class Body>
 void parallel_for(int threads, int64_t items, const Body& body) {
+  if (threads > items) threads = int(items);
+  if (threads > kMostThreads) threads = kMostThreads;
   if (threads <= 1 || items <= 1) {
     for (int64_t i = 0; i < items; ++i)
       body(i);

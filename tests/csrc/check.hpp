@@ -2,13 +2,13 @@
 #pragma once
 
 #include <cstdint>
-#include <cstdlib>
 #include <cstring>
 #include <memory>
 #include <stdexcept>
 #include <string>
 
 #include "golden.hpp"
+#include "memory.hpp"
 
 namespace nybble_tests {
 
@@ -16,19 +16,16 @@ namespace nybble_tests {
 template <class T>
 class Output {
 public:
-  explicit Output(int64_t count) : count_(count), data_(static_cast<T*>(std::malloc(bytes()))) {
-    if (count > 0) std::memset(data_.get(), 0xA5, bytes());
+  explicit Output(int64_t count)
+      : count_(count), data_(allocate(count * int64_t(sizeof(T)), current_place)) {
+    if (count > 0) std::memset(data_.get(), 0xA5, size_t(count) * sizeof(T));
   }
-  T* data() { return data_.get(); }
+  T* data() { return static_cast<T*>(data_.get()); }
   int64_t count() const { return count_; }
 
 private:
-  struct Free {
-    void operator()(T* at) const { std::free(at); }
-  };
-  size_t bytes() const { return size_t(count_) * sizeof(T); }
   int64_t count_;
-  std::unique_ptr<T, Free> data_;
+  std::shared_ptr<void> data_;
 };
 
 // Throws where an element of `got` has other bits than the expected one. Any NaN equals any NaN:
@@ -60,5 +57,9 @@ struct Family {
 
 void run_decode(const Case& one, int threads);
 void run_micro(const Case& one, int threads);
+void run_gemm(const Case& one, int threads);
+void run_conv(const Case& one, int threads);
+void run_quantize(const Case& one, int threads);
+void run_norm(const Case& one, int threads);
 
 } // namespace nybble_tests

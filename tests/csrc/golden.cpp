@@ -1,10 +1,11 @@
 #include "golden.hpp"
 
-#include <cstdlib>
 #include <cstring>
 #include <fstream>
 #include <iterator>
 #include <stdexcept>
+
+#include "memory.hpp"
 
 namespace nybble_tests {
 namespace {
@@ -63,7 +64,7 @@ Array read_array(Reader& in) {
     out.count *= out.sizes.back();
   }
   out.bytes = out.count * size_of(out.type);
-  out.data.reset(std::malloc(size_t(out.bytes)), std::free);
+  out.data = allocate(out.bytes, current_place);
   in.copy(out.data.get(), out.bytes);
   return out;
 }

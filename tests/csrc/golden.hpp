@@ -4,8 +4,7 @@
 //     case   name, u16 arrays                                     a name: u8 length, characters
 //     array  name, u8 type (B b h i q f), u8 dimensions, i64 sizes, elements
 //
-// Every array is copied to memory of exactly its size, so that AddressSanitizer sees a kernel that
-// reads beyond it.
+// Every array is copied to memory of exactly its size in `current_place` (memory.hpp).
 #pragma once
 
 #include <cstdint>
@@ -20,7 +19,7 @@ struct Array {
   char type;
   std::vector<int64_t> sizes;
   int64_t count, bytes;
-  std::shared_ptr<void> data; // malloc
+  std::shared_ptr<void> data;
 };
 
 class Case {

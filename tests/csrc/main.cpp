@@ -1,5 +1,6 @@
-// Runs every family of golden vectors on every instruction set of this machine and on one to three
-// threads, and compares bit for bit; one line a family, status 1 at the first difference.
+// Runs every family of golden vectors on every instruction set of this machine, on one to three
+// threads, with arrays on the heap and before guarded pages, and compares bit for bit; one line a
+// family, status 1 at the first difference.
 //
 //     nybble_tests tests/csrc/golden [family ...]
 #include <cstdio>
@@ -11,15 +12,18 @@
 #include "check.hpp"
 #include "core/dispatch.hpp"
 #include "golden.hpp"
+#include "memory.hpp"
 
 namespace {
 
 using nybble_tests::Case;
 using nybble_tests::Family;
+using nybble_tests::Place;
 
 const Family kFamilies[] = {
-    {"decode", nybble_tests::run_decode},
-    {"micro", nybble_tests::run_micro},
+    {"decode", nybble_tests::run_decode},     {"micro", nybble_tests::run_micro},
+    {"gemm", nybble_tests::run_gemm},         {"conv", nybble_tests::run_conv},
+    {"quantize", nybble_tests::run_quantize}, {"norm", nybble_tests::run_norm},
 };
 
 bool wanted(const Family& family, int count, char** names) {
@@ -29,13 +33,16 @@ bool wanted(const Family& family, int count, char** names) {
 }
 
 // The names of the instruction sets that ran; throws std::runtime_error for a difference.
-std::string run(const Family& family, const std::vector<Case>& cases) {
+std::string run(const Family& family, const std::string& path, size_t& count) {
   std::string sets;
   for (const nybble::Kernels& set : nybble::compiled_sets()) {
     if (!nybble::runs_here(set)) continue;
     nybble::use(set.name);
     sets += std::string(sets.empty() ? "" : ", ") + set.name;
-    for (int threads = 1; threads <= 3; ++threads)
+    for (int threads = 1; threads <= 3; ++threads) {
+      nybble_tests::current_place = threads == 2 ? Place::Pages : Place::Heap;
+      const std::vector<Case> cases = nybble_tests::read_golden(path);
+      count = cases.size();
       for (const Case& one : cases) {
         try {
           family.run(one, threads);
@@ -44,6 +51,7 @@ std::string run(const Family& family, const std::vector<Case>& cases) {
                                    " threads): " + error.what());
         }
       }
+    }
   }
   return sets;
 }
@@ -58,10 +66,10 @@ int main(int count, char** arguments) {
   for (const Family& family : kFamilies) {
     if (!wanted(family, count - 2, arguments + 2)) continue;
     try {
-      const auto cases =
-          nybble_tests::read_golden(std::string(arguments[1]) + "/" + family.name + ".golden");
-      const std::string sets = run(family, cases);
-      std::printf("%-12s %4zu cases equal on %s, 1 to 3 threads\n", family.name, cases.size(),
+      size_t cases = 0;
+      const std::string path = std::string(arguments[1]) + "/" + family.name + ".golden";
+      const std::string sets = run(family, path, cases);
+      std::printf("%-12s %4zu cases equal on %s, 1 to 3 threads\n", family.name, cases,
                   sets.c_str());
       std::fflush(stdout);
     } catch (const std::exception& error) {

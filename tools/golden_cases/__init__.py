@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 
-from golden_cases import core
+from golden_cases import conv, core, gemm, norm, quantize
 from golden_cases.values import Case, Value
 
 __all__ = ["FAMILIES", "Case", "Value"]
@@ -12,4 +12,8 @@ __all__ = ["FAMILIES", "Case", "Value"]
 FAMILIES: dict[str, Callable[[], Iterator[Case]]] = {
     "decode": core.decode,
     "micro": core.micro,
+    "gemm": gemm.gemm,
+    "conv": conv.conv,
+    "quantize": quantize.quantize,
+    "norm": norm.norm,
 }

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import torch
-from golden_cases.values import FILLS, Case, generator, integers
 from torch import Tensor
 
+from golden_cases.values import FILLS, Case, generator, integers
 from nybble.quantizers.packing import unpack4
 
 ROWS, COLUMNS = 6, 16
@@ -45,7 +45,7 @@ def decode() -> Iterator[Case]:
 
 
 def micro() -> Iterator[Case]:
-    """Panels of bytes and words at every extreme, with the longest `flush` that the bound allows."""
+    """Panels of bytes and words at every extreme, with the longest `flush` that is allowed."""
     make = generator(2)
     for a_low, a_high, b_low, b_high, kind in (
         (0, 15, -8, 7, "u8s8"),
