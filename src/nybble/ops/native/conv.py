@@ -54,7 +54,7 @@ def conv_output(
             [ 8., 12.,  8.]])
     """
     sizes, out_size = _sizes(geometry, x.shape, w.shape)
-    out = torch.empty(x.shape[0], *out_size, w.shape[0])
+    out = torch.empty(x.shape[0], *out_size, w.shape[0], dtype=torch.float32)
     scales = _Scales(scale_x, scale_w)
     no_bias = (0, 0)
     _module().conv_output(
@@ -83,7 +83,7 @@ def conv_grad_input(
     """The Gemm towards the input: float32 [N, H, W, C] from g [N, OH, OW, O] and the weight."""
     sizes, out_size = _sizes(geometry, x_shape, w.shape)
     _same(g.shape, (x_shape[0], *out_size, w.shape[0]), "gradient")
-    out = torch.empty(x_shape)
+    out = torch.empty(x_shape, dtype=torch.float32)
     scales = _Scales(scale_g, scale_w)
     _module().conv_grad_input(
         sizes,
@@ -110,7 +110,7 @@ def conv_grad_weight(
     """The Gemm towards the weight: float32 [O, kh, kw, C / groups] from g [N, OH, OW, O] and x."""
     sizes, out_size = _sizes(geometry, x.shape, w_shape)
     _same(g.shape, (x.shape[0], *out_size, w_shape[0]), "gradient")
-    out = torch.empty(w_shape)
+    out = torch.empty(w_shape, dtype=torch.float32)
     scales = _Scales(scale_g, scale_x)
     _module().conv_grad_weight(
         sizes,
@@ -139,7 +139,7 @@ class _Scales:
 
 
 def _flat(scale: Tensor | None) -> Tensor:
-    return torch.ones(1) if scale is None else scale.detach().reshape(-1).contiguous()
+    return torch.ones(1, dtype=torch.float32) if scale is None else scale.detach().reshape(-1).contiguous()
 
 
 def _operand(codes: Codes, what: str) -> _Args:

@@ -52,6 +52,7 @@ def layer_forward(
     slot_x, slot_w = spec.output_input, spec.output_weight
     if slot_x is None or slot_w is None or why_not(spec, geometry, "output") is not None:
         return reference.layer_forward(x, weight, bias, alpha, spec, geometry, "exact", draw, save)
+    x, weight = _dense(x), _dense(weight)
     last_x, last_w = is_channels_last(x), is_channels_last(weight)
     kept_x = quantize_kept(x, slot_x, draw, INPUT, alpha, want_inside=save)
     kept_w = quantize_kept(weight, slot_w, draw, WEIGHT, None, want_inside=save)

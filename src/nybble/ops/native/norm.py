@@ -87,7 +87,7 @@ def batch_norm_forward(
     width = x.shape[1]
     y = x if in_place else torch.empty_like(x)
     packed = torch.empty(packed_bytes(x.numel(), 4), dtype=torch.uint8)
-    stats = torch.empty(_STATS, width)
+    stats = torch.empty(_STATS, width, dtype=torch.float32)
     _module().batch_norm_forward(
         x.numel() // width,
         width,
@@ -114,7 +114,7 @@ def batch_norm_backward(
     width = stats.shape[1]
     grad = as_channels_last(grad)
     dx = torch.empty_like(grad) if wants_input else None
-    dgamma, dbeta = torch.empty(width), torch.empty(width)
+    dgamma, dbeta = (torch.empty(width, dtype=torch.float32) for _ in range(2))
     _module().batch_norm_backward(
         grad.numel() // width,
         width,

@@ -317,7 +317,7 @@ def _factors(inv: Tensor | float, x: Tensor) -> tuple[Tensor, int]:
         inv, shape = inv.permute(0, 2, 3, 1), x.permute(0, 2, 3, 1).shape
     varying = [d for d, size in enumerate(inv.shape) if size > 1]
     if not varying or x.numel() == 0:
-        return torch.ones(1), 1
+        return torch.ones(1, dtype=torch.float32), 1
     first, last = varying[0], varying[-1]
     if inv.shape[first : last + 1] == shape[first : last + 1]:
         return inv.reshape(-1).contiguous(), max(prod(shape[last + 1 :]), 1)

@@ -220,7 +220,7 @@ def _operand(codes: Codes, what: str) -> tuple[int, ...]:
     )
 
 
-_ONE = torch.ones(1)
+_ONE = torch.ones(1, dtype=torch.float32)
 
 
 def _scale(scale: Tensor | None, many: int, what: str) -> Tensor:
