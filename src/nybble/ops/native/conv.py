@@ -139,7 +139,11 @@ class _Scales:
 
 
 def _flat(scale: Tensor | None) -> Tensor:
-    return torch.ones(1, dtype=torch.float32) if scale is None else scale.detach().reshape(-1).contiguous()
+    return (
+        torch.ones(1, dtype=torch.float32)
+        if scale is None
+        else scale.detach().reshape(-1).contiguous()
+    )
 
 
 def _operand(codes: Codes, what: str) -> _Args:

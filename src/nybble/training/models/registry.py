@@ -33,6 +33,7 @@ class ModelSpec:
 MODELS: dict[str, ModelSpec] = {
     "cnn": ModelSpec(cnn.cnn, 0.1, "three convolutions, 24 thousand weights", residual=False),
     "resnet8": ModelSpec(resnet.resnet8, 0.2, "ResNet-8, 78 thousand weights"),
+    "resnet8x4": ModelSpec(resnet.resnet8x4, 0.1, "ResNet-8 of 64 to 256 channels, 1.2 million"),
     "resnet14": ModelSpec(resnet.resnet14, 0.2, "ResNet-14, 175 thousand weights"),
     "resnet20": ModelSpec(resnet.resnet20, 0.2, "ResNet-20, 272 thousand weights"),
     "resnet18": ModelSpec(resnet.resnet18, 0.1, "ResNet-18 (CIFAR form), 11 million weights"),

@@ -109,6 +109,11 @@ def resnet8(num_classes: int = 10, in_channels: int = 3, **options: object) -> R
     return ResNet((1, 1, 1), num_classes, in_channels, **options)  # type: ignore[arg-type]
 
 
+def resnet8x4(num_classes: int = 10, in_channels: int = 3, **options: object) -> ResNet:
+    """ResNet-8 with four times the channels: 64, 128, 256."""
+    return ResNet((1, 1, 1), num_classes, in_channels, width=64, **options)  # type: ignore[arg-type]
+
+
 def resnet14(num_classes: int = 10, in_channels: int = 3, **options: object) -> ResNet:
     """ResNet-14: two blocks a stage."""
     return ResNet((2, 2, 2), num_classes, in_channels, **options)  # type: ignore[arg-type]
