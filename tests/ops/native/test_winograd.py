@@ -250,6 +250,21 @@ def test_weight_gradients_beyond_32_bits(isa: str, sign: int) -> None:
     same(got, want_grad_weight(g, x, (1, 1), None, None))
 
 
+@pytest.mark.parametrize("isa", ISAS)
+@pytest.mark.parametrize(("width", "outputs"), [(64, 32), (63, 40)])
+def test_results_too_large_for_the_caches(isa: str, width: int, outputs: int) -> None:
+    """From 4 MiB on, results are written past the caches."""
+    CORE.use_isa(isa)
+    torch.set_num_threads(2)
+    x = codes((8, 65, width, 12), "uint4", 0, 5)
+    w = codes((outputs, 3, 3, 12), "int4_sym", 0, 6)
+    scale, bias = scales(outputs, 7), scales(outputs, 8)
+    for added in (None, bias):
+        got = winograd.output(x, w, (1, 1), scales(1, 9), scale, added)
+        assert got.numel() * 4 >= 4 << 20
+        same(got, want_output(x, w, (1, 1), scales(1, 9), scale, added))
+
+
 def test_scales_make_no_negative_zero() -> None:
     x = filled(codes((1, 4, 4, 16), "uint4", 0, 0), 0)
     w = codes((16, 3, 3, 16), "int4_sym", 0, 1)
