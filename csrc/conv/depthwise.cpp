@@ -84,6 +84,14 @@ void weigh_images(const ConvShape& s, const std::vector<Grid>& grids, const Elem
       const int16_t* line = decoded.as<int16_t>() + i * image + y * grid.step_h;
       float* to = out + (first + i) * out_image + grid.out_offset + y * grid.out_h;
       int32_t* acc = sums[size_t(worker)].as<int32_t>();
+      if (finish.sum == 1 && s.out_channels == wide) {
+        for (int64_t c = 0; c < wide; c += kColumns)
+          kernels.weigh_finish(line + c, grid.width, grid.step_w, grid.offsets.data(), grid.pairs(),
+                               grid.weights.data() + c * grid.pairs() * 2, finish.scale.data() + c,
+                               finish.bias == nullptr ? nullptr : finish.bias + c, to + c,
+                               grid.out_w);
+        return;
+      }
       for (int64_t x = 0; x < grid.width; x += stretch) {
         const int64_t pixels = std::min(stretch, grid.width - x);
         for (int64_t block = 0; block * kColumns < wide; ++block)

@@ -34,6 +34,11 @@ struct ConvKernels {
   // weights[pair][channel][2].
   void (*weigh)(const int16_t* from, int64_t pixels, int64_t step, const int64_t* offsets,
                 int64_t pairs, const int16_t* weights, int32_t* acc, int64_t acc_step);
+  // The same sums, at once out[p * out_step + c] = float32(sum) * scale[c] + bias[c]; bias may be
+  // null.
+  void (*weigh_finish)(const int16_t* from, int64_t pixels, int64_t step, const int64_t* offsets,
+                       int64_t pairs, const int16_t* weights, const float* scale, const float* bias,
+                       float* out, int64_t out_step);
   // acc[c] += sum over g < groups, i < 2 of a[g][c][i] * b[g][c][i]
   void (*dot)(const int16_t* a, const int16_t* b, int64_t groups, int32_t* acc);
   // out[i] = float32(acc[i]) * scale[i] + bias[i]; bias may be null

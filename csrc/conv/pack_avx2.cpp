@@ -151,21 +151,46 @@ inline __m256i load_words(const int16_t* at) {
   return load32(reinterpret_cast<const uint8_t*>(at));
 }
 
+// The sums of one pixel: channels 0 to 7 and 8 to 15.
+inline void weigh_pixel(const int16_t* from, const int64_t* offsets, int64_t pairs,
+                        const int16_t* w, __m256i& first, __m256i& second) {
+  __m256i low = _mm256_setzero_si256(), high = _mm256_setzero_si256();
+  for (int64_t k = 0; k < pairs; ++k, w += 32) {
+    const __m256i a = load_words(from + offsets[2 * k]);
+    const __m256i b = load_words(from + offsets[2 * k + 1]);
+    low = _mm256_add_epi32(low, _mm256_madd_epi16(_mm256_unpacklo_epi16(a, b), load_words(w)));
+    high =
+        _mm256_add_epi32(high, _mm256_madd_epi16(_mm256_unpackhi_epi16(a, b), load_words(w + 16)));
+  }
+  first = _mm256_permute2x128_si256(low, high, 0x20);
+  second = _mm256_permute2x128_si256(low, high, 0x31);
+}
+
 void weigh(const int16_t* from, int64_t pixels, int64_t step, const int64_t* offsets, int64_t pairs,
            const int16_t* weights, int32_t* acc, int64_t acc_step) {
   for (int64_t p = 0; p < pixels; ++p, from += step, acc += acc_step) {
-    __m256i low = _mm256_setzero_si256(), high = _mm256_setzero_si256();
-    const int16_t* w = weights;
-    for (int64_t k = 0; k < pairs; ++k, w += 32) {
-      const __m256i a = load_words(from + offsets[2 * k]);
-      const __m256i b = load_words(from + offsets[2 * k + 1]);
-      low = _mm256_add_epi32(low, _mm256_madd_epi16(_mm256_unpacklo_epi16(a, b), load_words(w)));
-      high = _mm256_add_epi32(high,
-                              _mm256_madd_epi16(_mm256_unpackhi_epi16(a, b), load_words(w + 16)));
-    }
+    __m256i first, second;
+    weigh_pixel(from, offsets, pairs, weights, first, second);
     auto* to = reinterpret_cast<uint8_t*>(acc);
-    store32(to, _mm256_permute2x128_si256(low, high, 0x20));
-    store32(to + 32, _mm256_permute2x128_si256(low, high, 0x31));
+    store32(to, first), store32(to + 32, second);
+  }
+}
+
+void weigh_finish(const int16_t* from, int64_t pixels, int64_t step, const int64_t* offsets,
+                  int64_t pairs, const int16_t* weights, const float* scale, const float* bias,
+                  float* out, int64_t out_step) {
+  const __m256 s0 = _mm256_loadu_ps(scale), s1 = _mm256_loadu_ps(scale + 8);
+  for (int64_t p = 0; p < pixels; ++p, from += step, out += out_step) {
+    __m256i first, second;
+    weigh_pixel(from, offsets, pairs, weights, first, second);
+    __m256 y0 = _mm256_mul_ps(_mm256_cvtepi32_ps(first), s0);
+    __m256 y1 = _mm256_mul_ps(_mm256_cvtepi32_ps(second), s1);
+    if (bias != nullptr) {
+      y0 = _mm256_add_ps(y0, _mm256_loadu_ps(bias));
+      y1 = _mm256_add_ps(y1, _mm256_loadu_ps(bias + 8));
+    }
+    _mm256_storeu_ps(out, y0);
+    _mm256_storeu_ps(out + 8, y1);
   }
 }
 
@@ -203,6 +228,7 @@ const ConvKernels kConvAvx2 = {gather_rows,
                                start,
                                finish,
                                weigh,
+                               weigh_finish,
                                dot,
                                finish_line};
 

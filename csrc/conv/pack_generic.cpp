@@ -47,6 +47,19 @@ void weigh(const int16_t* from, int64_t pixels, int64_t step, const int64_t* off
     }
 }
 
+void weigh_finish(const int16_t* from, int64_t pixels, int64_t step, const int64_t* offsets,
+                  int64_t pairs, const int16_t* weights, const float* scale, const float* bias,
+                  float* out, int64_t out_step) {
+  int32_t acc[kColumns];
+  for (int64_t p = 0; p < pixels; ++p, from += step, out += out_step) {
+    weigh(from, 1, step, offsets, pairs, weights, acc, kColumns);
+    for (int c = 0; c < kColumns; ++c) {
+      const float value = float(acc[c]) * scale[c];
+      out[c] = bias == nullptr ? value : value + bias[c];
+    }
+  }
+}
+
 void dot(const int16_t* a, const int16_t* b, int64_t groups, int32_t* acc) {
   for (int64_t g = 0; g < groups; ++g)
     for (int c = 0; c < kColumns; ++c, a += 2, b += 2)
@@ -70,6 +83,7 @@ const ConvKernels kConvGeneric = {gather<kRows>,
                                   start,
                                   finish,
                                   weigh,
+                                  weigh_finish,
                                   dot,
                                   finish_line};
 
