@@ -8,6 +8,7 @@
 
 #include "core/bind.hpp"
 #include "norm/norm.hpp"
+#include "norm/rows.hpp"
 
 namespace nb = nanobind;
 
@@ -86,6 +87,57 @@ void relu_grad(const Span& dy, const Span& bits, int64_t count, const Span& dx, 
   relu_backward(from, mask, count, to, threads);
 }
 
+int64_t values(int64_t rows, int64_t width, int threads) {
+  if (rows < 1 || width < 64 || width % 64 != 0 || threads < 1)
+    throw std::invalid_argument("layer norm: " + std::to_string(rows) + " rows of " +
+                                std::to_string(width) +
+                                " values; the width must be a multiple of 64");
+  return checked_product(rows, width, "layer norm");
+}
+
+void layer_forward(int64_t rows, int64_t width, const Span& x, const Span& weight, const Span& bias,
+                   double eps, const Span& y, const Span& packed, const Span& stats, int threads) {
+  const int64_t count = values(rows, width, threads);
+  const auto* from = array<const float>(x, count, "layer norm x");
+  const auto* w = optional_array<const float>(weight, width, "layer norm weight");
+  const auto* b = optional_array<const float>(bias, width, "layer norm bias");
+  auto* to = array<float>(y, count, "layer norm y");
+  auto* codes = array<uint8_t>(packed, packed_bytes4(count), "layer norm codes");
+  auto* pairs = array<float>(stats, 2 * rows, "layer norm stats");
+  nb::gil_scoped_release release;
+  layer_norm_forward(from, rows, width, w, b, float(eps), to, codes, pairs, threads);
+}
+
+void layer_backward(int64_t rows, int64_t width, const Span& dy, const Span& packed,
+                    const Span& stats, const Span& weight, const Span& dx, const Span& dweight,
+                    const Span& dbias, int threads) {
+  const int64_t count = values(rows, width, threads);
+  const auto* grad = array<const float>(dy, count, "layer norm dy");
+  const auto* codes = array<const uint8_t>(packed, packed_bytes4(count), "layer norm codes");
+  const auto* pairs = array<const float>(stats, 2 * rows, "layer norm stats");
+  const auto* w = optional_array<const float>(weight, width, "layer norm weight");
+  auto* to = optional_array<float>(dx, count, "layer norm dx");
+  auto* dw = array<float>(dweight, width, "layer norm dweight");
+  auto* db = array<float>(dbias, width, "layer norm dbias");
+  nb::gil_scoped_release release;
+  layer_norm_backward(grad, codes, pairs, rows, width, w, to, dw, db, threads);
+}
+
+void pack_slopes(const Span& slopes, int64_t count, const Span& packed, int threads) {
+  const auto* from = array<const float>(slopes, count, "slopes");
+  auto* codes = array<uint8_t>(packed, packed_bytes4(count), "slope codes");
+  nb::gil_scoped_release release;
+  slopes_forward(from, count, codes, threads);
+}
+
+void slope_grad(const Span& dy, const Span& packed, int64_t count, const Span& dx, int threads) {
+  const auto* grad = array<const float>(dy, count, "slope dy");
+  const auto* codes = array<const uint8_t>(packed, packed_bytes4(count), "slope codes");
+  auto* to = array<float>(dx, count, "slope dx");
+  nb::gil_scoped_release release;
+  slopes_backward(grad, codes, count, to, threads);
+}
+
 } // namespace
 
 void bind_norm(nb::module_& m) {
@@ -93,6 +145,10 @@ void bind_norm(nb::module_& m) {
   m.def("batch_norm_backward", &backward);
   m.def("relu_forward", &relu);
   m.def("relu_backward", &relu_grad);
+  m.def("layer_norm_forward", &layer_forward);
+  m.def("layer_norm_backward", &layer_backward);
+  m.def("pack_slopes", &pack_slopes);
+  m.def("slope_grad", &slope_grad);
 }
 
 } // namespace nybble

@@ -121,8 +121,7 @@ void batch_norm_forward(const NormShape& s, const float* x, const NormChannels& 
   kernels.normalise(tail.in, 1, values.data(), values.period(), values.phase(tail.at / 64), relu,
                     tail.out, codes);
   tail.store(y);
-  for (int64_t i = tail.count; i < 64; ++i)
-    codes[i % 32] &= i < 32 ? 0xf0 : 0x0f;
+  clear_codes(codes, tail.count);
 }
 
 void relu_forward(const float* x, int64_t count, float* y, uint8_t* bits, int threads) {

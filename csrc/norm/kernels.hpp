@@ -15,6 +15,8 @@ namespace nybble {
 // Float sums of one channel are carried over this many pixels, then added to doubles.
 constexpr int64_t kFlush = 64;
 
+struct RowKernels;
+
 struct NormKernels {
   // sum[c] += x - shift[c], square[c] += (x - shift[c])^2 over `pixels` rows of `channels`, in
   // ascending order of rows; `work` has 2 * channels floats.
@@ -36,6 +38,7 @@ struct NormKernels {
   void (*relu)(const float* x, int64_t blocks, float* y, uint8_t* bits);
   // dx = dy where the bit is set, else 0. dx may be dy.
   void (*relu_grad)(const float* dy, const uint8_t* bits, int64_t blocks, float* dx);
+  const RowKernels* rows; // rows.hpp
 };
 
 extern const NormKernels kNormGeneric;

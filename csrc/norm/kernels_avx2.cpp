@@ -6,6 +6,7 @@
 #include <immintrin.h>
 
 #include "norm/kernels.hpp"
+#include "norm/rows.hpp"
 
 namespace nybble {
 namespace {
@@ -204,6 +205,7 @@ void relu_grad(const float* dy, const uint8_t* bits, int64_t blocks, float* dx) 
 
 } // namespace
 
-const NormKernels kNormAvx2 = {moments, normalise, grad_sums, grad_input, relu, relu_grad};
+const NormKernels kNormAvx2 = {moments, normalise, grad_sums, grad_input,
+                               relu,    relu_grad, &kRowsAvx2};
 
 } // namespace nybble

@@ -1,6 +1,7 @@
 #include <cmath>
 
 #include "norm/kernels.hpp"
+#include "norm/rows.hpp"
 
 namespace nybble {
 namespace {
@@ -119,6 +120,7 @@ void relu_grad(const float* dy, const uint8_t* bits, int64_t blocks, float* dx) 
 
 } // namespace
 
-const NormKernels kNormGeneric = {moments, normalise, grad_sums, grad_input, relu, relu_grad};
+const NormKernels kNormGeneric = {moments, normalise, grad_sums,    grad_input,
+                                  relu,    relu_grad, &kRowsGeneric};
 
 } // namespace nybble

@@ -32,6 +32,12 @@ struct Tail {
   void store(float* y) const { std::memcpy(y + at, out, size_t(count) * sizeof(float)); }
 };
 
+// Sets the codes of a block that are not among the first `count` to 0.
+inline void clear_codes(uint8_t* codes, int64_t count) {
+  for (int64_t i = count; i < 64; ++i)
+    codes[i % 32] &= i < 32 ? 0xf0 : 0x0f;
+}
+
 // Rows of per-channel values, repeated to a period of whole blocks of 64.
 class Periodic {
 public:
@@ -57,10 +63,11 @@ private:
 // Sums over pixels of two quantities a channel, chunk by chunk; see norm.hpp for the order.
 class ChannelSums {
 public:
-  ChannelSums(int64_t pixels, int64_t channels)
+  // `work`: floats a channel that a chunk may use.
+  ChannelSums(int64_t pixels, int64_t channels, int work = 2)
       : pixels_(pixels), channels_(channels), rows_((65536 / channels + 63) / 64 * 64),
         chunks_((pixels + rows_ - 1) / rows_), parts_(size_t(2 * chunks_ * channels)),
-        work_(size_t(2 * chunks_ * channels)) {}
+        work_(size_t(work * chunks_ * channels)), each_(work * channels) {}
 
   // body(from, to, first sums, second sums, work) adds one chunk; returns the totals, two rows.
   template <class Body>
@@ -69,7 +76,7 @@ public:
     parallel_for(threads, chunks_, [&](int64_t i) {
       const int64_t from = i * rows_, to = from + rows_ < pixels_ ? from + rows_ : pixels_;
       double* sums = parts_.data() + 2 * i * channels_;
-      body(from, to, sums, sums + channels_, work_.data() + 2 * i * channels_);
+      body(from, to, sums, sums + channels_, work_.data() + i * each_);
     });
     std::vector<double> total(size_t(2 * channels_));
     for (int64_t i = 0; i < chunks_; ++i)
@@ -82,6 +89,7 @@ private:
   int64_t pixels_, channels_, rows_, chunks_;
   std::vector<double> parts_;
   std::vector<float> work_;
+  int64_t each_;
 };
 
 } // namespace nybble

@@ -221,3 +221,29 @@ def mask_gradient(
     two_sided: bool,
     threads: int,
 ) -> tuple[float, float]: ...
+def layer_norm_forward(
+    rows: int,
+    width: int,
+    x: _Span,
+    weight: _Span,
+    bias: _Span,
+    eps: float,
+    y: _Span,
+    packed: _Span,
+    stats: _Span,
+    threads: int,
+) -> None: ...
+def layer_norm_backward(
+    rows: int,
+    width: int,
+    dy: _Span,
+    packed: _Span,
+    stats: _Span,
+    weight: _Span,
+    dx: _Span,
+    dweight: _Span,
+    dbias: _Span,
+    threads: int,
+) -> None: ...
+def pack_slopes(slopes: _Span, count: int, packed: _Span, threads: int) -> None: ...
+def slope_grad(dy: _Span, packed: _Span, count: int, dx: _Span, threads: int) -> None: ...

@@ -185,3 +185,59 @@ def test_wrong_arguments_are_errors():
     with pytest.raises(ValueError):
         module.relu_forward((0, 0), 2**62, (0, 0), (0, 0), 1)
     assert y.shape == x.shape
+
+
+def layer(shape, width, affine):
+    torch.manual_seed(0)
+    x, grad = torch.randn(shape) * 2 + 1, torch.randn(shape)
+    x[0] = 3.0  # a row without variance
+    w, b = (torch.randn(width), torch.randn(width)) if affine else (None, None)
+    y, packed, stats = norm.layer_norm_forward(x, width, w, b, 1e-5)
+    return x, grad, w, b, (y, packed, stats, *norm.layer_norm_backward(grad, packed, stats, w))
+
+
+@pytest.mark.parametrize("affine", [True, False])
+@pytest.mark.parametrize("shape, width", [((3, 64), 64), ((5, 31, 128), 128), ((700, 512), 512)])
+def test_layer_norm(shape, width, affine):
+    module.use_isa("generic")
+    torch.set_num_threads(1)
+    x, grad, w, b, want = layer(shape, width, affine)
+    for isa in module.isas():
+        for count in (1, 2):
+            module.use_isa(isa)
+            torch.set_num_threads(count)
+            assert same_bits(layer(shape, width, affine)[4], want), (isa, count)
+    leaves = [None if v is None else v.clone().requires_grad_() for v in (x, w, b)]
+    y = F.layer_norm(leaves[0], (width,), leaves[1], leaves[2], 1e-5)
+    y.backward(grad)
+    torch.testing.assert_close(want[0], y, rtol=1e-4, atol=1e-5)
+    rows = slice(1, None)  # row 0: 1 / sqrt(eps) times what is left of rounding
+    dx = leaves[0].grad
+    assert (want[3] - dx)[rows].norm() <= 0.06 * dx[rows].norm()
+    assert (want[3] - dx)[0].norm() <= 0.01 * dx[0].norm()
+    if affine:
+        assert (want[4] - leaves[1].grad).norm() <= 0.25 * leaves[1].grad.norm()
+        torch.testing.assert_close(want[5], leaves[2].grad, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("count", [5, 64, 1000, 70001])
+def test_slopes(count):
+    torch.manual_seed(count)
+    slopes, grad = torch.rand(count) * 1.5 - 0.3, torch.randn(count)
+    slopes[:3] = torch.tensor([0.0, 1.0, torch.nan])
+    results = []
+    for isa in module.isas():
+        module.use_isa(isa)
+        packed = norm.pack_slopes(slopes)
+        results.append((packed, norm.slope_grad(grad, packed, False)))
+    assert all(same_bits(result, results[0]) for result in results)
+    clipped = slopes[3:].clamp(-1 / 6, 13 / 12)
+    assert (results[0][1][3:] - clipped * grad[3:]).abs().max() <= grad.abs().max() / 24 + 1e-6
+    torch.testing.assert_close(results[0][1][:2], torch.tensor([0.0, grad[1]]))
+
+
+def test_layer_norm_and_slopes_refuse_wrong_arguments():
+    with pytest.raises(ValueError):
+        module.layer_norm_forward(1, 65, (0, 0), (0, 0), (0, 0), 0.1, (0, 0), (0, 0), (0, 0), 1)
+    with pytest.raises(ValueError):
+        norm.slope_grad(torch.randn(100), torch.zeros(32, dtype=torch.uint8), False)

@@ -13,6 +13,7 @@ from nybble.nn.memory.norm_function import (
     BatchNormFunction,
     LayerNormFunction,
     NativeBatchNormFunction,
+    NativeLayerNormFunction,
 )
 from nybble.ops.native import norm as native
 
@@ -113,9 +114,10 @@ class LayerNorm(MemoryLayer, nn.LayerNorm):
         fine = input.is_floating_point() and input.numel() > 0
         if not fine or not compresses(input, self.weight, self.bias):
             return super().forward(input)
-        return cast(
-            Tensor,
-            LayerNormFunction.apply(  # type: ignore[no-untyped-call]
-                input, self.weight, self.bias, list(self.normalized_shape), self.eps
-            ),
+        shape = list(self.normalized_shape)
+        fits = list(input.shape[-len(shape) :]) == shape and native.layer_norm_fits(
+            self._nybble_memory_backend, input, shape, self.weight, self.bias
         )
+        function = NativeLayerNormFunction if fits else LayerNormFunction
+        y = function.apply(input, self.weight, self.bias, shape, self.eps)  # type: ignore[no-untyped-call]
+        return cast(Tensor, y)

@@ -11,6 +11,7 @@ The forward pass is torch's own, bit for bit; x^ above is the decoded value (`gr
 
 from __future__ import annotations
 
+from math import prod
 from typing import Any
 
 import torch
@@ -138,9 +139,9 @@ class LayerNormFunction(torch.autograd.Function):
         y, mean, rstd = torch.native_layer_norm(x, shape, weight, bias, eps)
         rows = (x.float() - mean).mul_(rstd).reshape(rstd.numel(), -1)
         steps = row_steps(rows)
-        packed = pack4(torch.floor(rows / steps + 8.0).clamp_(0.0, 15.0))
+        divisors = torch.where(steps > 0, steps, torch.ones_like(steps))
+        packed = pack4(torch.floor(rows / divisors + 8.0).clamp_(0.0, 15.0))
         ctx.save_for_backward(packed, steps, rstd.float().reshape(-1, 1), weight)
-        ctx.has_bias = bias is not None
         return y
 
     @staticmethod
@@ -161,6 +162,38 @@ class LayerNormFunction(torch.autograd.Function):
             dx = (h - h.mean(1, keepdim=True)).sub_(xhat.mul_(along)).mul_(rstd)
             dx = dx.view(grad.shape).to(grad.dtype)
         return dx, dgamma, dbeta, None, None
+
+
+class NativeLayerNormFunction(torch.autograd.Function):
+    """The same on contiguous float32 rows of whole blocks, in fused kernels (`csrc/norm`)."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        x: Tensor,
+        weight: Tensor | None,
+        bias: Tensor | None,
+        shape: list[int],
+        eps: float,
+    ) -> Tensor:
+        y, packed, stats = native.layer_norm_forward(x, prod(shape), weight, bias, eps)
+        ctx.save_for_backward(packed, stats, weight)
+        ctx.shape = shape
+        return y
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        packed, stats, weight = ctx.saved_tensors
+        needs = ctx.needs_input_grad
+        dx, dweight, dbias = native.layer_norm_backward(grad, packed, stats, weight, needs[0])
+        return (
+            dx,
+            dweight.view(ctx.shape) if needs[1] else None,
+            dbias.view(ctx.shape) if needs[2] else None,
+            None,
+            None,
+        )
 
 
 def _as(v: Tensor, like: Tensor | None) -> Tensor:

@@ -155,7 +155,7 @@ def _not_above(y: Tensor) -> Tensor:
 
 
 class DerivativeFunction(torch.autograd.Function):
-    """`apply(x, f, derivative)`: keeps the derivative at every x in 4 bits."""
+    """`apply(x, f, derivative, backend)`: keeps the derivative at every x in 4 bits."""
 
     @staticmethod
     def forward(
@@ -163,19 +163,28 @@ class DerivativeFunction(torch.autograd.Function):
         x: Tensor,
         f: Callable[[Tensor], Tensor],
         derivative: Callable[[Tensor, Tensor], Tensor],
+        backend: str,
     ) -> Tensor:
         wide = x.float()
-        slope = derivative(torch.ones_like(wide), wide)
-        ctx.save_for_backward(pack4(slope.mul_(12.0).add_(2.0).round_().clamp_(0.0, 15.0)))
-        ctx.where = layout(slope)
+        slope = derivative(torch.ones((), device=x.device).expand_as(wide), wide)
+        ctx.native = native.fits(backend, slope) and x.dtype is torch.float32
+        if ctx.native:
+            ctx.save_for_backward(native.pack_slopes(slope))
+            ctx.last = native.channels_last(slope)
+        else:
+            ctx.save_for_backward(pack4(slope.mul_(12.0).add_(2.0).round_().clamp_(0.0, 15.0)))
+            ctx.where = layout(slope)
+        del slope
         return f(x)
 
     @staticmethod
     @torch.autograd.function.once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None, None]:
         (packed,) = ctx.saved_tensors
+        if ctx.native:
+            return native.slope_grad(grad, packed, ctx.last), None, None, None
         slope = unpack(packed, ctx.where).sub_(2.0).mul_(1.0 / 12.0)
-        return slope.mul_(grad.float()).to(grad.dtype), None, None
+        return slope.mul_(grad.float()).to(grad.dtype), None, None, None
 
 
 class GELU(MemoryLayer, nn.GELU):
@@ -188,14 +197,14 @@ class GELU(MemoryLayer, nn.GELU):
         """torch's GELU."""
         if not compresses(input):
             return super().forward(input)
-        form = self.approximate
+        form, backend = self.approximate, self._nybble_memory_backend
 
         def derivative(ones: Tensor, x: Tensor) -> Tensor:
             return torch.ops.aten.gelu_backward(ones, x, approximate=form)  # type: ignore[no-any-return]
 
         return cast(
             Tensor,
-            DerivativeFunction.apply(input, super().forward, derivative),  # type: ignore[no-untyped-call]
+            DerivativeFunction.apply(input, super().forward, derivative, backend),  # type: ignore[no-untyped-call]
         )
 
 
@@ -209,9 +218,10 @@ class SiLU(MemoryLayer, nn.SiLU):
         """torch's SiLU."""
         if not compresses(input) or self.inplace:
             return super().forward(input)
+        backend = self._nybble_memory_backend
         return cast(
             Tensor,
-            DerivativeFunction.apply(input, F.silu, torch.ops.aten.silu_backward),  # type: ignore[no-untyped-call]
+            DerivativeFunction.apply(input, F.silu, torch.ops.aten.silu_backward, backend),  # type: ignore[no-untyped-call]
         )
 
 

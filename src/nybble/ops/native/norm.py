@@ -1,14 +1,14 @@
-"""Batch normalisation and ReLU in fused kernels (`csrc/norm`), on dense float32 memory.
+"""Normalisation, ReLU and 4-bit slopes in fused kernels (`csrc/norm`), on dense float32 memory.
 
-Channels lie last: [N, H, W, C] images (torch's channels_last) or [N, C] rows. What a forward pass
-leaves for backward is 4-bit codes and five numbers a channel; `csrc/norm/norm.hpp` has the
-formulas, `nn/memory/grid.py` the grid of the codes.
+Of batch normalisation, channels lie last: [N, H, W, C] images (torch's channels_last) or [N, C]
+rows. What a forward pass leaves for backward is 4-bit codes and five numbers a channel (two a row);
+`csrc/norm/*.hpp` has the formulas, `nn/memory/grid.py` the grid of the codes.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from math import gcd
+from math import gcd, prod
 from typing import Any
 
 import torch
@@ -24,8 +24,13 @@ __all__ = [
     "batch_norm_forward",
     "channels_last",
     "fits",
+    "layer_norm_backward",
+    "layer_norm_fits",
+    "layer_norm_forward",
+    "pack_slopes",
     "relu_backward",
     "relu_forward",
+    "slope_grad",
 ]
 
 _NOTHING = (0, 0)
@@ -157,6 +162,95 @@ def relu_backward(grad: Tensor, bits: Tensor, last: bool) -> Tensor:
         span(bits, torch.uint8, "relu bits"),
         grad.numel(),
         span(dx, torch.float32, "relu dx"),
+        threads(),
+    )
+    return dx
+
+
+def layer_norm_fits(backend: str, x: Tensor, shape: Sequence[int], *params: Tensor | None) -> bool:
+    """Whether the kernels normalise the rows of `x`: whole blocks of 64 values."""
+    width = prod(shape)
+    plain = all(v is None or (v.dtype is torch.float32 and v.is_contiguous()) for v in params)
+    return fits(backend, x) and plain and x.is_contiguous() and width % 64 == 0 and width > 0
+
+
+def layer_norm_forward(
+    x: Tensor, width: int, weight: Tensor | None, bias: Tensor | None, eps: float
+) -> tuple[Tensor, Tensor, Tensor]:
+    """(y, codes, stats) of rows of `width` values: see `csrc/norm/rows.hpp`.
+
+    >>> y, codes, stats = layer_norm_forward(torch.randn(4, 64), 64, None, None, 1e-5)
+    >>> codes.shape, stats.shape
+    (torch.Size([128]), torch.Size([4, 2]))
+    """
+    rows = x.numel() // width
+    y = torch.empty_like(x)
+    packed = torch.empty(x.numel() // 2, dtype=torch.uint8)
+    stats = torch.empty(rows, 2)
+    _module().layer_norm_forward(
+        rows,
+        width,
+        span(x, torch.float32, "layer norm x"),
+        _channels(weight, "weight"),
+        _channels(bias, "bias"),
+        eps,
+        span(y, torch.float32, "layer norm y"),
+        span(packed, torch.uint8, "layer norm codes"),
+        span(stats, torch.float32, "layer norm stats"),
+        threads(),
+    )
+    return y, packed, stats
+
+
+def layer_norm_backward(
+    grad: Tensor, packed: Tensor, stats: Tensor, weight: Tensor | None, wants_input: bool = True
+) -> tuple[Tensor | None, Tensor, Tensor]:
+    """(dx, dweight, dbias); the last two are flat."""
+    grad = grad.contiguous()
+    rows = stats.shape[0]
+    width = grad.numel() // rows
+    dx = torch.empty_like(grad) if wants_input else None
+    dweight, dbias = torch.empty(width), torch.empty(width)
+    _module().layer_norm_backward(
+        rows,
+        width,
+        span(grad, torch.float32, "layer norm dy"),
+        span(packed, torch.uint8, "layer norm codes"),
+        span(stats, torch.float32, "layer norm stats"),
+        _channels(weight, "weight"),
+        _NOTHING if dx is None else span(dx, torch.float32, "layer norm dx"),
+        span(dweight, torch.float32, "layer norm dweight"),
+        span(dbias, torch.float32, "layer norm dbias"),
+        threads(),
+    )
+    return dx, dweight, dbias
+
+
+def pack_slopes(slopes: Tensor) -> Tensor:
+    """4-bit codes of derivatives, in twelfths from -2 to 13.
+
+    >>> pack_slopes(torch.tensor([1.0, 0.0]))[:2].tolist()
+    [14, 2]
+    """
+    packed = torch.empty(packed_bytes(slopes.numel(), 4), dtype=torch.uint8)
+    _module().pack_slopes(
+        span(slopes, torch.float32, "slopes"),
+        slopes.numel(),
+        span(packed, torch.uint8, "slope codes"),
+        threads(),
+    )
+    return packed
+
+
+def slope_grad(grad: Tensor, packed: Tensor, last: bool) -> Tensor:
+    """dx = grad * slope for the codes of `pack_slopes`; `last`: its memory was channels-last."""
+    grad = as_channels_last(grad) if last else grad.contiguous()
+    dx = torch.empty_like(grad)
+    _module().slope_grad(
+        span(grad, torch.float32, "slope dy"),
+        span(packed, torch.uint8, "slope codes"),
+        grad.numel(),
+        span(dx, torch.float32, "slope dx"),
         threads(),
     )
     return dx
