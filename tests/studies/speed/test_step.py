@@ -72,6 +72,8 @@ def test_the_profile_puts_functions_back() -> None:
         (["nybble:conv.conv_grad_weight", "LayerFunctionBackward"], "grad_weight"),
         (["nybble:quantize.pack_two_phase", "LayerFunctionBackward"], "quantise"),
         (["aten::mul", "nybble:gemm.output", "nybble::layer_forward"], "quantise"),
+        (["nybble:norm.batch_norm_forward", "BatchNormFunction"], "elementwise"),
+        (["nybble:storage.pack_mask", "ReLUFunction"], "elementwise"),
         (["aten::bmm", "aten::scaled_dot_product_attention"], "attention"),
         (["aten::threshold_backward", "ReluBackward0"], "elementwise"),
         (["aten::add_", "Optimizer.step#SGD.step"], "optimizer"),

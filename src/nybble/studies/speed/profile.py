@@ -7,7 +7,8 @@ put back afterwards; every event's own time is then added to one place:
     forward, backward products         products of torch's layers (one operator does both gradients)
     quantise      scales, rounding, packing, decoding, masks, and what a layer does around products
     attention     scaled_dot_product_attention
-    elementwise   normalisation, activation functions, pooling, residual adds, softmax, loss
+    elementwise   normalisation, activation functions, pooling, residual adds, softmax, loss, with
+                  the compression of what they keep
     optimizer, rest
 
 The profiler slows small operators; shares are what it is for.
@@ -48,6 +49,7 @@ _FOLDERS = ("nybble.ops.native", "nybble.ops.reference")
 _REGION = "nybble:"
 _PRODUCT_WORDS = ("gemm", "conv", "matmul", "product", "winograd", "grad_input", "grad_weight")
 _QUANTISE_WORDS = ("pack", "quantize", "encode", "decode", "mask")
+_LAYER_WORDS = ("layer_forward", "layer_backward", "LayerFunction")
 _TORCH_PRODUCTS = ("aten::addmm", "aten::mm", "aten::linear", "convolution", "aten::bmm", "_conv2d")
 _ELEMENTWISE_WORDS = (
     *("norm", "relu", "threshold", "gelu", "silu", "softmax", "pool", "mean", "aten::add", "nll"),
@@ -108,8 +110,10 @@ def place_of(chain: Sequence[str]) -> str:
         return ATTENTION
     backward = any("ackward" in name for name in chain)
     regions = [name.removeprefix(_REGION) for name in chain if name.startswith(_REGION)]
-    if regions or any(name.startswith("nybble::") for name in chain):
+    if any(word in name for name in chain for word in _LAYER_WORDS):
         return _place_in_layer(regions, backward, chain[0])
+    if regions:  # normalisation, activation functions and what they compress
+        return ELEMENTWISE
     if any(word in chain[0] for word in _TORCH_PRODUCTS):
         return BACKWARD if backward else FORWARD
     if any(word in name for name in chain[:3] for word in _ELEMENTWISE_WORDS):
