@@ -161,16 +161,34 @@ def test_sums_beyond_int32(isa, sign):
         assert same_bits(gemm(a, b, trans_a=True), (x.t() @ y).float())
 
 
-def test_a_wide_sum_is_rounded_once():
-    # Pieces that are rounded before they are added give other last bits.
-    k = 40_000
-    a, x = filled(get_format("fp4_radix4"), (1, k), 4096)
-    codes = torch.full((k, 1), 15, dtype=torch.uint8)
-    codes[1::7], codes[2::5] = 1, 3
-    b = Codes.of(pack_codes(codes, 4), (k, 1), get_format("uint4"))
-    y = codes.double()
-    for limit in (2**31 - 1, 2**26, 2**22):
+@pytest.mark.parametrize("isa", ISAS)
+def test_a_wide_sum_is_rounded_once(isa):
+    # Positive sums beyond 2^24 of 400 elements: rounding the pieces gives other last bits.
+    CORE.use_isa(isa)
+    generator = torch.Generator().manual_seed(4)
+    fmt, k = get_format("fp4_radix4"), 6000
+    codes = torch.randint(0, 8, (20, k), dtype=torch.uint8, generator=generator)
+    a, x = Codes.of(pack_codes(codes, 4), (20, k), fmt), fmt.integers(codes).double()
+    b, y = operand(get_format("uint4"), (k, 20), generator)
+    assert (x @ y).min() > 2**24
+    for limit in (2**31 - 1, 2**27, 2**23):
         assert same_bits(gemm(a, b, limit=limit), (x @ y).float())
+
+
+@pytest.mark.parametrize("isa", ISAS)
+@pytest.mark.parametrize("fmt", ["uint4", "int4", "fp4_radix2", "fp4_radix4", "int8"])
+@pytest.mark.parametrize("k", [1023, 1024, 1025, 2048, 2049, 4100, 6200])
+def test_contractions_in_several_blocks(isa, fmt, k):
+    CORE.use_isa(isa)
+    generator = torch.Generator().manual_seed(k)
+    for trans in (False, True):
+        a, x = operand(get_format(fmt), (k, 13) if trans else (13, k), generator)
+        b, y = operand(get_format("int4"), (17, k) if trans else (k, 17), generator)
+        expected = ((x.t() if trans else x) @ (y.t() if trans else y)).float() + 0.0
+        least = (a.high - a.low) * 15 * 1000
+        for limit in (2**31 - 1, least, 3 * least):
+            result = gemm(a, b, trans_a=trans, trans_b=trans, limit=limit)
+            assert same_bits(result, expected)
 
 
 @pytest.mark.parametrize("isa", ISAS)
