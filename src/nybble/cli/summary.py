@@ -28,6 +28,9 @@ def command(
         typer.Option(help="PATTERN=RECIPE for layers by name (none: float32). Repeatable."),
     ] = None,
     backend: Annotated[str, typer.Option(help="auto, reference or native.")] = "auto",
+    activations: Annotated[
+        str, typer.Option(help="What modules keep for backward: none (as torch), exact or 4bit.")
+    ] = "none",
     strict: Annotated[
         bool, typer.Option("--strict", help="Refuse layers that would stay in float32.")
     ] = False,
@@ -55,6 +58,7 @@ def command(
         recipe,
         {name: None if value == "none" else value for name, value in rules.items()} or None,
         backend=backend,
+        activations=None if activations == "none" else activations,
         strict=strict,
     )
     sizes = " x ".join(map(str, (batch_size, *shape)))

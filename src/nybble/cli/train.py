@@ -43,6 +43,14 @@ def command(
     accumulate: Annotated[
         str, typer.Option(help="fast or exact.", rich_help_panel=_RECIPE)
     ] = "fast",
+    activations: Annotated[
+        str,
+        typer.Option(
+            help="What normalisation and activation functions keep for backward: none (as torch),"
+            " exact (less, where no gradient changes) or 4bit.",
+            rich_help_panel=_RECIPE,
+        ),
+    ] = "none",
     loss_scale: Annotated[
         float | None,
         typer.Option(help="A power of two; the recipe's if not given.", rich_help_panel=_RECIPE),

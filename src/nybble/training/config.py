@@ -18,6 +18,7 @@ from nybble.errors import UserError, suggest
 SCHEDULES = ("onecycle", "cosine", "step", "constant")
 OPTIMIZERS = ("sgd", "adamw")
 BACKENDS = ("auto", "reference", "native")
+ACTIVATIONS = ("none", "exact", "4bit")
 _FLOAT32_MAX = 3.4e38
 SESSION_FIELDS = ("out", "resume", "checkpoint_every", "tensorboard", "quiet")
 
@@ -32,6 +33,8 @@ class TrainConfig:
     lr: peak learning rate; None is the model's default at batch 128, scaled with the batch size.
     alpha_lr, alpha_weight_decay: for the clips that the recipe learns (PACT); None: the defaults
     of `nybble.param_groups`. loss_scale: a power of two, None is the recipe's.
+    activations: what normalisation, activation functions and the like keep for backward: `none`
+    leaves them as they are (docs/memory.md).
     limit_train, limit_test: use only that many images (taken at random, the same for every run).
     channels_last: keep images and weights in that memory layout, in which convolutions on CPUs are
     faster, float32 and emulated ones alike.
@@ -64,6 +67,7 @@ class TrainConfig:
     loss_scale: float | None = None
     backend: str = "auto"
     accumulate: str = "fast"
+    activations: str = "none"
     resize: int | None = None
     on_corrupt: str = "stop"
     limit_train: int | None = None
@@ -93,6 +97,7 @@ class TrainConfig:
         _one_of("optimizer", self.optimizer, OPTIMIZERS)
         _one_of("backend", self.backend, BACKENDS)
         _one_of("accumulate", self.accumulate, ("fast", "exact"))
+        _one_of("activations", self.activations, ACTIVATIONS)
         for name in ("lr", "alpha_lr", "weight_decay", "alpha_weight_decay", "momentum"):
             value = getattr(self, name)
             if value is not None and not 0 <= value <= _FLOAT32_MAX:

@@ -25,13 +25,15 @@ def build_model(config: TrainConfig, task: Task) -> tuple[nn.Module, Any]:
         model = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     if not any(parameter.requires_grad for parameter in model.parameters()):
         raise UserError(f"The model '{config.model}' has no weight that can be trained.")
-    if config.recipe == FLOAT32:
-        if config.rules:
-            raise UserError("--rule changes a recipe; the recipe fp32 converts no layer.")
-        return model, None
     import nybble
     from nybble.recipes import get_recipe
 
+    if config.recipe == FLOAT32:
+        if config.rules:
+            raise UserError("--rule changes a recipe; the recipe fp32 converts no layer.")
+        if config.activations != "none":
+            nybble.convert(model, FLOAT32, activations=config.activations, backend=config.backend)
+        return model, None
     recipe = get_recipe(config.recipe)
     rules = {pattern: None if name == "none" else name for pattern, name in config.rules}
     nybble.convert(
@@ -40,6 +42,7 @@ def build_model(config: TrainConfig, task: Task) -> tuple[nn.Module, Any]:
         rules or None,
         backend=config.backend,
         accumulate=config.accumulate,
+        activations=None if config.activations == "none" else config.activations,
         seed=config.seed,
     )
     return model, recipe

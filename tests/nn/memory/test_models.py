@@ -299,3 +299,18 @@ def test_what_cannot_be_traced_is_said():
     assert "1's own forward, which cannot be traced" in str(
         nybble.summary(model, torch.randn(16, 4))
     )
+
+
+@pytest.mark.parametrize("recipe", ["fp32", "sun2020"])
+def test_the_training_configuration_reaches_convert(recipe):
+    from nybble.training.config import TrainConfig
+    from nybble.training.prepare import build_model
+
+    class Task:
+        def model(self):
+            return small()
+
+    model, _ = build_model(TrainConfig(recipe=recipe, activations="4bit"), Task())
+    assert len(list(memory_layers(model))) > 10
+    with pytest.raises(nybble.errors.UserError):
+        TrainConfig(activations="5bit")
