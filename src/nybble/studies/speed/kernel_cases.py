@@ -173,7 +173,7 @@ def gemm_case(shape: tuple[int, int, int], which: str, group: str, fmt: str) -> 
 
 def conv_case(shape: tuple[int, ...], which: str, group: str) -> Case:
     """One of the three products of a convolution; gradients are FP4 radix-4."""
-    from nybble.ops.native.conv import conv_grad_input, conv_grad_weight, conv_output
+    from nybble.ops.native import convolution
 
     batch, inputs, outputs, side, kernel, stride = shape
     pad = kernel // 2
@@ -186,9 +186,9 @@ def conv_case(shape: tuple[int, ...], which: str, group: str) -> Case:
     g, fg = random_codes((batch, out, out, outputs), "fp4_radix4", 3)
     images, weights, grads = (_as_nchw(t * scale) for t in (fx, fw, fg))
     calls: dict[str, Call] = {
-        "output": lambda: conv_output(x, w, geometry, scale, scale),
-        "grad_input": lambda: conv_grad_input(g, w, geometry, x_shape, scale, scale),
-        "grad_weight": lambda: conv_grad_weight(g, x, geometry, w_shape, scale, scale),
+        "output": lambda: convolution.output(x, w, geometry, scale, scale),
+        "grad_input": lambda: convolution.grad_input(g, w, geometry, x_shape, scale, scale),
+        "grad_weight": lambda: convolution.grad_weight(g, x, geometry, w_shape, scale, scale),
     }
     float32: dict[str, Call] = {}
     for name, layout in (("NCHW", torch.contiguous_format), ("channels-last", torch.channels_last)):
