@@ -143,7 +143,10 @@ void bind_quantize(nb::module_& m) {
             throw std::invalid_argument("pack_stochastic: 1 to 16 levels, or 8 magnitudes");
           if (channels < 1 || pixels < 1)
             throw std::invalid_argument("pack_stochastic: channels and pixels are at least 1");
-          checked_product(channels, pixels, "pack_stochastic");
+          if (n % checked_product(channels, pixels, "pack_stochastic") != 0)
+            throw std::invalid_argument("pack_stochastic: no whole images of " +
+                                        std::to_string(channels) + " channels and " +
+                                        std::to_string(pixels) + " pixels");
           const RandomStream stream = stream_of(seed, rank, layer, call, operand);
           const Order order{channels, pixels};
           return released(

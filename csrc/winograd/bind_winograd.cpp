@@ -6,6 +6,7 @@
 #include <utility>
 
 #include "core/bind.hpp"
+#include "core/parallel.hpp"
 #include "winograd/winograd.hpp"
 
 namespace nb = nanobind;
@@ -83,7 +84,7 @@ void bind_winograd(nb::module_& m) {
                        ? nullptr
                        : checked_array<const float>(bias, bias_bytes, outputs, "winograd bias");
           c.out = checked_array<float>(out, out_bytes, shape.result(), "winograd out");
-          c.threads = threads;
+          c.threads = std::clamp(threads, 1, kMostThreads);
           nb::gil_scoped_release release;
           winograd_correlate(c);
         });
@@ -112,7 +113,7 @@ void bind_winograd(nb::module_& m) {
             scale_image, scale_image_bytes, c.scale_image_count, "winograd scale of the image");
         c.out = checked_array<float>(out, out_bytes, shape.weights(), "winograd out");
         c.spill = spill;
-        c.threads = threads;
+        c.threads = std::clamp(threads, 1, kMostThreads);
         nb::gil_scoped_release release;
         winograd_grad_weight(c);
       });

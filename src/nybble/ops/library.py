@@ -61,6 +61,13 @@ def _geometry(
     return Geometry(kind, tuple(stride), tuple(padding), tuple(dilation), groups)  # type: ignore[arg-type]
 
 
+def _check_float32(**tensors: Tensor | None) -> None:
+    """Every operand is float32: layers convert, and the kernels read memory as it is."""
+    for name, x in tensors.items():
+        if x is not None and x.dtype is not torch.float32:
+            raise UserError(f"layer: {name} is {x.dtype}; convert it to torch.float32")
+
+
 def _layer_forward(
     x: Tensor,
     weight: Tensor,
@@ -79,6 +86,7 @@ def _layer_forward(
     call: int,
     save: bool,
 ) -> tuple[Tensor, list[Tensor]]:
+    _check_float32(x=x, weight=weight, bias=bias, alpha=alpha)
     layer_spec, draw = parse_spec(spec), Draw(seed, layer, call)
     geometry = _geometry(kind, stride, padding, dilation, groups)
     if runs_native(backend, x):
@@ -110,6 +118,7 @@ def _layer_backward(
     channels_last: list[bool],
     needs: list[bool],
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    _check_float32(grad=grad, x=x, weight=weight, grad_scale=grad_scale)
     layer_spec, draw = parse_spec(spec), Draw(seed, layer, call)
     geometry = _geometry(kind, stride, padding, dilation, groups)
     shapes = (tuple(x_shape), tuple(weight_shape))

@@ -29,6 +29,13 @@ SIZES += (-(2**31), -(2**63), 2**63, 2**64)
 REFUSALS = (ValueError, TypeError, MemoryError)
 
 
+class Threads(int):
+    """The number of threads: libgomp makes as many as it is told, so most tries are small ones."""
+
+
+THREADS = Threads(2)
+
+
 class Arena:
     """The arrays of one call, each with a canary behind it."""
 
@@ -76,7 +83,7 @@ def _operand(a: Arena, count: int, low: int = -8, high: int = 7) -> tuple[Any, .
 def gemm(a: Arena) -> list[Any]:
     m, n, k = 7, 18, 70
     scales = [a.floats(m), a.floats(n), a.floats(n), a.floats(m * n)]
-    return [m, n, k, _operand(a, m * k, 0, 300), _operand(a, n * k), *scales, 2, 2**31 - 1]
+    return [m, n, k, _operand(a, m * k, 0, 300), _operand(a, n * k), *scales, THREADS, 2**31 - 1]
 
 
 def block_gemm(a: Arena) -> list[Any]:
@@ -85,7 +92,7 @@ def block_gemm(a: Arena) -> list[Any]:
     blocks = -(-k // block)
     scale_a = [a.floats(m * blocks), (blocks, 1)]
     scale_b = [a.floats(n * blocks), (1, n)]
-    return [m, n, k, *operands, block, *scale_a, *scale_b, a.floats(m * n), 2, 2**31 - 1]
+    return [m, n, k, *operands, block, *scale_a, *scale_b, a.floats(m * n), THREADS, 2**31 - 1]
 
 
 _CONV = [2, 5, 6, 9, 4, 3, 3, 2, 1, 1, 1, 1, 1, 1]  # out: 3 x 6
@@ -98,17 +105,26 @@ def _conv_operand(a: Arena, count: int) -> tuple[Any, ...]:
 
 def conv_output(a: Arena) -> list[Any]:
     operands = [_conv_operand(a, _X), _conv_operand(a, _W)]
-    return [list(_CONV), *operands, a.floats(1), a.floats(4), a.floats(4), a.floats(_Y), 2, 2**30]
+    return [
+        list(_CONV),
+        *operands,
+        a.floats(1),
+        a.floats(4),
+        a.floats(4),
+        a.floats(_Y),
+        THREADS,
+        2**30,
+    ]
 
 
 def conv_grad_input(a: Arena) -> list[Any]:
     operands = [_conv_operand(a, _Y), _conv_operand(a, _W)]
-    return [list(_CONV), *operands, a.floats(1), a.floats(9), a.floats(_X), 2, 2**30]
+    return [list(_CONV), *operands, a.floats(1), a.floats(9), a.floats(_X), THREADS, 2**30]
 
 
 def conv_grad_weight(a: Arena) -> list[Any]:
     operands = [_conv_operand(a, _Y), _conv_operand(a, _X)]
-    return [list(_CONV), *operands, a.floats(4), a.floats(9), a.floats(_W), 2, 2**30]
+    return [list(_CONV), *operands, a.floats(4), a.floats(9), a.floats(_W), THREADS, 2**30]
 
 
 def _winograd_operand(a: Arena, count: int) -> list[Any]:
@@ -119,14 +135,14 @@ def winograd_correlate(a: Arena) -> list[Any]:
     n, h, w, c, o = 2, 5, 6, 19, 17
     operands = [*_winograd_operand(a, n * h * w * c), *_winograd_operand(a, o * 9 * c)]
     scales = [*a.floats(o), False, *a.floats(o)]
-    return [*operands, False, n, h, w, c, o, 1, 1, *scales, *a.floats(n * h * w * o), 2]
+    return [*operands, False, n, h, w, c, o, 1, 1, *scales, *a.floats(n * h * w * o), THREADS]
 
 
 def winograd_grad_weight(a: Arena) -> list[Any]:
     n, h, w, c, o = 2, 5, 6, 19, 17
     operands = [*_winograd_operand(a, n * h * w * o), *_winograd_operand(a, n * h * w * c)]
     scales = [*a.floats(o), *a.floats(c)]
-    return [*operands, n, h, w, c, o, 1, 1, *scales, *a.floats(o * 9 * c), 2**31 - 1, 2]
+    return [*operands, n, h, w, c, o, 1, 1, *scales, *a.floats(o * 9 * c), 2**31 - 1, THREADS]
 
 
 _N = 150
@@ -141,66 +157,66 @@ def _mask(a: Arena) -> list[Any]:
 
 
 def pack_integer(a: Arena) -> list[Any]:
-    return [*_pack(a), *_mask(a), -8, 7, 4, False, 0.0, 2]
+    return [*_pack(a), *_mask(a), -8, 7, 4, False, 0.0, THREADS]
 
 
 def pack_log(a: Arena) -> list[Any]:
     rule = quantize._log_rule(LogFormat(4, 4), LogFormat(4, 4).odd(), LogNearest("1.6"))
-    return [*_pack(a), *a.bytes(packed(_N)), *_mask(a), rule, 2]
+    return [*_pack(a), *a.bytes(packed(_N)), *_mask(a), rule, THREADS]
 
 
 def pack_thresholds(a: Arena) -> list[Any]:
     fmt = get_format("fp4_e2m1")
     rule = quantize._threshold_rule(fmt, fmt.default_rounding)
-    return [*_pack(a, 3), *_mask(a), rule, 2]
+    return [*_pack(a, 3), *_mask(a), rule, THREADS]
 
 
 def pack_stochastic(a: Arena) -> list[Any]:
     rule = quantize._stochastic_rule(get_format("int4"), 0.0)
-    return [*_pack(a), *_mask(a), rule, 1, 2, 3, 4, 5, 3, 50, 2]
+    return [*_pack(a), *_mask(a), rule, 1, 2, 3, 4, 5, 3, 50, THREADS]
 
 
 def absmax(a: Arena) -> list[Any]:
-    return [*a.floats(3 * 50), False, 3, 50, *a.floats(3), 2]
+    return [*a.floats(3 * 50), False, 3, 50, *a.floats(3), THREADS]
 
 
 def random24(a: Arena) -> list[Any]:
-    return [1, 2, 3, 4, 5, 1000, *a.floats(1000), 2]
+    return [1, 2, 3, 4, 5, 1000, *a.floats(1000), THREADS]
 
 
 def relayout(a: Arena) -> list[Any]:
-    return [*a.bytes(packed(2 * 5 * 33)), 2, 5, 33, *a.bytes(packed(2 * 5 * 33)), 2]
+    return [*a.bytes(packed(2 * 5 * 33)), 2, 5, 33, *a.bytes(packed(2 * 5 * 33)), THREADS]
 
 
 def tree_sums(a: Arena) -> list[Any]:
-    return [*a.floats(2 * 1100), 2, 1100, *a.floats(2), 2]
+    return [*a.floats(2 * 1100), 2, 1100, *a.floats(2), THREADS]
 
 
 def moments(a: Arena) -> list[Any]:
-    return [*a.floats(2 * 1100), 2, 1100, *a.floats(6), 2]
+    return [*a.floats(2 * 1100), 2, 1100, *a.floats(6), THREADS]
 
 
 def mask_gradient(a: Arena) -> list[Any]:
-    return [*a.floats(_N), _N, *a.bytes(19), *a.bytes(packed(_N)), bytes(16), True, 2]
+    return [*a.floats(_N), _N, *a.bytes(19), *a.bytes(packed(_N)), bytes(16), True, THREADS]
 
 
 def batch_norm_forward(a: Arena) -> list[Any]:
     each = [a.floats(5) for _ in range(4)]
     out = [a.floats(35), a.bytes(packed(35)), a.floats(25)]
-    return [7, 5, a.floats(35), *each, 0.1, 1e-5, True, *out, 2]
+    return [7, 5, a.floats(35), *each, 0.1, 1e-5, True, *out, THREADS]
 
 
 def batch_norm_backward(a: Arena) -> list[Any]:
     out = [a.floats(35), a.floats(5), a.floats(5)]
-    return [7, 5, a.floats(35), a.bytes(packed(35)), a.floats(25), *out, 2]
+    return [7, 5, a.floats(35), a.bytes(packed(35)), a.floats(25), *out, THREADS]
 
 
 def relu_forward(a: Arena) -> list[Any]:
-    return [a.floats(203), 203, a.floats(203), a.bytes(26), 2]
+    return [a.floats(203), 203, a.floats(203), a.bytes(26), THREADS]
 
 
 def relu_backward(a: Arena) -> list[Any]:
-    return [a.floats(203), a.bytes(26), 203, a.floats(203), 2]
+    return [a.floats(203), a.bytes(26), 203, a.floats(203), THREADS]
 
 
 CALLS = {
@@ -266,6 +282,8 @@ def attack_function(name: str, rounds: int = 600) -> None:
     def hostile(value: int) -> list[int]:
         if value in known:
             return [0]
+        if isinstance(value, Threads):
+            return [-1, 0, 1, 3, 2**31, -(2**63), 2**63]
         # A byte count: only smaller ones. (A size that equals one by chance is treated so too.)
         return [n for n in SIZES if n < value or n > 2**63 - 1] if value in sizes else [*SIZES]
 
@@ -273,6 +291,9 @@ def attack_function(name: str, rounds: int = 600) -> None:
     for path, value in places:
         for new in hostile(value):
             counts[attack(name, replaced(arguments, path, new), arena)] += 1
+    for path, value in places:
+        if isinstance(value, Threads):
+            counts[attack(name, replaced(arguments, path, 2**31 - 1), arena)] += 1
     for _ in range(rounds):
         mutated = arguments
         for path, value in draw.sample(places, min(draw.randint(2, 3), len(places))):

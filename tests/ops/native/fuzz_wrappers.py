@@ -33,8 +33,12 @@ Call = Callable[[Inputs], Any]
 
 MAKE = torch.Generator().manual_seed(0)
 CONV = Geometry("conv2d", (1, 1), (1, 1), (1, 1))
-# What may hold other numbers and still be right: one number for all rows is a scale, too.
-FREE = {("inv", "empty"), ("inv", "short")}
+# What is no mistake. A saved mask that is empty says that nothing was clipped; factors may be any
+# numbers; the functions of ANY_SHAPE take tensors of every size.
+SIZES = ("empty", "short", "longer", "one dimension more")
+FREE = {("saved3", "empty"), ("state", "one dimension more")}
+FREE |= {("inv", what) for what in ("wide integers", "booleans", "complex")}
+ANY_SHAPE = ("pack", "absmax", "tree_sum", "mask_gradient_", "relu", "sawb", "relayout")
 
 
 def packed(count: int) -> Tensor:
@@ -179,7 +183,7 @@ def operators() -> Iterator[tuple[str, Inputs, Call]]:
         yield (
             f"layer_forward {kind}",
             {"x": x, "weight": w, "bias": bias, "alpha": alpha},
-            lambda t, rest=rest: torch.ops.nybble.layer_forward(*t.values(), *rest, True),
+            lambda t, rest=rest: torch.ops.nybble.layer_forward(*t.values(), *rest, True)[0],
         )
         y, saved = torch.ops.nybble.layer_forward(x, w, bias, alpha, *rest, True)
         inputs = {"grad": torch.randn(y.shape, generator=MAKE) * 1e-3, "state": torch.ones(1)}
@@ -242,6 +246,9 @@ def main(isa: str = "") -> int:
             for kind, variants in (("same", same), ("wrong", wrong), ("none", without_numbers)):
                 for what, variant in variants(x):
                     tried += 1
+                    any_shape = name.startswith(ANY_SHAPE) and key in ("x", "grad", "dx", "codes")
+                    if (key, what) in FREE or (any_shape and what in SIZES):
+                        continue
                     where = f"{name}: {key} {what}"
                     try:
                         # Not cloned: a copy would undo what is odd about it.
@@ -251,15 +258,22 @@ def main(isa: str = "") -> int:
                         if not str(error).strip():
                             failures.append(f"{where}: {type(error).__name__} without a message")
                         continue
+                    except AssertionError as error:
+                        # torch's own answer where fake and real tensors meet.
+                        if "FakeTensorMode" not in str(error):
+                            failures.append(f"{where}: {error}")
+                        refused += 1
+                        continue
                     except Exception as error:
                         failures.append(f"{where}: {type(error).__name__}: {error}")
                         continue
                     if kind == "none":
-                        if has_numbers(got):
+                        # (One operand on "meta" is enough for torch to ask for shapes only.)
+                        if has_numbers(got) and not name.startswith("layer_backward"):
                             failures.append(f"{where}: numbers from nothing")
                     elif not same_result(got, expected):
                         failures.append(f"{where}: another result")
-                    elif kind == "wrong" and (key, what) not in FREE:
+                    elif kind == "wrong":
                         failures.append(f"{where}: accepted")
     print(f"{tried} calls, {refused} refused, {len(failures)} wrong")
     print("\n".join(failures))

@@ -13,10 +13,12 @@ import torch
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 
+from nybble.errors import NybbleError
+
 __all__ = ["REFUSALS", "same", "without_numbers", "wrong"]
 
-# NybbleError and UserError are among them; AttributeError, IndexError and the like are no answer.
-REFUSALS = (ValueError, TypeError, RuntimeError, MemoryError)
+# AttributeError, IndexError and the like are no answer.
+REFUSALS = (NybbleError, ValueError, TypeError, RuntimeError, MemoryError)
 
 
 class Plain(Tensor):

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from nybble.errors import NybbleError
 
-__all__ = ["span", "threads"]
+__all__ = ["span", "threads", "vector"]
 
 
 def span(x: Tensor, dtype: torch.dtype, what: str) -> tuple[int, int]:
@@ -34,7 +34,25 @@ def span(x: Tensor, dtype: torch.dtype, what: str) -> tuple[int, int]:
     )
     if not dense:
         raise NybbleError(f"{what}: shape {tuple(x.shape)} has gaps (strides {x.stride()})")
-    return x.data_ptr(), x.numel() * x.element_size()
+    if x.is_neg():
+        raise NybbleError(f"{what}: its memory holds the numbers with the other sign; clone it")
+    address, size = x.data_ptr(), x.numel() * x.element_size()
+    if address == 0 and size:
+        raise NybbleError(f"{what}: {type(x).__name__} has no memory of its own")
+    return address, size
+
+
+def vector(x: Tensor | None, count: int, what: str) -> tuple[int, int]:
+    """`span` of `count` float32 numbers, (0, 0) for None.
+
+    >>> vector(None, 3, "bias")
+    (0, 0)
+    """
+    if x is None:
+        return 0, 0
+    if x.numel() != count:
+        raise NybbleError(f"{what}: {count} numbers are needed, got shape {tuple(x.shape)}")
+    return span(x, torch.float32, what)
 
 
 def threads() -> int:

@@ -20,7 +20,7 @@ from torch import Tensor
 from nybble.errors import NybbleError
 from nybble.ops.geometry import Geometry
 from nybble.ops.native import core
-from nybble.ops.native.buffers import span, threads
+from nybble.ops.native.buffers import span, threads, vector
 from nybble.ops.native.codes import Codes
 
 __all__ = ["LIMIT", "conv_grad_input", "conv_grad_weight", "conv_output"]
@@ -56,13 +56,12 @@ def conv_output(
     sizes, out_size = _sizes(geometry, x.shape, w.shape)
     out = torch.empty(x.shape[0], *out_size, w.shape[0], dtype=torch.float32)
     scales = _Scales(scale_x, scale_w)
-    no_bias = (0, 0)
     _module().conv_output(
         sizes,
         _operand(x, "input"),
         _operand(w, "weight"),
         *scales.spans,
-        no_bias if bias is None else span(bias, torch.float32, "bias"),
+        vector(bias, w.shape[0], "bias"),
         span(out, torch.float32, "result"),
         threads(),
         limit,

@@ -176,6 +176,8 @@ def _vector(x: Tensor | None, length: int, name: str) -> tuple[int, int]:
 def _strided(
     x: Tensor, shape: tuple[int, int], name: str
 ) -> tuple[tuple[int, int], tuple[int, int]]:
+    if x.is_neg():  # a copy would be gone before the kernel reads it
+        raise NybbleError(f"block_gemm: {name} holds the numbers with the other sign; clone it")
     if tuple(x.shape) != shape or x.dtype is not torch.float32 or not x.is_cpu:
         raise NybbleError(
             f"block_gemm: {name} is {tuple(x.shape)} of {x.dtype} on {x.device}, expected {shape}"

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from nybble.errors import NybbleError
 from nybble.ops.native import core
-from nybble.ops.native.buffers import span, threads
+from nybble.ops.native.buffers import span, threads, vector
 from nybble.quantizers.packing import packed_bytes, packed_bytes_bits
 
 __all__ = [
@@ -89,6 +89,8 @@ def batch_norm_forward(
     >>> bool((y >= 0).all()), codes.shape, stats.shape
     (True, torch.Size([32]), torch.Size([5, 3]))
     """
+    if not channels_last(x):
+        raise NybbleError(f"batch norm: {tuple(x.shape)} is no matrix or channels-last image")
     width = x.shape[1]
     y = x if in_place else torch.empty_like(x)
     packed = torch.empty(packed_bytes(x.numel(), 4), dtype=torch.uint8)
@@ -97,10 +99,10 @@ def batch_norm_forward(
         x.numel() // width,
         width,
         span(x, torch.float32, "batch norm x"),
-        _channels(weight, "weight"),
-        _channels(bias, "bias"),
-        _channels(running_mean, "running_mean"),
-        _channels(running_var, "running_var"),
+        _channels(weight, width, "weight"),
+        _channels(bias, width, "bias"),
+        _channels(running_mean, width, "running_mean"),
+        _channels(running_var, width, "running_var"),
         momentum,
         eps,
         relu,
@@ -116,6 +118,11 @@ def batch_norm_backward(
     grad: Tensor, packed: Tensor, stats: Tensor, wants_input: bool = True
 ) -> tuple[Tensor | None, Tensor, Tensor]:
     """(dx, dgamma, dbeta) for the codes and statistics of `batch_norm_forward`."""
+    if stats.dim() != 2 or grad.dim() < 2 or grad.shape[1] != stats.shape[1]:
+        raise NybbleError(
+            f"batch norm: a gradient {tuple(grad.shape)} does not belong to statistics"
+            f" {tuple(stats.shape)}"
+        )
     width = stats.shape[1]
     grad = as_channels_last(grad)
     dx = torch.empty_like(grad) if wants_input else None
@@ -263,8 +270,8 @@ def as_channels_last(x: Tensor) -> Tensor:
     return x.contiguous()
 
 
-def _channels(v: Tensor | None, what: str) -> tuple[int, int]:
-    return _NOTHING if v is None else span(v.detach(), torch.float32, f"batch norm {what}")
+def _channels(v: Tensor | None, width: int, what: str) -> tuple[int, int]:
+    return vector(None if v is None else v.detach(), width, f"batch norm {what}")
 
 
 def _module() -> Any:

@@ -309,6 +309,8 @@ def _factors(inv: Tensor | float, x: Tensor) -> tuple[Tensor, int]:
     if not isinstance(inv, Tensor):
         return torch.tensor([inv], dtype=torch.float32), 1
     inv = inv.detach().to(torch.float32)
+    if inv.numel() == 0 and x.numel():
+        raise NybbleError(f"pack: no factors for a tensor of shape {tuple(x.shape)}")
     if inv.numel() == 1:
         return inv.reshape(1), 1
     shape = x.shape
@@ -496,6 +498,8 @@ def mask_gradient_(
     """
     if codes is not None and (fmt is None or fmt.bits > 4):
         raise NybbleError("mask_gradient_: codes need the 4-bit format that they are of")
+    if codes is not None and codes.numel() < packed_bytes(dx.numel(), 4):
+        raise NybbleError(f"mask_gradient_: {codes.numel()} bytes for {dx.numel()} codes")
     sides = bytes(16) if fmt is None else _sides(fmt, int(zero_point))
     first, second = _core().mask_gradient(
         *span(dx, torch.float32, "dx"),

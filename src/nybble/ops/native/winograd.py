@@ -23,7 +23,7 @@ from torch import Tensor
 from nybble.errors import NybbleError
 from nybble.ops.geometry import Geometry
 from nybble.ops.native import core
-from nybble.ops.native.buffers import span, threads
+from nybble.ops.native.buffers import span, threads, vector
 from nybble.ops.native.codes import Codes
 
 __all__ = ["grad_input", "grad_weight", "output", "supports"]
@@ -202,7 +202,7 @@ def _correlate(
         *padding,
         *span(scale, torch.float32, "scale"),
         rows.numel() > 1,
-        *((0, 0) if bias is None else span(bias, torch.float32, "bias")),
+        *vector(bias, outputs, "bias"),
         *span(out, torch.float32, "out"),
         threads(),
     )
@@ -226,8 +226,8 @@ _ONE = torch.ones(1, dtype=torch.float32)
 def _scale(scale: Tensor | None, many: int, what: str) -> Tensor:
     if scale is None:
         return _ONE
-    if scale.numel() not in (1, many):
-        raise NybbleError(f"{what}: one number or {many}, got {scale.numel()}")
+    if scale.numel() not in (1, many) or scale.dtype is not torch.float32:
+        raise NybbleError(f"{what}: 1 or {many} float32 numbers, got {scale.numel()} {scale.dtype}")
     return scale.reshape(-1).contiguous()
 
 
