@@ -9,6 +9,7 @@
 #include "gemm/micro.hpp"
 #include "norm/kernels.hpp"
 #include "quantize/pack.hpp"
+#include "quantize/streams.hpp"
 #include "quantize/sums.hpp"
 #include "unpack.hpp"
 #include "winograd/kernels.hpp"
@@ -26,6 +27,7 @@ const std::vector<Kernels>& compiled_sets() {
        &kWinogradAvx2,
        &kConvAvx2,
        &kQuantizeAvx2,
+       &kStreamAvx2,
        &kSumAvx2,
        &kNormAvx2},
 #endif
@@ -38,6 +40,7 @@ const std::vector<Kernels>& compiled_sets() {
        &kWinogradGeneric,
        &kConvGeneric,
        &kQuantizeGeneric,
+       &kStreamGeneric,
        &kSumGeneric,
        &kNormGeneric},
       {"neon",
@@ -48,6 +51,7 @@ const std::vector<Kernels>& compiled_sets() {
        &kWinogradGeneric,
        &kConvGeneric,
        &kQuantizeGeneric,
+       &kStreamGeneric,
        &kSumGeneric,
        &kNormGeneric},
 #endif
@@ -59,6 +63,7 @@ const std::vector<Kernels>& compiled_sets() {
        &kWinogradGeneric,
        &kConvGeneric,
        &kQuantizeGeneric,
+       &kStreamGeneric,
        &kSumGeneric,
        &kNormGeneric},
   };

@@ -17,6 +17,7 @@ struct GemmKernels;
 struct WinogradKernels;
 struct ConvKernels;
 struct QuantizeKernels;
+struct StreamKernels;
 struct SumKernels;
 struct NormKernels;
 
@@ -30,6 +31,7 @@ struct Kernels {
   const WinogradKernels* winograd; // winograd/kernels.hpp
   const ConvKernels* conv;         // conv/pack.hpp
   const QuantizeKernels* quantize; // quantize/pack.hpp
+  const StreamKernels* streams;    // quantize/streams.hpp
   const SumKernels* sums;          // quantize/sums.hpp
   const NormKernels* norm;         // norm/kernels.hpp
 };

@@ -4,6 +4,7 @@
 #include <cstdint>
 
 #include "quantize/pack.hpp"
+#include "quantize/streams.hpp"
 
 namespace nybble {
 

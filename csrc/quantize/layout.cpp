@@ -25,7 +25,7 @@ int code_at(const uint8_t* codes, int64_t i) {
   return i % 64 < 32 ? byte & 15 : byte >> 4;
 }
 
-void transpose(const QuantizeKernels& kernels, const uint8_t* in, int64_t rows, int64_t columns,
+void transpose(const StreamKernels& kernels, const uint8_t* in, int64_t rows, int64_t columns,
                uint8_t* out) {
   const int64_t whole_rows = rows / kTile * kTile, whole_columns = columns / kTile * kTile;
   for (int64_t i = 0; i < whole_rows; i += kTile)
@@ -73,8 +73,8 @@ void relayout(const uint8_t* codes, int64_t n, int64_t rows, int64_t columns, ui
     set.decode->bytes(codes, begin, count, same, reinterpret_cast<int8_t*>(from));
     std::fill(to + count, to + padded, uint8_t(0));
     for (int64_t at = 0; at < count; at += size)
-      transpose(*set.quantize, from + at, rows, columns, to + at);
-    set.quantize->pack4(to, padded, out + begin / 2);
+      transpose(*set.streams, from + at, rows, columns, to + at);
+    set.streams->pack4(to, padded, out + begin / 2);
   });
 }
 

@@ -131,7 +131,7 @@ Packed pack(const Target& t, const Factors& factors, const Rule& rule, Kernel<Ru
 }
 
 // The random bits of elements [begin, end) of memory.
-void draw(const QuantizeKernels& kernels, const RandomStream& stream, const Order& order,
+void draw(const StreamKernels& kernels, const RandomStream& stream, const Order& order,
           int64_t begin, int64_t end, int32_t* out, int32_t* scratch) {
   const int64_t c = order.channels, p = order.pixels;
   if (c == 1) return kernels.random24(stream, begin, end - begin, out);
@@ -168,16 +168,17 @@ Packed pack_thresholds(const Target& target, const Factors& factors, const Thres
 
 Packed pack_stochastic(const Target& target, const Factors& factors, const StochasticRule& rule,
                        const RandomStream& stream, const Order& order, int threads) {
-  const QuantizeKernels& kernels = *active().quantize;
+  const Kernels& set = active();
   return chunks(target.n, kDrawn, threads, [&](int64_t begin, int64_t end) {
     int32_t random[kDrawn], scratch[kDrawn];
-    draw(kernels, stream, order, begin, end, random, scratch);
-    return Span<StochasticRule>{target, factors, rule, kernels.stochastic, random, begin}.run(end);
+    draw(*set.streams, stream, order, begin, end, random, scratch);
+    return Span<StochasticRule>{target, factors, rule, set.quantize->stochastic, random, begin}.run(
+        end);
   });
 }
 
 void absmax(const void* x, bool bf16, int64_t rows, int64_t run, uint32_t* out, int threads) {
-  const auto kernel = active().quantize->absmax;
+  const auto kernel = active().streams->absmax;
   const auto* bytes = static_cast<const char*>(x);
   const int64_t width = bf16 ? 2 : 4;
   if (rows == 1) {
@@ -195,7 +196,7 @@ void absmax(const void* x, bool bf16, int64_t rows, int64_t run, uint32_t* out, 
 }
 
 void random24(const RandomStream& stream, int64_t n, int32_t* out, int threads) {
-  const auto kernel = active().quantize->random24;
+  const auto kernel = active().streams->random24;
   parallel_for(threads, (n + kChunk - 1) / kChunk, [&](int64_t i) {
     kernel(stream, i * kChunk, std::min(kChunk, n - i * kChunk), out + i * kChunk);
   });

@@ -71,25 +71,11 @@ struct StochasticRule {
   uint8_t table[16]; // rank, plus 8 where `magnitude` and y < 0 -> code
 };
 
-// One Philox4x32 stream (quantizers/random.py): key and the words of the counter that do not count.
-struct RandomStream {
-  uint32_t key0, key1;
-  uint32_t operand; // operand * 2^16
-  uint32_t call, place;
-};
-
 struct QuantizeKernels {
   uint32_t (*integer)(const Piece&, const IntegerRule&);
   uint32_t (*log)(const Piece&, const LogRule&); // two grids where `second` is given
   uint32_t (*thresholds)(const Piece&, const ThresholdRule&);
   uint32_t (*stochastic)(const Piece&, const StochasticRule&);
-  uint32_t (*absmax)(const void* x, bool bf16, int64_t n);
-  // out[i] = the 24 bits of element start + i
-  void (*random24)(const RandomStream&, int64_t start, int64_t n, int32_t* out);
-  // 16 x 16 bytes: out[j * out_stride + i] = in[i * in_stride + j]
-  void (*transpose16)(const uint8_t* in, int64_t in_stride, uint8_t* out, int64_t out_stride);
-  // bytes[0 .. n) -> nibbles in blocks; n a multiple of 64
-  void (*pack4)(const uint8_t* bytes, int64_t n, uint8_t* codes);
 };
 
 extern const QuantizeKernels kQuantizeGeneric;

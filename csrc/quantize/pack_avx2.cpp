@@ -299,6 +299,12 @@ uint32_t largest(__m256i top) {
   return out;
 }
 
+// Bytes to ask for ahead of the loop: the hardware stops at the end of every page. (A prefetch
+// beyond the tensor is no access.)
+constexpr int64_t kAhead = 4096;
+template <class Load>
+constexpr int64_t kLine = 64 / int64_t(sizeof(typename Load::T));
+
 void zero_beyond(uint8_t* codes, int64_t count) {
   for (int64_t i = 0; i < 32; ++i)
     codes[i] = uint8_t(codes[i] & ((i < count ? 0x0f : 0) | (i + 32 < count ? 0xf0 : 0)));
@@ -316,6 +322,8 @@ uint32_t run(const Piece& p, const Rule& rule) {
   uint64_t mask = 0;
   int64_t at = 0;
   for (; at + 64 <= p.n; at += 64) {
+    for (int64_t line = 0; line < 64; line += kLine<Load>)
+      _mm_prefetch(reinterpret_cast<const char*>(x + at + line) + kAhead, _MM_HINT_T0);
     top = block<Rule, Load, kMask>(rule, range, x + at, draws ? p.random + at : nothing, top,
                                    p.codes + at / 2, two ? p.second + at / 2 : nullptr, &mask);
     if (kMask) std::memcpy(p.mask + at / 8, &mask, 8);
@@ -368,132 +376,8 @@ uint32_t stochastic(const Piece& p, const StochasticRule& rule) {
   return rule.magnitude ? choose(p, Stochastic<true>(rule)) : choose(p, Stochastic<false>(rule));
 }
 
-// ---- absmax, random bits, bytes -----------------------------------------------------------------
-
-template <class Load>
-uint32_t absmax_of(const typename Load::T* x, int64_t n) {
-  __m256i top[4];
-  for (__m256i& t : top)
-    t = _mm256_setzero_si256();
-  int64_t at = 0;
-  for (; at + 32 <= n; at += 32)
-    for (int j = 0; j < 4; ++j)
-      top[j] = _mm256_max_epi32(top[j], magnitude_bits(bits(Load::load(x + at + 8 * j))));
-  uint32_t out =
-      largest(_mm256_max_epi32(_mm256_max_epi32(top[0], top[1]), _mm256_max_epi32(top[2], top[3])));
-  for (; at < n; ++at) {
-    const float value = Load::widen(x[at]);
-    uint32_t b;
-    std::memcpy(&b, &value, 4);
-    b &= 0x7fffffffu;
-    out = b > out ? b : out;
-  }
-  return out;
-}
-
-uint32_t absmax(const void* x, bool bf16, int64_t n) {
-  return bf16 ? absmax_of<Bfloat>(static_cast<const uint16_t*>(x), n)
-              : absmax_of<Float>(static_cast<const float*>(x), n);
-}
-
-// Two counters blocks of four at a time, so that one's multiplications hide behind the other's. The
-// words live in the lower halves of 64-bit lanes; what gathers in the upper halves is never read,
-// since vpmuludq multiplies the lower ones.
-struct Philox {
-  __m256i key[10][2];
-  __m256i operand, call, place;
-
-  explicit Philox(const RandomStream& s)
-      : operand(_mm256_set1_epi64x(s.operand)), call(_mm256_set1_epi64x(s.call)),
-        place(_mm256_set1_epi64x(s.place)) {
-    for (uint32_t round = 0; round < 10; ++round) {
-      key[round][0] = _mm256_set1_epi32(int(s.key0 + round * 0x9E3779B9u));
-      key[round][1] = _mm256_set1_epi32(int(s.key1 + round * 0xBB67AE85u));
-    }
-  }
-
-  // Elements 4 b .. 4 b + 31, in order.
-  NYBBLE_INLINE void words(int64_t b, int32_t* out) const {
-    const __m256i m0 = _mm256_set1_epi64x(0xD2511F53), m1 = _mm256_set1_epi64x(0xCD9E8D57);
-    __m256i c0[2], c1[2], c2[2], c3[2];
-#pragma GCC unroll 2
-    for (int j = 0; j < 2; ++j) {
-      c0[j] = _mm256_add_epi64(_mm256_set1_epi64x(b + 4 * j), _mm256_setr_epi64x(0, 1, 2, 3));
-      c1[j] = _mm256_add_epi64(_mm256_srli_epi64(c0[j], 32), operand);
-      c2[j] = call, c3[j] = place;
-    }
-#pragma GCC unroll 10
-    for (int round = 0; round < 10; ++round)
-#pragma GCC unroll 2
-      for (int j = 0; j < 2; ++j) {
-        const __m256i p0 = _mm256_mul_epu32(c0[j], m0), p1 = _mm256_mul_epu32(c2[j], m1);
-        const __m256i x0 = _mm256_xor_si256(c1[j], key[round][0]);
-        const __m256i x1 = _mm256_xor_si256(c3[j], key[round][1]);
-        c0[j] = _mm256_xor_si256(_mm256_srli_epi64(p1, 32), x0);
-        c2[j] = _mm256_xor_si256(_mm256_srli_epi64(p0, 32), x1);
-        c1[j] = p1, c3[j] = p0;
-      }
-    auto* to = reinterpret_cast<__m256i*>(out);
-#pragma GCC unroll 2
-    for (int j = 0; j < 2; ++j) {
-      const __m256i w01 = _mm256_blend_epi32(c0[j], _mm256_slli_epi64(c1[j], 32), 0xaa);
-      const __m256i w23 = _mm256_blend_epi32(c2[j], _mm256_slli_epi64(c3[j], 32), 0xaa);
-      const __m256i even = _mm256_srli_epi32(_mm256_unpacklo_epi64(w01, w23), 8);
-      const __m256i odd = _mm256_srli_epi32(_mm256_unpackhi_epi64(w01, w23), 8);
-      _mm256_storeu_si256(to + 2 * j, _mm256_permute2x128_si256(even, odd, 0x20));
-      _mm256_storeu_si256(to + 2 * j + 1, _mm256_permute2x128_si256(even, odd, 0x31));
-    }
-  }
-};
-
-void random24(const RandomStream& s, int64_t start, int64_t n, int32_t* out) {
-  const Philox philox(s);
-  while (n > 0) {
-    const int64_t inside = start % 4;
-    int64_t count = 32 - inside;
-    if (inside == 0 && n >= 32) {
-      philox.words(start / 4, out);
-    } else {
-      int32_t words[32];
-      philox.words(start / 4, words);
-      count = count < n ? count : n;
-      std::memcpy(out, words + inside, size_t(count) * 4);
-    }
-    start += count, n -= count, out += count;
-  }
-}
-
-void transpose16(const uint8_t* in, int64_t in_stride, uint8_t* out, int64_t out_stride) {
-  __m128i a[16], b[16];
-  for (int i = 0; i < 16; ++i)
-    a[i] = _mm_loadu_si128(reinterpret_cast<const __m128i*>(in + i * in_stride));
-  // Four rounds of the perfect shuffle: unpacking row i with row i + 8 moves one bit of the row
-  // number into the column number each time.
-  __m128i *from = a, *to = b;
-  for (int round = 0; round < 4; ++round) {
-    for (int i = 0; i < 8; ++i) {
-      to[2 * i] = _mm_unpacklo_epi8(from[i], from[i + 8]);
-      to[2 * i + 1] = _mm_unpackhi_epi8(from[i], from[i + 8]);
-    }
-    __m128i* swap = from;
-    from = to, to = swap;
-  }
-  for (int i = 0; i < 16; ++i)
-    _mm_storeu_si128(reinterpret_cast<__m128i*>(out + i * out_stride), from[i]);
-}
-
-void pack4(const uint8_t* bytes, int64_t n, uint8_t* codes) {
-  for (int64_t at = 0; at < n; at += 64) {
-    const __m256i low = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(bytes + at));
-    const __m256i high = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(bytes + at + 32));
-    _mm256_storeu_si256(reinterpret_cast<__m256i*>(codes + at / 2),
-                        _mm256_or_si256(low, _mm256_slli_epi16(high, 4)));
-  }
-}
-
 } // namespace
 
-const QuantizeKernels kQuantizeAvx2 = {integer, log,      thresholds,  stochastic,
-                                       absmax,  random24, transpose16, pack4};
+const QuantizeKernels kQuantizeAvx2 = {integer, log, thresholds, stochastic};
 
 } // namespace nybble

@@ -22,7 +22,7 @@ from nybble.formats import (
     two_phase_integers,
 )
 from nybble.formats.breakpoints import breakpoints
-from nybble.ops.native import quantize as native
+from nybble.ops.native import rules
 from nybble.quantizers import RandomKey, random24
 from nybble.quantizers.packing import pack4, pack_bits, pack_codes
 from nybble.quantizers.sums import tree_sum_last
@@ -49,7 +49,7 @@ def quantize() -> Iterator[Case]:
     ):
         x, scale = _numbers(200, first, make), 2.0**3
         g1, g2 = two_phase_integers(x * scale, first, second, rounding)
-        rule = native._log_rule(first, second, rounding)
+        rule = rules.log_rule(first, second, rounding)
         assert rule is not None
         values = _case(x, scale, first, rounding) | {"rule": _bytes(rule)}
         values["codes"] = pack_codes(first.integers_to_codes(g1), 4)
@@ -57,11 +57,11 @@ def quantize() -> Iterator[Case]:
         yield f"log {first.name} {second.name} {rounding.factor}", values
     for fmt in (get_format("fp4_e2m1"), TABLE, LogFormat(3, 4), get_format("int4_zeroless")):
         rounding = fmt.default_rounding
-        rule = _bytes(native._threshold_rule(fmt, rounding))
+        rule = _bytes(rules.threshold_rule(fmt, rounding))
         x = _numbers(170, fmt, make)
         yield f"thresholds {fmt.name}", _case(x, 1.5, fmt, rounding) | {"rule": rule}
     half = _numbers(130, EVEN, make).to(torch.bfloat16)
-    rule = _bytes(native._threshold_rule(EVEN, EVEN.default_rounding))
+    rule = _bytes(rules.threshold_rule(EVEN, EVEN.default_rounding))
     values = _case(half.float(), 1.0, EVEN, EVEN.default_rounding) | {"rule": rule}
     yield "thresholds bfloat16", values | {"bf16": half.view(torch.int16)}
     yield from _stochastic(make)
@@ -78,7 +78,7 @@ def _stochastic(make: torch.Generator) -> Iterator[Case]:
         y = x * torch.tensor(0.7)
         codes = fmt.encode(y, Stochastic(), random24(x.shape, key))
         values = _values(x.permute(0, 2, 3, 1).contiguous(), 0.7)
-        values |= {"rule": _bytes(native._stochastic_rule(fmt, 0.0)), "stream": stream}
+        values |= {"rule": _bytes(rules.stochastic_rule(fmt, 0.0)), "stream": stream}
         values |= {"channels": 5, "pixels": 21}
         yield (
             f"stochastic {fmt.name}",

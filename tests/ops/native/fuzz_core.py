@@ -21,7 +21,7 @@ from torch import Tensor
 
 import nybble._core as core
 from nybble.formats import LogFormat, LogNearest, get_format
-from nybble.ops.native import quantize
+from nybble.ops.native import rules
 
 CANARY = 64
 SIZES = (-1, 0, 1, 2, 3, 5, 63, 65, 2**16, 2**31 - 1, 2**31, 2**40, 2**46, 2**61, 2**62, 2**63 - 1)
@@ -161,18 +161,18 @@ def pack_integer(a: Arena) -> list[Any]:
 
 
 def pack_log(a: Arena) -> list[Any]:
-    rule = quantize._log_rule(LogFormat(4, 4), LogFormat(4, 4).odd(), LogNearest("1.6"))
+    rule = rules.log_rule(LogFormat(4, 4), LogFormat(4, 4).odd(), LogNearest("1.6"))
     return [*_pack(a), *a.bytes(packed(_N)), *_mask(a), rule, THREADS]
 
 
 def pack_thresholds(a: Arena) -> list[Any]:
     fmt = get_format("fp4_e2m1")
-    rule = quantize._threshold_rule(fmt, fmt.default_rounding)
+    rule = rules.threshold_rule(fmt, fmt.default_rounding)
     return [*_pack(a, 3), *_mask(a), rule, THREADS]
 
 
 def pack_stochastic(a: Arena) -> list[Any]:
-    rule = quantize._stochastic_rule(get_format("int4"), 0.0)
+    rule = rules.stochastic_rule(get_format("int4"), 0.0)
     return [*_pack(a), *_mask(a), rule, 1, 2, 3, 4, 5, 3, 50, THREADS]
 
 

@@ -27,10 +27,10 @@ from nybble.formats import (
     two_phase_integers,
 )
 from nybble.formats.breakpoints import breakpoints
-from nybble.ops.native import core, quantize
+from nybble.ops.native import core, quantize, statistics
 from nybble.ops.reference.layer import clip_gradient
-from nybble.ops.reference.operand import Draw, Operand, quantize_operand, store
-from nybble.ops.reference.storage import flatten, pack_mask
+from nybble.ops.reference.operand import Draw, Operand, quantize_operand, restore, store
+from nybble.ops.reference.storage import flatten, is_channels_last, pack_mask
 from nybble.quantizers import (
     PACT,
     SAWB,
@@ -45,7 +45,7 @@ from nybble.quantizers import (
 )
 from nybble.quantizers.packing import pack4, pack_codes, unpack4
 from nybble.quantizers.scales.gradscale import absolute_max
-from nybble.quantizers.scales.sawb import _statistics
+from nybble.quantizers.scales.sawb import row_statistics
 from nybble.quantizers.sums import tree_sum_last
 
 CORE = core()[0]
@@ -100,7 +100,8 @@ def threads(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """The native calls take `COUNT` threads; the torch code that they are compared with, one."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
-    monkeypatch.setattr(quantize, "threads", lambda: COUNT[0])
+    for module in (quantize, statistics):
+        monkeypatch.setattr(module, "threads", lambda: COUNT[0])
     yield
     torch.set_num_threads(before)
 
@@ -321,6 +322,8 @@ def test_operands_as_the_reference_stores_them(name: str, stochastic: bool, isa_
             if isinstance(scale, PACT) and alpha is not None
             else scale.fit(x, fmt)
         )
+        again = restore(store(want, slot, want.inside), slot, None, shape, is_channels_last(x))
+        assert torch.equal(again.tensor, want.tensor)  # but for the sign of zeros
         got = quantize.pack(
             x,
             fit._spread(fit.inv, x.shape),
@@ -470,7 +473,7 @@ def test_moments(isa_name: str, n: int, rows: int, seed: int, count: int) -> Non
     if w.numel() == 0:
         assert not got.any()
         return
-    for one, want in zip(got, _statistics(w), strict=True):
+    for one, want in zip(got, row_statistics(w), strict=True):
         assert np.array_equal(one.view(np.int32), np.atleast_1d(want).view(np.int32))
     same(quantize.absmax_rows(w, rows), w.abs().amax(1))
     same(quantize.absmax(w), w.abs().amax())

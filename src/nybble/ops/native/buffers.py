@@ -8,12 +8,18 @@ module itself checks that the bytes are as many as the shape needs.
 
 from __future__ import annotations
 
+from types import ModuleType
+
 import torch
 from torch import Tensor
 
 from nybble.errors import NybbleError
+from nybble.ops.native import core
 
-__all__ = ["span", "threads", "vector"]
+__all__ = ["FLOATS", "require", "span", "threads", "vector"]
+
+FLOATS = (torch.float32, torch.bfloat16)
+"""What the quantising kernels read."""
 
 
 def span(x: Tensor, dtype: torch.dtype, what: str) -> tuple[int, int]:
@@ -58,3 +64,11 @@ def vector(x: Tensor | None, count: int, what: str) -> tuple[int, int]:
 def threads() -> int:
     """The threads that a kernel may use: torch's own setting."""
     return torch.get_num_threads()
+
+
+def require() -> ModuleType:
+    """The compiled module, or a NybbleError that says why it is not here."""
+    module, reason = core()
+    if module is None:
+        raise NybbleError(f"native kernels: {reason}")
+    return module

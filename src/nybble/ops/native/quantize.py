@@ -15,22 +15,18 @@ elements lie in memory (contiguous or channels-last), together with max|x| and `
 `poison` is 0.0, or NaN where an element of y is not finite: added to the scale it makes the result
 NaN. What the codes of such a tensor are is unspecified, here as in the reference.
 
-Also here: max|x| and SAWB's moments in one read, sums in the order of `quantizers/sums.py`, PACT's
-mask and clip gradient in one pass over dx, random bits, and the transpose of packed codes.
+Also here: PACT's mask and clip gradient in one pass over dx, random bits, and the transpose of
+packed codes. The statistics come from `statistics.py`, the rules' bytes from `rules.py`.
 
 Not done here: formats of more than 4 bits, and those without a unit.
 """
 
 from __future__ import annotations
 
-import struct
 from functools import lru_cache
 from math import prod
-from types import ModuleType
 from typing import NamedTuple
 
-import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor
 
@@ -39,18 +35,21 @@ from nybble.formats import (
     Format,
     Integer,
     LogFormat,
-    LogNearest,
     Minifloat,
     Nearest,
     Rounding,
     Stochastic,
 )
-from nybble.formats.breakpoints import breakpoints, unkey
-from nybble.formats.exact import float32_bits
-from nybble.formats.log import aligned_plan
-from nybble.ops.native import core
-from nybble.ops.native.buffers import span, threads
+from nybble.ops.native.buffers import FLOATS, require, span, threads
 from nybble.ops.native.codes import table_of
+from nybble.ops.native.rules import log_rule, stochastic_rule, threshold_rule
+from nybble.ops.native.statistics import (
+    absmax,
+    absmax_rows,
+    sawb_statistics,
+    tree_sum,
+    tree_sum_last,
+)
 from nybble.ops.reference.storage import is_channels_last
 from nybble.quantizers.packing import packed_bytes, packed_bytes_bits
 from nybble.quantizers.random import RandomKey
@@ -72,8 +71,6 @@ __all__ = [
     "tree_sum",
     "tree_sum_last",
 ]
-
-_FLOATS = (torch.float32, torch.bfloat16)
 
 
 class Packed(NamedTuple):
@@ -132,7 +129,7 @@ def pack(
         return _integer(x, inv, fmt, zero_point, want_inside)
     if zero_point is not None:
         raise NybbleError(f"{fmt.name}: a zero point is for integer formats")
-    if isinstance(fmt, LogFormat) and _log_rule(fmt, None, chosen) is not None:
+    if isinstance(fmt, LogFormat) and log_rule(fmt, None, chosen) is not None:
         return _log(x, inv, fmt, None, chosen, want_inside)
     return pack_thresholds(x, inv, fmt, chosen, want_inside=want_inside)
 
@@ -176,7 +173,7 @@ def pack_two_phase(
     if second is None or second == first:
         one = pack(grad, scale, first, chosen)
         return one.codes, None if second is None else one.codes, one.amax
-    if _log_rule(first, second, chosen) is None:
+    if log_rule(first, second, chosen) is None:
         one, two = pack(grad, scale, first, chosen), pack(grad, scale, second, chosen)
         return one.codes, two.codes, one.amax
     both = _log(grad, scale, first, second, chosen, False)
@@ -199,8 +196,8 @@ def pack_thresholds(
     """
     chosen = fmt.default_rounding if rounding is None else rounding
     call = _Call(x, inv, fmt, want_inside)
-    amax, poison = _core().pack_thresholds(
-        *call.common, *call.mask_span, *_inside(fmt), _threshold_rule(fmt, chosen), threads()
+    amax, poison = require().pack_thresholds(
+        *call.common, *call.mask_span, *_inside(fmt), threshold_rule(fmt, chosen), threads()
     )
     return Packed(call.codes, None, call.mask, amax, poison)
 
@@ -225,11 +222,11 @@ def pack_stochastic(
     call = _Call(x, inv, fmt, want_inside)
     channels, pixels = (x.shape[1], x.shape[2] * x.shape[3]) if is_channels_last(x) else (1, 1)
     zero = 0.0 if zero_point is None else float(zero_point)
-    amax, poison = _core().pack_stochastic(
+    amax, poison = require().pack_stochastic(
         *call.common,
         *call.mask_span,
         *_inside(fmt, deterministic=False),
-        _stochastic_rule(fmt, zero),
+        stochastic_rule(fmt, zero),
         *_key(key),
         channels,
         pixels,
@@ -246,7 +243,7 @@ def _integer(
     want_inside: bool,
 ) -> Packed:
     call = _Call(x, inv, fmt, want_inside)
-    amax, poison = _core().pack_integer(
+    amax, poison = require().pack_integer(
         *call.common,
         *call.mask_span,
         *_inside(fmt),
@@ -270,12 +267,12 @@ def _log(
 ) -> Packed:
     call = _Call(x, inv, first, want_inside)
     other = None if second is None else torch.empty_like(call.codes)
-    amax, poison = _core().pack_log(
+    amax, poison = require().pack_log(
         *call.common,
         *((0, 0) if other is None else span(other, torch.uint8, "codes")),
         *call.mask_span,
         *_inside(first),
-        _log_rule(first, second, rounding),
+        log_rule(first, second, rounding),
         threads(),
     )
     return Packed(call.codes, other, call.mask, amax, poison)
@@ -287,7 +284,7 @@ class _Call:
     def __init__(self, x: Tensor, inv: Tensor | float, fmt: Format, want_inside: bool):
         if not packs(fmt):
             raise NybbleError(f"{fmt.name}: native packing is for 4-bit formats with a unit")
-        if x.dtype not in _FLOATS:
+        if x.dtype not in FLOATS:
             raise NybbleError(f"pack: expected float32 or bfloat16, got {x.dtype}; convert it")
         n = x.numel()
         self.codes = torch.empty(packed_bytes(n, 4), dtype=torch.uint8)
@@ -333,145 +330,6 @@ def _inside(fmt: Format, deterministic: bool = True) -> tuple[float, float]:
     return -fmt.max_value, fmt.max_value
 
 
-# ---- rules as bytes (csrc/quantize/pack.hpp) -----------------------------------------------------
-
-
-@lru_cache(maxsize=256)
-def _log_rule(first: LogFormat, second: LogFormat | None, rounding: Rounding) -> bytes | None:
-    """LogRule, or None where the bit-pattern kernel does not apply to the two grids together."""
-    phases, carries = [], set()
-    for fmt in (first, first if second is None else second):
-        plan = aligned_plan(fmt, rounding)
-        if plan is None or not isinstance(rounding, LogNearest) or fmt.bits > 4:
-            return None
-        threshold = float32_bits(fmt.thresholds(LogNearest(rounding.factor))[0])
-        carry, step = -threshold & 0xFFFF, -plan.mask
-        start = (threshold + carry - step) >> 16
-        half = 0 if plan.shrink is None else float32_bits(plan.shrink)
-        if start < 0 or half & 0xFFFF:
-            return None
-        top, sign = (1 << (fmt.bits - 1)) - 1, 1 << (fmt.bits - 1)
-        table = bytes(
-            c - 8 if 0 <= c - 8 <= top else (8 - c) | sign if 0 < 8 - c <= top else 0
-            for c in range(16)
-        )
-        shift = step.bit_length() - 17
-        phases.append(struct.pack("<HHHH", start, shift, top, half >> 16) + table)
-        carries.add(carry)
-    if len(carries) > 1:
-        return None
-    halves = isinstance(rounding, LogNearest) and rounding.underflow == "half"
-    return struct.pack("<HH", carries.pop(), halves) + b"".join(phases)
-
-
-@lru_cache(maxsize=256)
-def _threshold_rule(fmt: Format, rounding: Rounding) -> bytes:
-    """ThresholdRule: where the oracle's code changes."""
-    found = breakpoints(fmt, rounding)
-    thresholds = np.full(16, np.nan, dtype=np.float32)
-    thresholds[: len(found.first) - 1] = unkey(found.first[1:])
-    table = bytes(found.codes.astype(np.uint8)).ljust(16, b"\0")
-    return thresholds.tobytes() + table
-
-
-@lru_cache(maxsize=256)
-def _stochastic_rule(fmt: Format, zero: float) -> bytes:
-    """StochasticRule: ascending levels, or magnitudes where the sign is a bit of the code."""
-    values = fmt.values()
-    magnitude = isinstance(fmt, LogFormat | Minifloat)
-    table = [0] * 16
-    if magnitude:
-        sign = 1 << (fmt.bits - 1)
-        levels = list(values[:sign])
-        table[: len(levels)] = range(len(levels))
-        table[9 : 8 + len(levels)] = [rank | sign for rank in range(1, len(levels))]
-    else:
-        low = fmt.low if isinstance(fmt, Integer) else min(values)
-        levels = sorted({v for v in values if v >= low})
-        table[: len(levels)] = [values.index(v) for v in levels]
-    padded = np.zeros(16, dtype=np.float32)
-    padded[: len(levels)] = levels
-    return padded.tobytes() + struct.pack("<iif", len(levels), magnitude, zero) + bytes(table)
-
-
-# ---- statistics ---------------------------------------------------------------------------------
-
-
-def absmax(x: Tensor) -> Tensor:
-    """max|x| as a float32 scalar tensor: NaN if there is one, 0 for an empty tensor.
-
-    >>> absmax(torch.tensor([1.0, -3.0]))
-    tensor(3.)
-    """
-    return absmax_rows(x, 1).reshape(())
-
-
-def absmax_rows(x: Tensor, rows: int) -> Tensor:
-    """max|x| of each of `rows` equal runs of memory: rows of a matrix, output channels of weights.
-
-    >>> absmax_rows(torch.tensor([[1.0, -3.0], [0.5, 0.0]]), 2)
-    tensor([3.0000, 0.5000])
-    """
-    if rows < 1 or x.numel() % rows or x.dtype not in _FLOATS:
-        raise NybbleError(f"absmax: {rows} rows of {tuple(x.shape)}, {x.dtype}")
-    out = torch.empty(rows, dtype=torch.float32)
-    _core().absmax(
-        *span(x, x.dtype, "x"),
-        x.dtype is torch.bfloat16,
-        rows,
-        x.numel() // rows,
-        *span(out, torch.float32, "out"),
-        threads(),
-    )
-    return out
-
-
-def tree_sum(x: Tensor) -> Tensor:
-    """Sum of a float32 tensor in the order of `quantizers.tree_sum`, elements in memory order.
-
-    >>> tree_sum(torch.full((3, 5), 0.5))
-    tensor(7.5000)
-    """
-    return _sums(x, 1).reshape(())
-
-
-def tree_sum_last(x: Tensor) -> Tensor:
-    """Sum of every row of a contiguous float32 matrix, each in the order of `tree_sum`.
-
-    >>> tree_sum_last(torch.ones(2, 3000))
-    tensor([3000., 3000.])
-    """
-    if x.dim() != 2:
-        raise NybbleError(f"tree_sum_last: expected a matrix, got shape {tuple(x.shape)}")
-    return _sums(x, x.shape[0])
-
-
-def _sums(x: Tensor, batch: int) -> Tensor:
-    out = torch.empty(batch, dtype=torch.float32)
-    n = x.numel() // batch if batch else 0
-    _core().tree_sums(
-        *span(x, torch.float32, "x"), batch, n, *span(out, torch.float32, "out"), threads()
-    )
-    return out
-
-
-def sawb_statistics(w: Tensor) -> npt.NDArray[np.float32]:
-    """Sum of squares, sum of magnitudes and largest magnitude of every row of a contiguous float32
-    matrix `[B, n]`: float32 `[3, B]`, in one read.
-
-    >>> sawb_statistics(torch.tensor([[1.0, -3.0], [0.5, 0.0]])).tolist()
-    [[10.0, 0.25], [4.0, 0.5], [3.0, 0.5]]
-    """
-    if w.dim() != 2:
-        raise NybbleError(f"sawb_statistics: expected a matrix, got shape {tuple(w.shape)}")
-    batch, n = w.shape
-    out = torch.empty(3, batch, dtype=torch.float32)
-    _core().moments(
-        *span(w, torch.float32, "w"), batch, n, *span(out, torch.float32, "out"), threads()
-    )
-    return out.numpy()
-
-
 # ---- the clip and its gradient -------------------------------------------------------------------
 
 
@@ -501,7 +359,7 @@ def mask_gradient_(
     if codes is not None and codes.numel() < packed_bytes(dx.numel(), 4):
         raise NybbleError(f"mask_gradient_: {codes.numel()} bytes for {dx.numel()} codes")
     sides = bytes(16) if fmt is None else _sides(fmt, int(zero_point))
-    first, second = _core().mask_gradient(
+    first, second = require().mask_gradient(
         *span(dx, torch.float32, "dx"),
         dx.numel(),
         *span(mask, torch.uint8, "mask"),
@@ -531,7 +389,7 @@ def random24(n: int, key: RandomKey) -> Tensor:
     [6694888, 14772677, 12343212]
     """
     out = torch.empty(n, dtype=torch.int32)
-    _core().random24(*_key(key), n, *span(out, torch.int32, "out"), threads())
+    require().random24(*_key(key), n, *span(out, torch.int32, "out"), threads())
     return out
 
 
@@ -545,7 +403,7 @@ def relayout(codes: Tensor, n: int, rows: int, columns: int) -> Tensor:
     [0, 3, 1, 4, 2, 5]
     """
     out = torch.empty_like(codes)
-    _core().relayout(
+    require().relayout(
         *span(codes, torch.uint8, "codes"),
         n,
         rows,
@@ -558,10 +416,3 @@ def relayout(codes: Tensor, n: int, rows: int, columns: int) -> Tensor:
 
 def _key(key: RandomKey) -> tuple[int, int, int, int, int]:
     return key.seed, key.rank, key.layer, key.call, key.operand
-
-
-def _core() -> ModuleType:
-    module, reason = core()
-    if module is None:
-        raise NybbleError(f"native kernels: {reason}")
-    return module
