@@ -15,7 +15,7 @@ LAYERS = (
     {"errors", "version", "_core", "products"},
     {"formats"},
     {"quantizers"},
-    {"ops", "numeric"},
+    {"ops", "numeric", "convolutions"},
     {"nn"},
     {"recipes"},
     {"convert", "summary", "serialize"},

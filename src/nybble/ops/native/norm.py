@@ -193,13 +193,13 @@ def layer_norm_forward(
     rows = x.numel() // width
     y = torch.empty_like(x)
     packed = torch.empty(x.numel() // 2, dtype=torch.uint8)
-    stats = torch.empty(rows, 2)
+    stats = torch.empty(rows, 2, dtype=torch.float32)
     _module().layer_norm_forward(
         rows,
         width,
         span(x, torch.float32, "layer norm x"),
-        _channels(weight, "weight"),
-        _channels(bias, "bias"),
+        _channels(weight, width, "weight"),
+        _channels(bias, width, "bias"),
         eps,
         span(y, torch.float32, "layer norm y"),
         span(packed, torch.uint8, "layer norm codes"),
@@ -217,14 +217,14 @@ def layer_norm_backward(
     rows = stats.shape[0]
     width = grad.numel() // rows
     dx = torch.empty_like(grad) if wants_input else None
-    dweight, dbias = torch.empty(width), torch.empty(width)
+    dweight, dbias = (torch.empty(width, dtype=torch.float32) for _ in range(2))
     _module().layer_norm_backward(
         rows,
         width,
         span(grad, torch.float32, "layer norm dy"),
         span(packed, torch.uint8, "layer norm codes"),
         span(stats, torch.float32, "layer norm stats"),
-        _channels(weight, "weight"),
+        _channels(weight, width, "weight"),
         _NOTHING if dx is None else span(dx, torch.float32, "layer norm dx"),
         span(dweight, torch.float32, "layer norm dweight"),
         span(dbias, torch.float32, "layer norm dbias"),
