@@ -85,6 +85,11 @@ def main(arguments: list[str]) -> int:
         "UBSAN_OPTIONS": "print_stacktrace=1:halt_on_error=1",
         "PYTHONMALLOC": "malloc",
     }
+    # Without the module every test would be skipped.
+    probe = "from nybble.ops import native; module, why = native.core(); assert module, why; "
+    probe += f"assert module.__file__ == {str(module)!r}, module.__file__"
+    if subprocess.run([sys.executable, "-c", probe], cwd=ROOT, env=environment).returncode:
+        raise SystemExit("sanitize: the module with sanitizers does not load")
     command = [sys.executable, "-m", "pytest", *FLAGS, *(arguments or TESTS)]
     return subprocess.run(command, cwd=ROOT, env=environment).returncode
 

@@ -21,7 +21,8 @@ Matrix matrix(const Operand& operand, int64_t free, int64_t k, bool is_a, const 
   const auto& [packed, table, bits, low, high, transposed] = operand;
   if (bits != 4 && bits != 8)
     throw std::invalid_argument(std::string(what) + ": codes have 4 or 8 bits here");
-  if (low > 0 || high < 0) throw std::invalid_argument(std::string(what) + ": bounds must hold 0");
+  if (low > 0 || high < 0 || low < INT32_MIN || high > INT32_MAX)
+    throw std::invalid_argument(std::string(what) + ": bounds must hold 0 and fit 32 bits");
   const int64_t codes = checked_product(free, k, what);
   const int64_t entries = bits == 4 ? 16 : 256;
   return {checked_array<const uint8_t>(std::get<0>(packed), std::get<1>(packed),
@@ -88,8 +89,8 @@ void bind_gemm(nb::module_& m) {
            const Span& scale_a, const std::tuple<int64_t, int64_t>& by_a, const Span& scale_b,
            const std::tuple<int64_t, int64_t>& by_b, const Span& out, int threads, int64_t limit) {
           const Product p = product(m, n, k, a, b, out, threads, limit);
-          if (block < 1)
-            throw std::invalid_argument("block_gemm: blocks have at least one element");
+          if (block < 1 || block > INT32_MAX)
+            throw std::invalid_argument("block_gemm: a block has 1 to 2^31 - 1 elements");
           const int64_t blocks = (k + block - 1) / block;
           const BlockScales s_a = scales(scale_a, std::get<0>(by_a), std::get<1>(by_a), m, blocks,
                                          "block_gemm scale_a");

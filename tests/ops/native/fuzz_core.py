@@ -219,6 +219,25 @@ def relu_backward(a: Arena) -> list[Any]:
     return [a.floats(203), a.bytes(26), 203, a.floats(203), THREADS]
 
 
+def layer_norm_forward(a: Arena) -> list[Any]:
+    out = [a.floats(3 * 64), a.bytes(packed(3 * 64)), a.floats(6)]
+    return [3, 64, a.floats(3 * 64), a.floats(64), a.floats(64), 1e-5, *out, THREADS]
+
+
+def layer_norm_backward(a: Arena) -> list[Any]:
+    out = [a.floats(3 * 64), a.floats(64), a.floats(64)]
+    into = [a.floats(3 * 64), a.bytes(packed(3 * 64)), a.floats(6), a.floats(64)]
+    return [3, 64, *into, *out, THREADS]
+
+
+def pack_slopes(a: Arena) -> list[Any]:
+    return [a.floats(203), 203, a.bytes(packed(203)), THREADS]
+
+
+def slope_grad(a: Arena) -> list[Any]:
+    return [a.floats(203), a.bytes(packed(203)), 203, a.floats(203), THREADS]
+
+
 CALLS = {
     name: maker
     for name, maker in list(globals().items())

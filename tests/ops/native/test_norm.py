@@ -174,7 +174,7 @@ def test_wrong_arguments_are_errors():
     y, packed, stats = norm.batch_norm_forward(x, None, None, None, None, 0.1, 1e-5, False)
     with pytest.raises(NybbleError):
         norm.batch_norm_forward(x.double(), None, None, None, None, 0.1, 1e-5, False)
-    with pytest.raises(ValueError):
+    with pytest.raises(NybbleError):
         norm.batch_norm_forward(x, torch.ones(3), None, None, None, 0.1, 1e-5, False)
     with pytest.raises(ValueError):
         norm.batch_norm_backward(torch.randn(40, 8), packed, stats)
