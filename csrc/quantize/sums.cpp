@@ -81,6 +81,7 @@ struct Rows {
 // all threads, small ones side by side.
 template <int kSums, class Body>
 void batched(int64_t batch, int64_t n, int threads, const Body& body) {
+  if (batch == 0) return; // n may be anything then
   if (batch == 1 || n > kTask) {
     std::vector<float> nodes(node_floats(kSums, n));
     for (int64_t row = 0; row < batch; ++row)
@@ -117,7 +118,7 @@ void moments(const float* x, int64_t batch, int64_t n, float* squares, float* ma
              uint32_t* top, int threads) {
   const SumKernels& kernels = *active().sums;
   const int64_t tasks = (n + kTask - 1) / kTask;
-  std::vector<uint32_t> tops(size_t(batch * tasks), 0u);
+  std::vector<uint32_t> tops(size_t(batch) * size_t(tasks), 0u);
   batched<2>(batch, n, threads, [&](int64_t b, int many, std::vector<float>& nodes) {
     const float* row = x + b * n;
     float* to[] = {squares + b, magnitudes + b};
