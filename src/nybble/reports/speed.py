@@ -121,7 +121,13 @@ def _tried(record: Record) -> list[str]:
     lines = []
     for m in record["measurements"]:
         parts = [
-            f"{one['form']} " + (one["note"] if one["ms"] is None else f"{one['ms']:.1f} ms")
+            " ".join(
+                [
+                    one["form"],
+                    *([] if one["ms"] is None else [f"{one['ms']:.1f} ms"]),
+                    *([f"({one['note']})"] if one["note"] else []),
+                ]
+            )
             for one in m["float32"]["tried"]
         ]
         lines.append(f"float32 with {threads(m['threads'])}, tried first: {'; '.join(parts)}.")

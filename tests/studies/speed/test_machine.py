@@ -32,7 +32,7 @@ def test_every_figure_is_there(tiny: None, monkeypatch: pytest.MonkeyPatch) -> N
     assert found["step"]["speedup_to_bfloat16"] > 0
     assert len(found["kernels"]) == (6 if found["native"]["available"] else 0)
     text = "\n".join(speed_lines(found))
-    assert "10.0 GMAC/s" in text and "step, cnn, batch 2" in text and found["says"][-1] in text
+    assert "10.0 GMAC/s" in text and "step, cnn, batch 2" in text and found["says"][0] in text
 
 
 def test_the_command(
@@ -57,10 +57,17 @@ def test_the_command(
         ({"bf16": 80.0, "against": 1.3}, "gains: 1.30 times its speed"),
         ({"instructions": "AVX512"}, "expect little"),
         ({"available": False}, "no native kernels"),
+        ({"load": 3.0}, "The machine was busy (3.0 processes a core)"),
     ],
 )
 def test_words(change: dict[str, Any], words: str) -> None:
-    given = {"gain": 2.0, "bf16": 2.0, "against": None, "instructions": "AVX2", "available": True}
+    given: dict[str, Any] = {
+        "gain": 2.0,
+        "bf16": 2.0,
+        "against": None,
+        "instructions": "AVX2",
+        "available": True,
+    }
     given |= change
     found = {
         "torch": {
@@ -70,5 +77,6 @@ def test_words(change: dict[str, Any], words: str) -> None:
         },
         "step": {"speedup": given["gain"], "speedup_to_bfloat16": given["against"]},
         "native": {"available": given["available"], "isa": "avx2"},
+        "load": given.get("load"),
     }
     assert words in " ".join(says(found))

@@ -7,6 +7,7 @@ fast, or where torch's float32 has AVX-512, the honest answer may be: little.
 
 from __future__ import annotations
 
+import os
 import statistics
 import time
 from collections.abc import Callable, Mapping
@@ -27,6 +28,7 @@ GEMM = (1024, 1024, 1024)
 CONV = (8, 64, 64, 32, 3, 1)
 STEP_MODEL, STEP_BATCH = "resnet18", 4
 LITTLE, MUCH = 1.1, 1.5
+BUSY = 0.5
 
 
 def measure_machine(
@@ -35,7 +37,7 @@ def measure_machine(
 ) -> dict[str, Any]:
     """Measure, and return figures and the lines that say what they mean (JSON values)."""
     threads = torch.get_num_threads()
-    found: dict[str, Any] = {"threads": threads, "clock": clock_of(threads)}
+    found: dict[str, Any] = {"threads": threads, "clock": clock_of(threads), "load": load()}
     progress("products of torch", 0, 5)
     found["torch"] = {"float32": gmacs(torch.float32), "bfloat16": gmacs(torch.bfloat16)}
     found["torch"]["instructions"] = torch.backends.cpu.get_cpu_capability()
@@ -60,6 +62,19 @@ def measure_machine(
     found["native"] = {"available": bool(native.available()), "isa": probe.isa}
     found["says"] = says(found)
     return found
+
+
+def load() -> float | None:
+    """Processes that want a core, for each core, in the last minute; None where it is not told.
+
+    >>> found = load()
+    >>> found is None or found >= 0
+    True
+    """
+    try:
+        return os.getloadavg()[0] / (os.cpu_count() or 1)
+    except (AttributeError, OSError):
+        return None
 
 
 def gmacs(dtype: torch.dtype, seconds: float = 2.0) -> float:
@@ -139,6 +154,11 @@ def says(found: Mapping[str, Any]) -> list[str]:
         lines.append(
             f"This CPU multiplies bfloat16 {ratio:.1f} times as fast as float32; against autocast "
             f"in bfloat16 a 4-bit step gains: {word}."
+        )
+    if (found.get("load") or 0.0) > BUSY:
+        lines.append(
+            f"The machine was busy ({found['load']:.1f} processes a core) before this began: measure "
+            "again when it is idle."
         )
     if "512" in speed["instructions"] and own["isa"] == "avx2":
         lines.append(
