@@ -157,8 +157,8 @@ def says(found: Mapping[str, Any]) -> list[str]:
         )
     if (found.get("load") or 0.0) > BUSY:
         lines.append(
-            f"The machine was busy ({found['load']:.1f} processes a core) before this began: measure "
-            "again when it is idle."
+            f"The machine was busy ({found['load']:.1f} processes a core) before this began: "
+            "measure again when it is idle."
         )
     if "512" in speed["instructions"] and own["isa"] == "avx2":
         lines.append(
