@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from nybble.cli.bench_output import JsonOption, NoteOption, RecordOption
+from nybble.cli.shared.output import JsonOption, NoteOption, RecordOption
 
 command = typer.Typer(no_args_is_help=True, help="Measure speed and memory.")
 
@@ -42,7 +42,7 @@ def emulation(
 
     Example: nybble bench emulation --recipe sun2020 --model resnet14 --batch-size 64 --threads 1
     """
-    from nybble.cli.bench_output import bar
+    from nybble.cli.shared.output import bar
     from nybble.reports import bench
     from nybble.reports.results import check_name, save
     from nybble.studies.emulation import EmulationConfig, measure_emulation
@@ -121,7 +121,7 @@ def step(
 
     Example: nybble bench step --model resnet18 --batch 32 --recipe sun2020 --threads 1,2
     """
-    from nybble.cli.bench_output import bar, check, finish
+    from nybble.cli.shared.output import bar, check, finish
     from nybble.reports.speed import plain
     from nybble.studies.spec import parse_counts
     from nybble.studies.speed.step import StepConfig, measure_step
@@ -173,7 +173,7 @@ def memory(
 
     Example: nybble bench memory --model resnet18 --batch 128
     """
-    from nybble.cli.bench_output import bar, check, finish
+    from nybble.cli.shared.output import bar, check, finish
     from nybble.reports.speed import plain
     from nybble.studies.speed.memory import MemoryConfig, measure_memory
 
@@ -214,7 +214,7 @@ def kernels(
 
     Example: nybble bench kernels --only gemm,quantize --threads 1
     """
-    from nybble.cli.bench_output import bar, check, finish
+    from nybble.cli.shared.output import bar, check, finish
     from nybble.reports.speed import plain
     from nybble.studies.spec import parse_counts
     from nybble.studies.speed.kernels import KernelsConfig, measure_kernels
@@ -255,7 +255,7 @@ def peers(
 
     Example: nybble bench peers --models resnet18 --seconds 60
     """
-    from nybble.cli.bench_output import bar, check, finish
+    from nybble.cli.shared.output import bar, check, finish
     from nybble.reports.speed import plain
     from nybble.studies.speed.peers import PeersConfig, measure_peers
     from nybble.training.allocator import keep_freed_memory

@@ -48,7 +48,7 @@ def command(
 
 
 def _measured() -> dict[str, Any]:
-    from nybble.cli.bench_output import bar
+    from nybble.cli.shared.output import bar
     from nybble.studies.speed.machine import measure_machine
     from nybble.training.allocator import keep_freed_memory
 

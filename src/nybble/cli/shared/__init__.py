@@ -1,0 +1,1 @@
+"""What several commands share; a file directly in cli/ is a command."""
