@@ -24,7 +24,7 @@ def test_everything_passes_here(capsys: pytest.CaptureFixture[str]) -> None:
     text = capsys.readouterr().out
     assert "FAIL" not in text
     assert text.count("  ok ") == len(selftest.CHECKS)
-    for word in ("features", "backend", "threads", "disk", "torch 2.", "reference"):
+    for word in ("features", "backend", "threads", "disk", "torch 2.", "native"):
         assert word in text
 
 

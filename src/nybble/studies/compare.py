@@ -201,6 +201,7 @@ def measure_steps(
 
     from nybble.convert import loss_scale
     from nybble.nn import quantized_layers
+    from nybble.ops.dispatch import BACKENDS, runs_native
     from nybble.studies.steptime import interleave, ratios, training_step
     from nybble.training.prepare import build_model
     from nybble.training.seeds import derive, globals_restored, seed_globals
@@ -221,7 +222,10 @@ def measure_steps(
                 steps[run.recipe] = training_step(
                     model, task.loss, inputs, target, loss_scale=scale
                 )
-                used = sorted({str(m.nybble_backend) for _, m in quantized_layers(model)})
+                native = {
+                    runs_native(m.nybble_backend, m.weight) for _, m in quantized_layers(model)
+                }
+                used = [name for name in BACKENDS if (name == "native") in native]
                 backends[run.recipe] = "+".join(used) or "torch"
             samples = interleave(steps, pairs)
         baseline = FLOAT32 if FLOAT32 in recipes else recipes[0]
