@@ -63,7 +63,9 @@ void weigh_finish(const int16_t* from, int64_t pixels, int64_t step, const int64
 void dot(const int16_t* a, const int16_t* b, int64_t groups, int32_t* acc) {
   for (int64_t g = 0; g < groups; ++g)
     for (int c = 0; c < kColumns; ++c, a += 2, b += 2)
-      acc[c] += int32_t(a[0]) * int32_t(b[0]) + int32_t(a[1]) * int32_t(b[1]);
+      // Lanes beyond the last channel hold anything: their sums are not used, and may wrap around.
+      acc[c] = int32_t(uint32_t(acc[c]) + uint32_t(int32_t(a[0]) * int32_t(b[0])) +
+                       uint32_t(int32_t(a[1]) * int32_t(b[1])));
 }
 
 void finish_line(const int32_t* acc, int64_t count, const float* scale, const float* bias,
