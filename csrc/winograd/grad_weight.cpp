@@ -22,6 +22,9 @@ constexpr int64_t kChunkPairs = 128;
 // Up to so many pairs are one chunk, and M is never stored: see `at_once`. With more, the operands
 // of 16 positions leave the L2 cache and are slower than M.
 constexpr int64_t kAtOncePairs = 64;
+// M up to this size is worth having once a thread: threads that share it, or the transformed tiles,
+// move cache lines between cores all the time (measured: no gain at all from a second thread).
+constexpr int64_t kOwnBytes = int64_t(8) << 20;
 constexpr int kBlockSize = kPanel * kPanel;
 constexpr int kAtOnceStride = kBlockSize + 16;
 
@@ -52,26 +55,85 @@ public:
   }
 
   void run() {
-    Scratch<int16_t> g(kPositions * g_position_), x(kPositions * x_position_);
-    if (c_.outputs % kPanel != 0)
-      std::memset(g.data(), 0, size_t(kPositions * g_position_) * sizeof(int16_t));
-    if (c_.channels % kPanel != 0)
-      std::memset(x.data(), 0, size_t(kPositions * x_position_) * sizeof(int16_t));
-    const int64_t row = 4 * row_elements<int16_t>(4 * columns_ + 2, c_.channels) +
-                        2 * row_elements<int16_t>(4 * columns_, c_.outputs);
+    const int64_t m_bytes = kPositions * m_position_ * int64_t(sizeof(int32_t));
+    const int64_t workers = std::min<int64_t>(c_.threads, c_.n * tile_rows_);
+    if (!at_once_ && workers > 1 && m_bytes <= kOwnBytes && row_pairs_ <= limit_pairs_)
+      return by_worker(int(std::min<int64_t>(workers, kMostThreads)));
+    Tiles tiles(*this);
     std::vector<Scratch<int16_t>> memory;
-    for (int i = 0; i < std::max(c_.threads, 1); ++i) {
-      memory.emplace_back(row);
-      std::memset(memory.back().data(), 0, size_t(row) * sizeof(int16_t));
-    }
-
+    for (int i = 0; i < std::max(c_.threads, 1); ++i)
+      memory.push_back(row_memory());
     if (at_once_)
-      at_once(memory, g.data(), x.data());
+      at_once(memory, tiles.g.data(), tiles.x.data());
     else
-      chunk_by_chunk(memory, g.data(), x.data());
+      chunk_by_chunk(memory, tiles.g.data(), tiles.x.data());
   }
 
 private:
+  // The transformed tiles of a chunk; lanes beyond the last channel are zeros.
+  struct Tiles {
+    Scratch<int16_t> g, x;
+    explicit Tiles(const GradWeight& all)
+        : g(kPositions * all.g_position_), x(kPositions * all.x_position_) {
+      if (all.c_.outputs % kPanel != 0)
+        std::memset(g.data(), 0, size_t(kPositions * all.g_position_) * sizeof(int16_t));
+      if (all.c_.channels % kPanel != 0)
+        std::memset(x.data(), 0, size_t(kPositions * all.x_position_) * sizeof(int16_t));
+    }
+  };
+
+  Scratch<int16_t> row_memory() const {
+    const int64_t row = 4 * row_elements<int16_t>(4 * columns_ + 2, c_.channels) +
+                        2 * row_elements<int16_t>(4 * columns_, c_.outputs);
+    Scratch<int16_t> memory(row);
+    std::memset(memory.data(), 0, size_t(row) * sizeof(int16_t));
+    return memory;
+  }
+
+  // Every worker sums tile rows of its own into an M of its own; the Ms are added modulo 2^32, so
+  // where the rows are cut makes no difference. A round has no more pairs than int32 can hold.
+  void by_worker(int workers) {
+    std::vector<Tiles> tiles;
+    std::vector<Scratch<int16_t>> memory;
+    std::vector<Scratch<int32_t>> sums;
+    for (int i = 0; i < workers; ++i) {
+      tiles.emplace_back(*this);
+      memory.push_back(row_memory());
+      sums.emplace_back(kPositions * m_position_);
+    }
+    const int64_t all = c_.n * tile_rows_, round = limit_pairs_ / row_pairs_;
+    for (int64_t row0 = 0; row0 < all; row0 += round) {
+      const int64_t rows = std::min(round, all - row0);
+      parallel_for(workers, workers, [&](int64_t w) {
+        int32_t* const m = sums[size_t(w)].data();
+        int16_t *const g = tiles[size_t(w)].g.data(), *const x = tiles[size_t(w)].x.data();
+        std::memset(m, 0, size_t(kPositions * m_position_) * sizeof(int32_t));
+        const int64_t end = row0 + rows * (w + 1) / workers;
+        for (int64_t r = row0 + rows * w / workers; r < end; r += rows_)
+          for (int64_t column = 0; column < row_pairs_; column += columns_) {
+            const int64_t count = std::min(rows_, end - r);
+            const int64_t columns = std::min(columns_, row_pairs_ - column);
+            transform_rows(r, 0, count, column, columns, memory[size_t(w)].data(), g, x);
+            for (int64_t item = 0; item < kPositions * o_panels_; ++item)
+              multiply_item(item, count * columns, g, x, m);
+          }
+      });
+      parallel_for(workers, kPositions, [&](int64_t p) {
+        auto* const to = reinterpret_cast<uint32_t*>(sums[0].data()) + p * m_position_;
+        for (size_t w = 1; w < sums.size(); ++w) {
+          const auto* from = reinterpret_cast<const uint32_t*>(sums[w].data()) + p * m_position_;
+          for (int64_t i = 0; i < m_position_; ++i)
+            to[i] += from[i];
+        }
+      });
+      if (wide_ || row0 + rows < all) spill(sums[0].data());
+    }
+    if (wide_)
+      write_wide();
+    else
+      for_sums(sums[0].data(), Write{*this});
+  }
+
   // One chunk: the 16 positions of one block of outputs and channels, one after the other, then
   // straight to the result. Deep layers have few tiles and a large M.
   void at_once(const std::vector<Scratch<int16_t>>& memory, int16_t* g, int16_t* x) const {
@@ -121,29 +183,38 @@ private:
                  const std::vector<Scratch<int16_t>>& memory, int16_t* g, int16_t* x) const {
     const int64_t workers = std::min<int64_t>(int64_t(memory.size()), rows);
     parallel_for(c_.threads, workers, [&](int64_t worker) {
-      int16_t* const x_rows = memory[size_t(worker)].data();
-      int16_t* const g_rows = x_rows + 4 * row_elements<int16_t>(4 * columns_ + 2, c_.channels);
-      Window<int16_t, 4> image(image_, decode_, 4 * column0, 4 * columns + 2, x_rows);
-      Window<int16_t, 2> grad(grad_, decode_, 4 * column0, 4 * columns, g_rows);
-      for (int64_t r = rows * worker / workers; r < rows * (worker + 1) / workers; ++r) {
-        const int64_t index = (row0 + r) / tile_rows_, tile_row = (row0 + r) % tile_rows_;
-        const int64_t at = r * columns * 2 * kPanel;
-        kernels_.data->pairs_data(image.at(index, tile_row), columns, c_.channels, panel_,
-                                  x_position_, x + at);
-        kernels_.data->pairs_grad(grad.at(index, tile_row), columns, c_.outputs, panel_,
-                                  g_position_, g + at);
-      }
+      transform_rows(row0, rows * worker / workers, rows * (worker + 1) / workers, column0, columns,
+                     memory[size_t(worker)].data(), g, x);
     });
   }
 
+  // Rows [begin, end) of the chunk that starts at tile row `row0`.
+  void transform_rows(int64_t row0, int64_t begin, int64_t end, int64_t column0, int64_t columns,
+                      int16_t* memory, int16_t* g, int16_t* x) const {
+    int16_t* const g_rows = memory + 4 * row_elements<int16_t>(4 * columns_ + 2, c_.channels);
+    Window<int16_t, 4> image(image_, decode_, 4 * column0, 4 * columns + 2, memory);
+    Window<int16_t, 2> grad(grad_, decode_, 4 * column0, 4 * columns, g_rows);
+    for (int64_t r = begin; r < end; ++r) {
+      const int64_t index = (row0 + r) / tile_rows_, tile_row = (row0 + r) % tile_rows_;
+      const int64_t at = r * columns * 2 * kPanel;
+      kernels_.data->pairs_data(image.at(index, tile_row), columns, c_.channels, panel_,
+                                x_position_, x + at);
+      kernels_.data->pairs_grad(grad.at(index, tile_row), columns, c_.outputs, panel_, g_position_,
+                                g + at);
+    }
+  }
+
   void multiply(int64_t pairs, const int16_t* g, const int16_t* x, int32_t* m) const {
-    parallel_for(c_.threads, kPositions * o_panels_, [&](int64_t item) {
-      const int64_t p = item / o_panels_, a = item % o_panels_;
-      for (int64_t b = 0; b < c_panels_; ++b)
-        kernels_.products->pairs(pairs, g + p * g_position_ + a * panel_,
-                                 x + p * x_position_ + b * panel_,
-                                 block(m, a, b) + p * m_position_);
-    });
+    parallel_for(c_.threads, kPositions * o_panels_,
+                 [&](int64_t item) { multiply_item(item, pairs, g, x, m); });
+  }
+
+  void multiply_item(int64_t item, int64_t pairs, const int16_t* g, const int16_t* x,
+                     int32_t* m) const {
+    const int64_t p = item / o_panels_, a = item % o_panels_;
+    for (int64_t b = 0; b < c_panels_; ++b)
+      kernels_.products->pairs(pairs, g + p * g_position_ + a * panel_,
+                               x + p * x_position_ + b * panel_, block(m, a, b) + p * m_position_);
   }
 
   int32_t* block(int32_t* m, int64_t a, int64_t b) const {
