@@ -22,9 +22,9 @@ constexpr int64_t kChunkPairs = 128;
 // Up to so many pairs are one chunk, and M is never stored: see `at_once`. With more, the operands
 // of 16 positions leave the L2 cache and are slower than M.
 constexpr int64_t kAtOncePairs = 64;
-// M up to this size is worth having once a thread: threads that share it, or the transformed tiles,
+// All Ms together, up to this size, are worth having once a thread: threads that share it, or the transformed tiles,
 // move cache lines between cores all the time (measured: no gain at all from a second thread).
-constexpr int64_t kOwnBytes = int64_t(8) << 20;
+constexpr int64_t kOwnBytes = int64_t(16) << 20;
 constexpr int kBlockSize = kPanel * kPanel;
 constexpr int kAtOnceStride = kBlockSize + 16;
 
@@ -57,7 +57,7 @@ public:
   void run() {
     const int64_t m_bytes = kPositions * m_position_ * int64_t(sizeof(int32_t));
     const int64_t workers = std::min<int64_t>(c_.threads, c_.n * tile_rows_);
-    if (!at_once_ && workers > 1 && m_bytes <= kOwnBytes && row_pairs_ <= limit_pairs_)
+    if (!at_once_ && workers > 1 && workers * m_bytes <= kOwnBytes && row_pairs_ <= limit_pairs_)
       return by_worker(int(std::min<int64_t>(workers, kMostThreads)));
     Tiles tiles(*this);
     std::vector<Scratch<int16_t>> memory;
@@ -70,7 +70,7 @@ public:
   }
 
 private:
-  // The transformed tiles of a chunk; lanes beyond the last channel are zeros.
+  // The transformed tiles of a chunk; lanes beyond the last channel are never read, but defined.
   struct Tiles {
     Scratch<int16_t> g, x;
     explicit Tiles(const GradWeight& all)

@@ -15,6 +15,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
@@ -36,7 +38,7 @@ _Sizes = int | tuple[int, ...]
 def conv2d(
     x: QTensor,
     w: QTensor,
-    bias: Tensor | None = None,
+    bias: Tensor | npt.NDArray[np.float32] | None = None,
     stride: _Sizes = 1,
     padding: _Sizes = 0,
     dilation: _Sizes = 1,
@@ -71,7 +73,7 @@ def conv2d(
 def conv1d(
     x: QTensor,
     w: QTensor,
-    bias: Tensor | None = None,
+    bias: Tensor | npt.NDArray[np.float32] | None = None,
     stride: _Sizes = 1,
     padding: _Sizes = 0,
     dilation: _Sizes = 1,
@@ -149,7 +151,7 @@ class _Operand:
 def _convolve(
     x: QTensor,
     w: QTensor,
-    bias: Tensor | None,
+    bias: Tensor | npt.NDArray[np.float32] | None,
     sizes: list[tuple[int, int]],
     groups: int,
     dims: int,
@@ -164,6 +166,8 @@ def _convolve(
             f"{who}: unknown backend {backend!r}: use auto, reference or native."
             f"{suggest(str(backend), BACKENDS)}"
         )
+    if isinstance(bias, np.ndarray):
+        bias = torch.from_numpy(bias)
     _check(who, x, w, bias, groups, dims)
     qx, qw = _Operand.of(x), _Operand.of(w)
     geometry = Geometry("conv2d", sizes[0], sizes[1], sizes[2], groups)

@@ -84,12 +84,14 @@ class AttentionFunction(torch.autograd.Function):
         ]
         now = torch.get_rng_state() if state is not None else None
         with torch.enable_grad():
-            if state is not None:
-                torch.set_rng_state(state)  # the dropout of the forward pass, again
             q, k, v = inputs
-            y = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, **ctx.options)
-            if now is not None:
-                torch.set_rng_state(now)
+            try:
+                if state is not None:
+                    torch.set_rng_state(state)  # the dropout of the forward pass, again
+                y = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, **ctx.options)
+            finally:
+                if now is not None:
+                    torch.set_rng_state(now)
         found = iter(torch.autograd.grad(y, [x for x in inputs if x.requires_grad], grad))
         return (*(next(found) if need else None for need in needs), None, None)
 

@@ -6,6 +6,7 @@ that `training/saved.py` and torch's hooks see all of it.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import wraps
@@ -13,6 +14,7 @@ from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules import module as _everywhere
 
 
 class MemoryLayer(nn.Module):
@@ -45,7 +47,24 @@ class MemoryLayer(nn.Module):
 class Token:
     """Travels with the output of a normalisation that did the work of the ReLU after it."""
 
+    version: int = 0  # the output's count of in-place changes: one that has changed needs a ReLU
     taken: bool = False
+
+
+class _Count(nn.Module):
+    def forward(self, input: Tensor) -> int:
+        return sys.getrefcount(input)
+
+
+# What `sys.getrefcount(input)` gives at the top of a module's forward that was called as
+# `module(expression)`: nobody but the call holds the tensor. It depends on Python's version.
+_TEMPORARY = int(_Count()(torch.empty(1)))
+
+
+def is_temporary(references: int) -> bool:
+    """Whether a tensor with so many references at the top of `forward` is held by nobody else: not
+    by a variable of the caller, an attribute, or a list. Then it may be written over."""
+    return references <= _TEMPORARY
 
 
 def memory_layers(model: nn.Module) -> Iterator[tuple[str, MemoryLayer]]:
@@ -96,5 +115,9 @@ def has_hooks(module: nn.Module) -> bool:
         *module._forward_pre_hooks.values(),
         *module._backward_hooks.values(),
         *module._backward_pre_hooks.values(),
+        *_everywhere._global_forward_hooks.values(),
+        *_everywhere._global_forward_pre_hooks.values(),
+        *_everywhere._global_backward_hooks.values(),
+        *_everywhere._global_backward_pre_hooks.values(),
     ]
     return any(not getattr(hook, "nybble_passive", False) for hook in hooks)

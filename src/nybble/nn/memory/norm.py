@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import sys
 from typing import TYPE_CHECKING, cast
 
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from nybble.errors import UserError
-from nybble.nn.memory.base import MemoryLayer, Token, compresses, has_hooks
+from nybble.nn.memory.base import MemoryLayer, Token, compresses, has_hooks, is_temporary
 from nybble.nn.memory.norm_function import (
     BatchNormFunction,
     LayerNormFunction,
@@ -33,6 +34,7 @@ class _BatchNorm(MemoryLayer, _TorchBatchNorm):
 
     def forward(self, input: Tensor) -> Tensor:
         """torch's batch normalisation; with the ReLU that follows where `fuse.py` found one."""
+        references = sys.getrefcount(input)
         self._check_last_token()
         own = self.training and input.is_floating_point() and input.numel() > 0
         if not own or not compresses(input, self.weight, self.bias):
@@ -58,10 +60,10 @@ class _BatchNorm(MemoryLayer, _TorchBatchNorm):
             momentum,
             self.eps,
             relu,
-            fits and self._may_overwrite(input),
+            fits and is_temporary(references) and self._may_overwrite(input),
         )
         if relu:
-            token = Token()
+            token = Token(y._version)
             y._nybble_relu = token  # type: ignore[attr-defined]
             self._nybble_memory_token = token
         return y

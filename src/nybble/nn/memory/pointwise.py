@@ -9,6 +9,7 @@ derivative  dx = dy * (round(12 d) / 12),  d = f'(x)          GELU, SiLU
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from typing import Any, cast
 
@@ -16,7 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from nybble.nn.memory.base import MemoryLayer, Token, compresses, has_hooks
+from nybble.nn.memory.base import MemoryLayer, Token, compresses, has_hooks, is_temporary
 from nybble.nn.memory.pack import layout, pack4, pack_mask, unpack, unpack_mask
 from nybble.ops.native import norm as native
 
@@ -85,13 +86,17 @@ class ReLU(MemoryLayer, nn.ReLU):
 
     def forward(self, input: Tensor) -> Tensor:
         """torch's ReLU."""
+        references = sys.getrefcount(input)
         token = getattr(input, "_nybble_relu", None)
         if isinstance(token, Token):
-            token.taken = True
-            return input
+            del input._nybble_relu  # type: ignore[attr-defined]
+            # A sum in place keeps the mark of what it was added to, and needs a ReLU of its own.
+            if input._version == token.version and not token.taken:
+                token.taken = True
+                return input
         if not compresses(input) or not input.is_floating_point():
             return super().forward(input)
-        in_place = self.inplace or self._may_overwrite(input)
+        in_place = self.inplace or (is_temporary(references) and self._may_overwrite(input))
         if native.fits(self._nybble_memory_backend, input):
             return cast(Tensor, NativeReLUFunction.apply(input, in_place))  # type: ignore[no-untyped-call]
         return cast(
