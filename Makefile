@@ -69,7 +69,7 @@ $(BUILD_STAMP): | $(PACKAGES_STAMP)
 
 # A second call takes over the finished runs in runs/demo; `rm -r runs/demo` trains again.
 demo: setup
-	$(BIN)/nybble compare vision --data mnist5k --model resnet8x4 --epochs 4 \
+	$(BIN)/nybble compare vision --data mnist5k --model resnet8x4 --epochs 3 \
 		--recipes fp32,sun2020 --seeds 0,1,2 --best-of none --out runs/demo
 
 test: lint types csrc unit

@@ -22,8 +22,9 @@ constexpr int64_t kChunkPairs = 128;
 // Up to so many pairs are one chunk, and M is never stored: see `at_once`. With more, the operands
 // of 16 positions leave the L2 cache and are slower than M.
 constexpr int64_t kAtOncePairs = 64;
-// All Ms together, up to this size, are worth having once a thread: threads that share it, or the transformed tiles,
-// move cache lines between cores all the time (measured: no gain at all from a second thread).
+// All Ms together, up to this size, are worth having once a thread: threads that share it, or the
+// transformed tiles, move cache lines between cores all the time (measured: no gain at all from a
+// second thread).
 constexpr int64_t kOwnBytes = int64_t(16) << 20;
 constexpr int kBlockSize = kPanel * kPanel;
 constexpr int kAtOnceStride = kBlockSize + 16;
