@@ -89,6 +89,7 @@ public:
     parallel_for(c_.threads, workers, [&](int64_t worker) {
       for (int64_t i = next++; i < blocks_.count; i = next++)
         block(i, rows[size_t(worker)].data(), v[size_t(worker)].data(), m[size_t(worker)].data());
+      kernels_.results->flush(); // streamed results, before another thread reads them
     });
   }
 
