@@ -1,5 +1,6 @@
-// The scale of a tensor and its codes in one call: quantizers/scales/{arithmetic,pact,sawb,absmax}.py
-// in the same float32 operations, one rounding each, for one scale a tensor and integer formats.
+// The scale of a tensor and its codes in one call:
+// quantizers/scales/{arithmetic,pact,sawb,absmax}.py in the same float32 operations, one rounding
+// each, for one scale a tensor and integer formats.
 #pragma once
 
 #include <cstdint>

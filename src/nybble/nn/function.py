@@ -88,7 +88,9 @@ def _forward(
     if _directly(call.backend, x):
         spec, draw = parse_spec(call.spec.key), Draw(call.seed, call.layer, call.call)
         return native.layer_forward(x, weight, bias, alpha, spec, call.geometry, draw, save)
-    return torch.ops.nybble.layer_forward(x, weight, bias, alpha, *call.arguments(), save)
+    found: tuple[Tensor, list[Tensor]]
+    found = torch.ops.nybble.layer_forward(x, weight, bias, alpha, *call.arguments(), save)
+    return found
 
 
 def _backward(
@@ -121,7 +123,7 @@ def _backward(
             channels_last,
             needs,
         )
-    return torch.ops.nybble.layer_backward(
+    return torch.ops.nybble.layer_backward(  # type: ignore[no-any-return]
         grad,
         x,
         weight,
@@ -162,7 +164,7 @@ class LayerFunction(torch.autograd.Function):
         ctx.call, ctx.save = call, save
         ctx.set_materialize_grads(False)
         if not save:
-            return y  # type: ignore[no-any-return]
+            return y
         spec = call.spec
         # A float32 slot of a backward Gemm needs the operand itself (and 16-bit weights are read
         # again): autograd keeps it by reference, so it costs memory only where the caller would
@@ -173,7 +175,7 @@ class LayerFunction(torch.autograd.Function):
         ctx.layer = layer
         ctx.x_shape, ctx.weight_shape = tuple(x.shape), tuple(weight.shape)
         ctx.channels_last = (is_channels_last(x), is_channels_last(weight))
-        return y  # type: ignore[no-any-return]
+        return y
 
     @staticmethod
     @torch.autograd.function.once_differentiable
