@@ -181,6 +181,37 @@ def pack_stochastic(
     pixels: int,
     threads: int,
 ) -> tuple[float, float]: ...
+def quantize_integer(
+    x: int,
+    x_bytes: int,
+    n: int,
+    rule: bytes,
+    clip: int,
+    clip_bytes: int,
+    codes: int,
+    codes_bytes: int,
+    mask: int,
+    mask_bytes: int,
+    multiplier: int,
+    multiplier_bytes: int,
+    threads: int,
+) -> None: ...
+def quantize_gradient(
+    x: int,
+    x_bytes: int,
+    n: int,
+    used: float,
+    rule: bytes,
+    unit: float,
+    second_unit: float,
+    codes: int,
+    codes_bytes: int,
+    second: int,
+    second_bytes: int,
+    numbers: int,
+    numbers_bytes: int,
+    threads: int,
+) -> None: ...
 def absmax(
     x: int, x_bytes: int, bf16: bool, rows: int, run: int, out: int, out_bytes: int, threads: int
 ) -> None: ...

@@ -59,8 +59,8 @@ def conv_output(
     scales = _Scales(scale_x, scale_w)
     _module().conv_output(
         sizes,
-        _operand(x, "input"),
-        _operand(w, "weight"),
+        _operand(x),
+        _operand(w),
         *scales.spans,
         vector(bias, w.shape[0], "bias"),
         span(out, torch.float32, "result"),
@@ -87,8 +87,8 @@ def conv_grad_input(
     scales = _Scales(scale_g, scale_w)
     _module().conv_grad_input(
         sizes,
-        _operand(g, "gradient"),
-        _operand(w, "weight"),
+        _operand(g),
+        _operand(w),
         *scales.spans,
         span(out, torch.float32, "result"),
         threads(),
@@ -114,8 +114,8 @@ def conv_grad_weight(
     scales = _Scales(scale_g, scale_x)
     _module().conv_grad_weight(
         sizes,
-        _operand(g, "gradient"),
-        _operand(x, "input"),
+        _operand(g),
+        _operand(x),
         *scales.spans,
         span(out, torch.float32, "result"),
         threads(),
@@ -146,14 +146,9 @@ def _flat(scale: Tensor | None) -> Tensor:
     )
 
 
-def _operand(codes: Codes, what: str) -> _Args:
-    return (
-        *span(codes.packed, torch.uint8, what),
-        codes.bits,
-        *span(codes.table, torch.int16, f"{what} table"),
-        codes.low,
-        codes.high,
-    )
+def _operand(codes: Codes) -> _Args:
+    packed, table, bits, low, high = codes.operand
+    return *packed, bits, *table, low, high
 
 
 def _sizes(

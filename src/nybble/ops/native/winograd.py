@@ -213,12 +213,8 @@ def _correlate(
 def _operand(codes: Codes, what: str) -> tuple[int, ...]:
     if codes.bits > 4:
         raise NybbleError(f"{what}: 4-bit codes are needed, got {codes.bits} bits")
-    return (
-        *span(codes.packed, torch.uint8, what),
-        *span(codes.table, torch.int16, what),
-        codes.low,
-        codes.high,
-    )
+    packed, table, _, low, high = codes.operand
+    return *packed, *table, low, high
 
 
 _ONE = torch.ones(1, dtype=torch.float32)
