@@ -7,6 +7,8 @@ else through the reference backend's own Gemm on the codes that were kept.
 
 from __future__ import annotations
 
+from math import prod
+
 from torch import Tensor
 
 from nybble.errors import NybbleError
@@ -91,8 +93,12 @@ def layer_backward(
     draw: Draw,
     channels_last: tuple[bool, bool],
     needs: list[bool],
+    overwrite: bool = False,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """(dx, dw, dalpha, amax, scale), as the reference's `layer_backward`."""
+    """(dx, dw, dalpha, amax, scale), as the reference's `layer_backward`.
+
+    `overwrite`: dx may be written over `grad`, which nobody needs once it is quantised.
+    """
     need_dx, need_dw, need_dalpha = needs
     wanted = (need_dx or need_dalpha, need_dw)
     native_dx = wanted[0] and why_not(spec, geometry, "grad_input") is None
@@ -113,12 +119,18 @@ def layer_backward(
             channels_last,
             needs,
         )
-    grad = _dense(grad)
+    given, grad = grad, _dense(grad)
+    overwrite = overwrite or grad is not given
     for_input, for_weight, amax, scale = quantize_gradient(grad, spec, grad_scale, draw, wanted)
     step = _Backward(grad, x, weight, saved, x_shape, weight_shape, spec, geometry, channels_last)
     dx = dw = dalpha = NO_FLOATS
     if for_input is not None:
-        dx = step.native_input(for_input) if native_dx else step.reference_input(for_input)
+        # An operand that is no codes may be the gradient itself.
+        free = overwrite and not isinstance(for_weight, Operand)
+        if native_dx:
+            dx = step.native_input(for_input, grad if free else None)
+        else:
+            dx = step.reference_input(for_input)
         if saved[3].numel():
             dalpha = mask_gradient_(
                 dx,
@@ -160,17 +172,21 @@ class _Backward:
         self.slot_w = spec.slot("grad_input_weight")
         self._operand_x: Operand | None = None
 
-    def native_input(self, gradient: Kept | Operand) -> Tensor:
+    def native_input(self, gradient: Kept | Operand, memory: Tensor | None) -> Tensor:
+        """dx, in `memory` (the gradient's) where it is as large."""
         slot_g, slot_w = self.spec.grad_input_grad, self.slot_w
         kept = _kept(gradient)
         g = codes_of(kept, _known(slot_g), self.grad_shape, self.grad_last, self.geometry)
         w = codes_of(self.kept_w, _known(slot_w), self.weight_shape, self.last[1], self.geometry)
         scale_g, scale_w = _facing(kept[1], 0), _facing(self.kept_w[1], 1)
         if self.geometry.kind == "linear":
-            return gemm(g, w, scale_a=scale_g, scale_b=scale_w)
+            rows = _reuse(memory, False, (g.shape[0], w.shape[1]))
+            return gemm(g, w, scale_a=scale_g, scale_b=scale_w, out=rows)
         n, c, h, width = self.x_shape
-        dx = convolution.grad_input(g, w, self.geometry, (n, h, width, c), scale_g, scale_w)
-        return _torch_layout(dx, self.last[1] or self.grad_last)
+        last = self.last[1] or self.grad_last
+        out = _reuse(memory, self.grad_last, (n, h, width, c)) if last else None
+        dx = convolution.grad_input(g, w, self.geometry, (n, h, width, c), scale_g, scale_w, out)
+        return _torch_layout(dx, last)
 
     def native_weight(self, gradient: Kept | Operand) -> Tensor:
         slot_g, slot_x = self.spec.grad_weight_grad, self.slot_x
@@ -271,6 +287,15 @@ def _torch_layout(nhwc: Tensor, channels_last: bool) -> Tensor:
     # Detached: autograd adds gradients in place only where nothing else holds their memory, and a
     # view holds what it was taken from.
     return nchw.detach() if channels_last else nchw.contiguous()
+
+
+def _reuse(memory: Tensor | None, last: bool, shape: tuple[int, ...]) -> Tensor | None:
+    """`memory` as a dense tensor of `shape`, or None where it does not hold as many numbers."""
+    if memory is None or memory.numel() != prod(shape):
+        return None
+    if last:
+        memory = memory.permute(0, 2, 3, 1)
+    return memory.view(shape).detach() if memory.is_contiguous() else None
 
 
 def _dense(x: Tensor) -> Tensor:

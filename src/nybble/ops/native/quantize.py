@@ -298,9 +298,9 @@ def quantize_integer(
     ([7, 2], tensor(1.))
     """
     n = x.numel()
-    codes = torch.empty(packed_bytes(n, 4), dtype=torch.uint8)
+    codes = kept(packed_bytes(n, 4))
     multiplier = torch.empty((), dtype=torch.float32)
-    mask = torch.empty(packed_bytes_bits(n), dtype=torch.uint8) if want_inside else None
+    mask = kept(packed_bytes_bits(n)) if want_inside else None
     require().quantize_integer(
         *span(x, torch.float32, "x"),
         n,
@@ -324,8 +324,8 @@ def quantize_gradient(
     """
     bits, unit, second_unit, two = rule
     n = grad.numel()
-    codes = torch.empty(packed_bytes(n, 4), dtype=torch.uint8)
-    second = torch.empty_like(codes) if two else codes
+    codes = kept(packed_bytes(n, 4))
+    second = kept(codes.numel()) if two else codes
     numbers = torch.empty(4, dtype=torch.float32)
     require().quantize_gradient(
         *span(grad, torch.float32, "gradient"),
