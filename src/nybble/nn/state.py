@@ -39,6 +39,7 @@ from nybble.ops.geometry import Geometry
 from nybble.ops.spec import LayerSpec
 from nybble.quantizers import PACT, SAWB, GradScale, Quantizer
 from nybble.quantizers.scales.gradscale import is_number, update_number, usable
+from nybble.quantizers.scales.pact import has_negative
 
 _LINEAR = Geometry("linear")
 
@@ -244,7 +245,7 @@ class QuantizedLayer(nn.Module):
         if not x.numel():
             return False
         if self._nybble_kind == UNSEEN:
-            self._nybble_kind = SIGNED if bool((x.detach() < 0).any()) else UNSIGNED
+            self._nybble_kind = SIGNED if has_negative(x.detach()) else UNSIGNED
             with torch.no_grad():
                 self.nybble_input_kind.fill_(self._nybble_kind)
         quantizer = self._resolved_spec().output_input

@@ -22,6 +22,7 @@ from nybble.ops.geometry import Geometry
 from nybble.ops.native import core
 from nybble.ops.native.buffers import span, threads, vector
 from nybble.ops.native.codes import Codes
+from nybble.ops.native.pool import result
 
 __all__ = ["LIMIT", "conv_grad_input", "conv_grad_weight", "conv_output"]
 
@@ -54,7 +55,7 @@ def conv_output(
             [ 8., 12.,  8.]])
     """
     sizes, out_size = _sizes(geometry, x.shape, w.shape)
-    out = torch.empty(x.shape[0], *out_size, w.shape[0], dtype=torch.float32)
+    out = result((x.shape[0], *out_size, w.shape[0]))
     scales = _Scales(scale_x, scale_w)
     _module().conv_output(
         sizes,
@@ -82,7 +83,7 @@ def conv_grad_input(
     """The Gemm towards the input: float32 [N, H, W, C] from g [N, OH, OW, O] and the weight."""
     sizes, out_size = _sizes(geometry, x_shape, w.shape)
     _same(g.shape, (x_shape[0], *out_size, w.shape[0]), "gradient")
-    out = torch.empty(x_shape, dtype=torch.float32)
+    out = result(x_shape)
     scales = _Scales(scale_g, scale_w)
     _module().conv_grad_input(
         sizes,
@@ -109,7 +110,7 @@ def conv_grad_weight(
     """The Gemm towards the weight: float32 [O, kh, kw, C / groups] from g [N, OH, OW, O] and x."""
     sizes, out_size = _sizes(geometry, x.shape, w_shape)
     _same(g.shape, (x.shape[0], *out_size, w_shape[0]), "gradient")
-    out = torch.empty(w_shape, dtype=torch.float32)
+    out = result(w_shape, lasting=True)
     scales = _Scales(scale_g, scale_x)
     _module().conv_grad_weight(
         sizes,

@@ -24,6 +24,7 @@ from nybble.errors import NybbleError
 from nybble.ops.native import core
 from nybble.ops.native.buffers import own, span
 from nybble.ops.native.codes import Codes
+from nybble.ops.native.pool import result
 
 __all__ = ["block_gemm", "gemm"]
 
@@ -60,7 +61,7 @@ def gemm(
     """
     m, n, k = _sizes(a, b, trans_a, trans_b)
     if out is None:
-        out = torch.empty((m, n), dtype=torch.float32)
+        out = result((m, n))
     else:
         _check_output(out, m, n)
     _module().gemm(
@@ -106,7 +107,7 @@ def block_gemm(
         raise NybbleError(f"block_gemm: blocks have at least one element, got {block}")
     blocks = -(-k // block)
     if out is None:
-        out = torch.empty((m, n), dtype=torch.float32)
+        out = result((m, n))
     else:
         _check_output(out, m, n)
     _module().block_gemm(

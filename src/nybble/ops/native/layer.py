@@ -268,7 +268,9 @@ def _facing(multiplier: Tensor, free: int) -> Tensor | None:
 def _torch_layout(nhwc: Tensor, channels_last: bool) -> Tensor:
     """[N, H, W, C] memory as torch's [N, C, H, W], in the memory format that torch would choose."""
     nchw = nhwc.permute(0, 3, 1, 2)
-    return nchw if channels_last else nchw.contiguous()
+    # Detached: autograd adds gradients in place only where nothing else holds their memory, and a
+    # view holds what it was taken from.
+    return nchw.detach() if channels_last else nchw.contiguous()
 
 
 def _dense(x: Tensor) -> Tensor:

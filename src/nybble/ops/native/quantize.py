@@ -42,6 +42,7 @@ from nybble.formats import (
 )
 from nybble.ops.native.buffers import FLOATS, own, require, span, threads
 from nybble.ops.native.codes import table_of
+from nybble.ops.native.pool import kept
 from nybble.ops.native.rules import log_rule, stochastic_rule, threshold_rule
 from nybble.ops.native.statistics import (
     absmax,
@@ -268,7 +269,7 @@ def _log(
     want_inside: bool,
 ) -> Packed:
     call = _Call(x, inv, first, want_inside)
-    other = None if second is None else torch.empty_like(call.codes)
+    other = None if second is None else kept(call.codes.numel())
     amax, poison = require().pack_log(
         *call.common,
         *((0, 0) if other is None else span(other, torch.uint8, "codes")),
@@ -350,8 +351,8 @@ class _Call:
         if x.dtype not in FLOATS:
             raise NybbleError(f"pack: expected float32 or bfloat16, got {x.dtype}; convert it")
         n = x.numel()
-        self.codes = torch.empty(packed_bytes(n, 4), dtype=torch.uint8)
-        self.mask = torch.empty(packed_bytes_bits(n), dtype=torch.uint8) if want_inside else None
+        self.codes = kept(packed_bytes(n, 4))
+        self.mask = kept(packed_bytes_bits(n)) if want_inside else None
         self.mask_span = (0, 0) if self.mask is None else span(self.mask, torch.uint8, "mask")
         self.factors, run = _factors(inv, x)
         self.common = (
