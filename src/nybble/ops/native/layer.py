@@ -66,16 +66,31 @@ def layer_forward(
         y = _torch_layout(y, last_x or last_w)
     if not save:
         return y, []
+    return y, keep(x, weight, kept_x, kept_w, alpha, spec, draw)
+
+
+def keep(
+    x: Tensor,
+    weight: Tensor,
+    kept_x: Kept,
+    kept_w: Kept,
+    alpha: Tensor | None,
+    spec: LayerSpec,
+    draw: Draw,
+) -> list[Tensor]:
+    """What backward needs of the operands of an output Gemm with quantizers in both slots, as the
+    reference's `keep`."""
+    slot_x, slot_w = _known(spec.output_input), _known(spec.output_weight)
     back_x = _for_backward(
         x, kept_x, slot_x, spec.grad_weight_input, draw, GRAD_WEIGHT_INPUT, alpha
     )
     if rereads(spec.slot("grad_input_weight")):
         empty = [weight.new_empty(0) for _ in range(3)]
-        return y, [*back_x, *empty, kept_w[3]]
+        return [*back_x, *empty, kept_w[3]]
     back_w = _for_backward(
         weight, kept_w, slot_w, spec.grad_input_weight, draw, GRAD_INPUT_WEIGHT, None
     )
-    return y, [*back_x, *back_w]
+    return [*back_x, *back_w]
 
 
 def layer_backward(
