@@ -44,7 +44,8 @@ from nybble.nn.registry import converted_class, layer_names, layer_types, quanti
 from nybble.nn.state import QuantizedLayer
 from nybble.ops.dispatch import choose_backend, runs_native
 from nybble.ops.geometry import Geometry
-from nybble.ops.native.plan import GEMMS, why_not
+from nybble.ops.native.plan import GEMMS, Reason, why_not
+from nybble.ops.native.recurrent import why_not_native
 from nybble.ops.spec import LayerSpec
 from nybble.recipes import LayerFacts, Recipe, get_recipe
 
@@ -242,16 +243,35 @@ def refuse_unconverted(model: nn.Module) -> None:
 
 def refuse_fallback(name: str, module: nn.Module, spec: LayerSpec, backend: str) -> None:
     """Raise UserError if a Gemm of a native layer would fall back to the reference backend."""
-    weight = module.weight
+    weight = next(module.parameters()) if layer_part(name, module) else module.weight
     if not isinstance(weight, Tensor) or not runs_native(backend, weight):
         return
     for gemm in GEMMS:
-        reason = why_not(spec, layer_geometry(module), gemm)
+        reason = reason_not_native(module, spec, gemm, layer_part(name, module))
         if reason is not None and not reason.by_recipe:
             raise UserError(
                 f"strict=True: the {gemm} Gemm of {name} would run on the reference backend"
                 f" ({reason.text}); use backend='reference' or strict=False"
             )
+
+
+def layer_part(name: str, module: nn.Module) -> str | None:
+    """Which Gemm of a recurrent layer `name` is; None for other layers."""
+    if isinstance(module, RecurrentGemm):
+        return module.nybble_part
+    return name.rpartition(".")[2] if recurrent_class(module) is not None else None
+
+
+def reason_not_native(
+    module: nn.Module, spec: LayerSpec, gemm: str, part: str | None = None
+) -> Reason | None:
+    """Why a Gemm of a native layer runs on the reference backend; None if it does not."""
+    if isinstance(module, RecurrentGemm):
+        part = module.nybble_part
+        module = module.nybble_owner
+    if part is None or part.startswith("ih") or gemm == "grad_weight":
+        return why_not(spec, Geometry("linear") if part else layer_geometry(module), gemm)
+    return why_not_native(spec, gemm, bool(getattr(module, "proj_size", 0)))
 
 
 def layer_geometry(module: nn.Module) -> Geometry:

@@ -90,12 +90,12 @@ class SequenceFunction(torch.autograd.Function):
             out.y if plain else None,
             out.gates,
             out.before,
-            hh_alpha,
-            hr_alpha,
             *raw,
             *(tensor for kept in out.kept for tensor in kept),
         )
         ctx.call, ctx.layers = call, layers
+        # The clips' shapes: a cell that is called again may set its clip before backward runs.
+        ctx.clips = [None if alpha is None else alpha.shape for alpha in (hh_alpha, hr_alpha)]
         ctx.state_shapes = (h0.shape, None if c0 is None else c0.shape)
         return results
 
@@ -107,7 +107,7 @@ class SequenceFunction(torch.autograd.Function):
         call: SequenceCall = ctx.call
         layers: list[RecurrentGemm] = ctx.layers
         needs = ctx.needs_input_grad
-        y, gates, before, hh_alpha, hr_alpha, *rest = ctx.saved_tensors
+        y, gates, before, *rest = ctx.saved_tensors
         many = len(call.calls)
         raw, flat = rest[: 2 * many], rest[2 * many :]
         kept = [flat[8 * i : 8 * i + 8] for i in range(many)]
@@ -116,9 +116,7 @@ class SequenceFunction(torch.autograd.Function):
             for shape, weight in zip(ctx.shapes, raw[1::2], strict=True)
         ]
         tape = Outputs(y, gates, gates, gates, before, raw[0::2], kept)
-        weights = Weights(matrices[0], None, hh_alpha, *([*matrices[1:], hr_alpha][:many]))
-        if many == 1:
-            weights = Weights(matrices[0], None, hh_alpha)
+        weights = Weights(matrices[0], hr=matrices[1] if many > 1 else None)
         h_shape, c_shape = ctx.state_shapes
         dy = None if grads[0] is None else grads[0].float().contiguous()
         dh = _state_gradient(grads[1], h_shape, gates)
@@ -177,9 +175,9 @@ class SequenceFunction(torch.autograd.Function):
             found.c if needs[2] else None,
             dws[0],
             found.results[0].sum(0) if needs[4] else None,
-            _like(dalpha[0], hh_alpha) if needs[5] else None,
+            _clip_gradient(dalpha[0], ctx.clips[0], gates) if needs[5] else None,
             dws[1],
-            _like(dalpha[1], hr_alpha) if needs[7] else None,
+            _clip_gradient(dalpha[1], ctx.clips[1], gates) if needs[7] else None,
             None,
             None,
         )
@@ -198,5 +196,5 @@ def _state_gradient(grad: Tensor | None, shape: tuple[int, ...], like: Tensor) -
     return like.new_zeros(shape) if grad is None else grad.float().contiguous()
 
 
-def _like(dalpha: Tensor | None, alpha: Tensor | None) -> Tensor | None:
-    return alpha.new_zeros(alpha.shape) if dalpha is None and alpha is not None else dalpha
+def _clip_gradient(dalpha: Tensor | None, shape: tuple[int, ...], like: Tensor) -> Tensor:
+    return like.new_zeros(shape) if dalpha is None else dalpha

@@ -93,6 +93,16 @@ class RecurrentGemm(QuantizedLayer):
         )
         return found
 
+    def products(self) -> list[tuple[str, Tensor]]:
+        """(part, weight) of every Gemm that a call of this module computes, each once a row: `hh`
+        computes the projection too."""
+        found = [(self.nybble_part, self.weight)]
+        projection = self.nybble_part.replace("hh", "hr")
+        child = self.nybble_owner._modules.get(projection)
+        if isinstance(child, RecurrentGemm) and child is not self:
+            found.append((projection, child.weight))
+        return found
+
     def call_for(self, x: Tensor) -> LayerCall:
         """What one forward fixes; advances the call counter and moves GradScale."""
         return LayerCall(

@@ -58,7 +58,7 @@ def layer_forward(
     kept_w = quantize_kept(weight, slot_w, draw, WEIGHT, None, want_inside=save)
     codes_x = codes_of(kept_x, slot_x, tuple(x.shape), last_x, geometry)
     codes_w = codes_of(kept_w, slot_w, tuple(weight.shape), last_w, geometry)
-    scale_x, scale_w = _facing(kept_x[1], 0), _facing(kept_w[1], 0)
+    scale_x, scale_w = facing(kept_x[1], 0), facing(kept_w[1], 0)
     if geometry.kind == "linear":
         y = gemm(codes_x, codes_w, trans_b=True, scale_a=scale_x, scale_b=scale_w, bias=bias)
     else:
@@ -180,7 +180,7 @@ class _Backward:
         kept = _kept(gradient)
         g = codes_of(kept, _known(slot_g), self.grad_shape, self.grad_last, self.geometry)
         w = codes_of(self.kept_w, _known(slot_w), self.weight_shape, self.last[1], self.geometry)
-        scale_g, scale_w = _facing(kept[1], 0), _facing(self.kept_w[1], 1)
+        scale_g, scale_w = facing(kept[1], 0), facing(self.kept_w[1], 1)
         if self.geometry.kind == "linear":
             return gemm(g, w, scale_a=scale_g, scale_b=scale_w)
         n, c, h, width = self.x_shape
@@ -192,7 +192,7 @@ class _Backward:
         kept = _kept(gradient)
         g = codes_of(kept, _known(slot_g), self.grad_shape, self.grad_last, self.geometry)
         x = codes_of(self.kept_x, _known(slot_x), self.x_shape, self.last[0], self.geometry)
-        scale_g, scale_x = _facing(kept[1], 1), _facing(self.kept_x[1], 1)
+        scale_g, scale_x = facing(kept[1], 1), facing(self.kept_x[1], 1)
         if self.geometry.kind == "linear":
             return gemm(g, x, trans_a=True, scale_a=scale_g, scale_b=scale_x)
         o, c, h, width = self.weight_shape
@@ -271,7 +271,7 @@ def _for_backward(
     return [*store(found, slot, None)[:3], kept[3]]
 
 
-def _facing(multiplier: Tensor, free: int) -> Tensor | None:
+def facing(multiplier: Tensor, free: int) -> Tensor | None:
     """A multiplier as the kernels take it: one number, or one for each index of `free`."""
     if multiplier.numel() <= 1:
         return multiplier.reshape(1) if multiplier.numel() else None
