@@ -376,7 +376,7 @@ class QuantizedLayer(nn.Module):
         super()._load_from_state_dict(
             state_dict, prefix, local_metadata, strict, missing_keys, unexpected_keys, error_msgs
         )
-        weight = self._weight_keys(prefix)
+        weight = (prefix + "weight", prefix + "parametrizations.weight.")
         has_weight = any(key == weight[0] or key.startswith(weight[1]) for key in state_dict)
         for name in STATE:
             key = prefix + name
@@ -386,10 +386,6 @@ class QuantizedLayer(nn.Module):
                 missing_keys.remove(key)
         # The buffers may have changed: read them at the next forward.
         self._nybble_kind, self._nybble_ready = None, False
-
-    def _weight_keys(self, prefix: str) -> tuple[str, str]:
-        """The weight's key in a state_dict, and the beginning of its keys if parametrised."""
-        return prefix + "weight", prefix + "parametrizations.weight."
 
     @torch.no_grad()
     def _reset(self, name: str) -> None:

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from nybble.nn.function import LayerCall
 from nybble.nn.recurrent.function import SequenceCall, SequenceFunction
-from nybble.nn.state import UNSEEN, QuantizedLayer, describe_spec
+from nybble.nn.state import STATE, UNSEEN, QuantizedLayer, describe_spec
 from nybble.ops.geometry import Geometry
 from nybble.ops.recurrent import Sequence, StepGemm
 from nybble.ops.reference import recurrent as reference
@@ -173,10 +173,15 @@ class RecurrentGemm(QuantizedLayer):
         if not any(isinstance(child, RecurrentGemm) for child in owner.children()):
             owner.__class__ = type(owner).__bases__[1]
 
-    def _weight_keys(self, prefix: str) -> tuple[str, str]:
-        path = prefix[: -len(self.nybble_part) - 1]
+    def start_afresh_(self, state_dict: dict[str, Any], prefix: str) -> None:
+        """Forget what `state_dict` does not hold, if it holds this Gemm's weight; `prefix` is the
+        layer's. (torch shows a child only its own part of a state_dict.)"""
         name = f"weight_{self.nybble_part}"
-        return path + name, f"{path}parametrizations.{name}."
+        weight = (prefix + name, f"{prefix}parametrizations.{name}.")
+        if any(key == weight[0] or key.startswith(weight[1]) for key in state_dict):
+            for state in STATE:
+                if f"{prefix}{self.nybble_part}.{state}" not in state_dict:
+                    self._reset(state)
 
     def extra_repr(self) -> str:
         """The six slots."""

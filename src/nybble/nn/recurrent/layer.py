@@ -71,6 +71,14 @@ class Recurrent(nn.Module):
         )
         return found
 
+    def _load_from_state_dict(
+        self, state_dict: dict[str, Any], prefix: str, *args: Any, **kwargs: Any
+    ) -> None:
+        super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
+        for child in self.children():
+            if isinstance(child, RecurrentGemm):
+                child.start_afresh_(state_dict, prefix)
+
 
 class _Stack(Recurrent):
     """Layers and directions: what RNN, LSTM and GRU share."""

@@ -37,10 +37,10 @@ from nybble.ops.reference.recurrent import Gradients, Outputs, Weights
 from nybble.ops.spec import LayerSpec, Slot
 from nybble.quantizers import PACT, GradScale, Quantizer, Stochastic
 
-__all__ = ["backward", "forward", "why_not_native"]
+__all__ = ["CELLS", "backward", "forward", "step_rule", "why_not_native"]
 
 _LINEAR = Geometry("linear")
-_CELLS = {"tanh": 0, "relu": 1, "lstm": 2, "gru": 3}
+CELLS = {"tanh": 0, "relu": 1, "lstm": 2, "gru": 3}
 _NOTHING = (0, 0)
 
 
@@ -94,7 +94,7 @@ def forward(
     table = table_of(slot_x.format, int(zero or 0))
     unit = slot_x.format.unit or 1.0
     multiplier = fit.scale if unit == 1.0 else fit.scale * unit
-    rule = _rule(slot_x, float(fit.inv), float(multiplier), zero, table)
+    rule = step_rule(slot_x, float(fit.inv), float(multiplier), zero, table)
     hidden, rows = weight.shape[1], sequence.rows
     lstm, gated = sequence.mode == "lstm", sequence.mode in ("lstm", "gru")
     gx = gx.contiguous()
@@ -144,7 +144,7 @@ def backward(
     state = float(scales[0])
     used = scales[0] if state > 0 else torch.ones_like(scales[0])
     multiplier = used.reciprocal() * (slot_g.format.unit or 1.0)
-    rule = _rule(slot_g, float(used), float(multiplier), None, table_of(slot_g.format))
+    rule = step_rule(slot_g, float(used), float(multiplier), None, table_of(slot_g.format))
     dh = dh.clone()
     dc = dh.new_empty(0) if dc is None else dc.clone()
     dgx = dh.new_empty(sequence.rows, wide)
@@ -209,7 +209,7 @@ def _known(slot: Slot) -> Quantizer:
 
 def _shape(sequence: Sequence, hidden: int) -> tuple[int, list[int], bool, int, int]:
     assert sequence.mode in GATES
-    return _CELLS[sequence.mode], list(sequence.sizes), sequence.reverse, hidden, threads()
+    return CELLS[sequence.mode], list(sequence.sizes), sequence.reverse, hidden, threads()
 
 
 def _maybe(x: Tensor | None) -> tuple[int, int]:
@@ -221,7 +221,7 @@ def _operand(w: Codes, *, contiguous: bool) -> tuple[Any, ...]:
     return packed, span(w.table, torch.int16, "table"), w.bits, w.low, w.high, contiguous
 
 
-def _rule(
+def step_rule(
     slot: Quantizer,
     factor: float,
     multiplier: float,
