@@ -159,7 +159,7 @@ def _forward_loop(
     if gru and save:
         out.before = multiplied
     if save:
-        out.inputs = list([multiplied, projected][: len(steps)])
+        out.inputs = [*[multiplied, projected][: len(steps)]]
     return out
 
 
