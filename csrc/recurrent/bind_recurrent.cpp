@@ -32,6 +32,7 @@ SequenceShape shape_of(const Shape& shape) {
   for (const int64_t size : sizes)
     if (size < 0 || size > int64_t(1) << 31)
       throw std::invalid_argument("sequence: a step has " + std::to_string(size) + " rows");
+  if (hidden < 1) throw std::invalid_argument("sequence: at least one unit is needed");
   checked_product(hidden, 4, "sequence hidden");
   return {Cell(cell), sizes.data(), int64_t(sizes.size()), reverse, hidden, threads};
 }

@@ -2,6 +2,8 @@
 
 #include <algorithm>
 #include <cstring>
+#include <stdexcept>
+#include <string>
 
 #include "core/dispatch.hpp"
 #include "gemm/finish.hpp"
@@ -30,6 +32,9 @@ StepProduct::StepProduct(const Matrix& weights, const StepCodes& codes, int64_t 
     : codes_(codes), plan_(make_plan(codes.bounds, weights.bounds, kLimit)), n_(n), k_(k),
       threads_(std::max(1, std::min(threads, kMostThreads))), has_bias_(bias.count > 0),
       scale_(padded(scale, n)), bias_(padded(bias, n)) {
+  if (k > plan_.cut)
+    throw std::invalid_argument("sequence: int32 does not hold sums of " + std::to_string(k) +
+                                " products of such integers");
   const int group = plan_.group();
   const int64_t depth = even(k, kDepthBytes / plan_.size(), 64);
   const int64_t a_tiles = nybble::pieces(rows, kRows), b_panels = nybble::pieces(n, kColumns);

@@ -21,7 +21,8 @@ struct StepCodes {
 class StepProduct {
 public:
   // weights: [n, k] or, transposed, [k, n] (Matrix::contiguous: along k); at most `rows` rows come
-  // at a time. scale and bias: of the n columns, as in gemm.
+  // at a time. scale and bias: of the n columns, as in gemm. Throws std::invalid_argument where the
+  // contraction does not fit.
   StepProduct(const Matrix& weights, const StepCodes& codes, int64_t n, int64_t k, int64_t rows,
               Vector scale, Vector bias, int threads);
 

@@ -21,12 +21,13 @@ def run_record(run: Run, status: str, error: str | None = None) -> dict[str, Any
     record: dict[str, Any] = {
         "status": status,
         "error": error,
-        "config": {**run.config.to_dict(), "lr": run.config.resolved_lr()},
+        "config": run.config.to_dict(),
         "seed": run.config.seed,
         "folder": str(run.folder),
         "loss_scale": state.loss_scale,
         "skipped_steps": state.skipped,
         "metric": metric,
+        "unit": run.task.unit,
         "higher_is_better": run.task.higher_is_better,
         "data": run.about,
         "model": {"name": run.config.model, "parameters": parameters},
@@ -61,6 +62,11 @@ def layers_of(model: nn.Module, weights: list[str], converted: bool) -> list[str
     if not converted:
         return layers
     from nybble.nn import quantized_layers
+    from nybble.nn.recurrent import RecurrentGemm
 
-    quantized = {name for name, _ in quantized_layers(model)}
+    # The Gemms of a recurrent layer are its children; the weights are its own.
+    quantized = {
+        name.rpartition(".")[0] if isinstance(layer, RecurrentGemm) else name
+        for name, layer in quantized_layers(model)
+    }
     return [layer for layer in layers if layer in quantized]

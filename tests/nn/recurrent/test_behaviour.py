@@ -274,3 +274,11 @@ def test_the_loop_equals_linear_layers_one_step_after_the_other() -> None:
             h = sigmoid(o) * tanh(c)
             assert torch.equal(h, y[t])
     assert torch.equal(h, h_n[0])
+
+
+def test_training_watches_the_weights_of_recurrent_layers() -> None:
+    from nybble.training.record import layers_of
+
+    net = words()
+    weights = [name for name, p in net.named_parameters() if p.dim() == 2]
+    assert layers_of(net, weights, converted=True) == ["head", "lstm"]

@@ -29,6 +29,8 @@ from nybble.ops.native.codes import Codes, table_of
 from nybble.ops.native.layer import facing, keep
 from nybble.ops.native.operand import codes_of, quantize_kept
 from nybble.ops.native.plan import Reason, why_not
+from nybble.ops.native.pool import kept as kept_bytes
+from nybble.ops.native.pool import result
 from nybble.ops.native.rules import log_rule, threshold_rule
 from nybble.ops.recurrent import GATES, Sequence, StepGemm
 from nybble.ops.reference import recurrent as reference
@@ -99,10 +101,10 @@ def forward(
     lstm, gated = sequence.mode == "lstm", sequence.mode in ("lstm", "gru")
     gx = gx.contiguous()
     h, c = h0.clone(), gx.new_empty(0) if c0 is None else c0.clone()
-    y = gx.new_empty(rows, hidden)
-    gates = gx.new_empty(rows if gated and save else 0, 4 * hidden)
-    before = gx.new_empty(rows if lstm and save else 0, hidden)
-    inputs = gx.new_empty(rows if save else 0, hidden)
+    y = result((rows, hidden))
+    gates = _kept(rows if gated and save else 0, 4 * hidden)
+    before = _kept(rows if lstm and save else 0, hidden)
+    inputs = _kept(rows if save else 0, hidden)
     scale = facing(kept_w[1], 0)
     require().sequence_forward(
         _shape(sequence, hidden),
@@ -147,8 +149,8 @@ def backward(
     rule = step_rule(slot_g, float(used), float(multiplier), None, table_of(slot_g.format))
     dh = dh.clone()
     dc = dh.new_empty(0) if dc is None else dc.clone()
-    dgx = dh.new_empty(sequence.rows, wide)
-    dgh = torch.empty_like(dgx) if sequence.mode == "gru" else dgx
+    dgx = result((sequence.rows, wide))
+    dgh = result((sequence.rows, wide)) if sequence.mode == "gru" else dgx
     scale = facing(kept[5], 1)
     mask, codes, sides, two_sided = _clip(spec, kept, need_dalpha[0])
     empty = dh.new_empty(0)
@@ -195,6 +197,10 @@ def _runs(spec: LayerSpec, gemm: str, weights: Weights, x: Tensor) -> bool:
     )
     k = weights.hh.shape[1 if gemm == "output" else 0]
     return bool(require().sequence_fits(-bounds_a, bounds_a, -bounds_b, bounds_b, k))
+
+
+def _kept(rows: int, columns: int) -> Tensor:
+    return kept_bytes(4 * rows * columns).view(torch.float32).view(rows, columns)
 
 
 def _limit(slot: Slot) -> int:
