@@ -284,9 +284,9 @@ def take(shape: list[int], strides: list[int], dtype: str, kind: str) -> torch.T
 def pool_use() -> dict[str, int]: ...
 def pool_release() -> int: ...
 
-# csrc/recurrent. shape: cell (0 tanh, 1 relu, 2 lstm, 3 gru), sizes, reverse, hidden, threads; rule:
-# kind (0 integer, 1 log, 2 thresholds), its bytes, factor, multiplier, table, low, high; the last
-# member of _Operand says here whether the contraction is contiguous.
+# csrc/recurrent. Sequence: cell (0 tanh, 1 relu, 2 lstm, 3 gru), sizes, reverse, hidden, threads.
+# StepRule: kind (0 integer, 1 log, 2 thresholds), its bytes, factor, multiplier, table, low, high.
+# The last member of _Operand says here whether the contraction is contiguous.
 _Sequence = tuple[int, list[int], bool, int, int]
 _StepRule = tuple[int, bytes, float, float, _Span, int, int]
 

@@ -175,6 +175,23 @@ def test_fifty_steps_of_training_end_in_equal_weights() -> None:
         assert torch.equal(value, ends[1][name]), name
 
 
+@pytest.mark.parametrize("backend", ["reference", "native"])
+@pytest.mark.parametrize("kind", [*sorted(KINDS), "projected"])
+def test_inference_gives_the_bits_of_training_and_keeps_nothing(kind: str, backend: str) -> None:
+    torch.manual_seed(6)
+    cls, extra = KINDS.get(kind, (nn.LSTM, {"proj_size": 5}))
+    net = nybble.convert(cls(6, 11, **extra), RECIPE, backend=backend, accumulate="exact")
+    x = torch.randn(5, 3, 6)
+    net(x)
+    calls = [layer.nybble_calls.clone() for _, layer in nybble.quantized_layers(net)]
+    expected = net.eval()(x)
+    with torch.no_grad():
+        found = net(x)
+    assert torch.equal(found[0], expected[0]) and not found[0].requires_grad
+    now = [layer.nybble_calls - 1 for _, layer in nybble.quantized_layers(net)]
+    assert now == calls, "inference does not advance the call counter"
+
+
 def test_the_loop_of_the_paper_runs_in_cpp_and_falls_back_by_name() -> None:
     net = nybble.convert(nn.LSTM(4, 8), RECIPE)
     net(torch.randn(3, 2, 4))

@@ -30,7 +30,7 @@ from nybble.quantizers.scales.gradscale import usable
 if TYPE_CHECKING:
     from nybble.nn.recurrent.gemm import RecurrentGemm
 
-__all__ = ["SequenceCall", "SequenceFunction"]
+__all__ = ["SequenceCall", "SequenceFunction", "infer"]
 
 
 @dataclass(frozen=True)
@@ -47,6 +47,24 @@ class SequenceCall:
             StepGemm(spec, Draw(call.seed, call.layer, call.call))
             for spec, call in zip(specs, self.calls, strict=True)
         ]
+
+
+def infer(
+    gx: Tensor,
+    h0: Tensor,
+    c0: Tensor | None,
+    hh: Tensor,
+    hh_bias: Tensor | None,
+    hh_alpha: Tensor | None,
+    hr: Tensor | None,
+    hr_alpha: Tensor | None,
+    call: SequenceCall,
+) -> tuple[Tensor, ...]:
+    """The results of `SequenceFunction` where no gradient can be asked for: nothing is kept."""
+    weights = Weights(hh, hh_bias, hh_alpha, hr, hr_alpha)
+    backend = _backend(call.sequence, gx)
+    out = backend.forward(gx, h0, c0, weights, call.sequence, call.gemms(), False)
+    return (out.y, out.h) if c0 is None else (out.y, out.h, out.c)
 
 
 class SequenceFunction(torch.autograd.Function):

@@ -14,10 +14,11 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from nybble.nn.function import LayerCall
-from nybble.nn.recurrent.function import SequenceCall, SequenceFunction
+from nybble.nn.recurrent.function import SequenceCall, SequenceFunction, infer
 from nybble.nn.state import STATE, UNSEEN, QuantizedLayer, describe_spec
 from nybble.ops.geometry import Geometry
 from nybble.ops.recurrent import Sequence, StepGemm
@@ -80,17 +81,11 @@ class RecurrentGemm(QuantizedLayer):
         calls = tuple(layer.call_for(gx) for layer in layers)
         alphas = [layer._clips(one.spec) for layer, one in zip(layers, calls, strict=True)]
         hr = (weights[1], alphas[1]) if projection is not None else (None, None)
-        found: tuple[Tensor, ...] = SequenceFunction.apply(  # type: ignore[no-untyped-call]
-            gx,
-            h0,
-            c0,
-            weights[0],
-            bias,
-            alphas[0],
-            *hr,
-            SequenceCall(sequence, calls),
-            layers,
-        )
+        call = SequenceCall(sequence, calls)
+        operands = (gx, h0, c0, weights[0], bias, alphas[0], *hr)
+        if not torch.is_grad_enabled():
+            return infer(*operands, call)
+        found: tuple[Tensor, ...] = SequenceFunction.apply(*operands, call, layers)  # type: ignore[no-untyped-call]
         return found
 
     def products(self) -> list[tuple[str, Tensor]]:
