@@ -80,9 +80,9 @@ class RecurrentGemm(QuantizedLayer):
         self._learn_clips(layers, gx, h0, c0, bias, weights, sequence)
         calls = tuple(layer.call_for(gx) for layer in layers)
         alphas = [layer._clips(one.spec) for layer, one in zip(layers, calls, strict=True)]
-        hr = (weights[1], alphas[1]) if projection is not None else (None, None)
+        hr, hr_alpha = (weights[1], alphas[1]) if len(layers) > 1 else (None, None)
         call = SequenceCall(sequence, calls)
-        operands = (gx, h0, c0, weights[0], bias, alphas[0], *hr)
+        operands = (gx, h0, c0, weights[0], bias, alphas[0], hr, hr_alpha)
         if not torch.is_grad_enabled():
             return infer(*operands, call)
         found: tuple[Tensor, ...] = SequenceFunction.apply(*operands, call, layers)  # type: ignore[no-untyped-call]
