@@ -183,8 +183,7 @@ def test_recomputation_repeats_the_forward() -> None:
 
 
 def test_the_grad_scale_moves_once_an_iteration_and_does_not_thrash() -> None:
-    """The measurement of docs/recurrent.md in small: a scale that moved at every step of the
-    sequence went up and down 12 times an iteration, and half of the gradients were zeros."""
+    """Counted over a run: moves, and gradients that end a factor of two or more off the range."""
     net = words(FOUR)
     optimizer = torch.optim.Adam(nybble.param_groups(net, lr=3e-3))
     layers = {n: m for n, m in nybble.quantized_layers(net) if isinstance(m, RecurrentGemm)}

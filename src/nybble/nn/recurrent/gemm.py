@@ -6,8 +6,8 @@
 
 It is a child of its layer (`lstm.hh_l0` of `lstm.weight_hh_l0`) and owns no weight: `weight` is the
 layer's. Of a GradScale it keeps one number, moved once an iteration by the largest gradient of all
-steps. A number moved at every step does not work: it is doubled or halved up to 31 times an
-iteration (docs/recurrent.md has the measurement).
+steps. A number that moved at every step would run after the maxima of single steps: see
+docs/recurrent.md.
 """
 
 from __future__ import annotations
