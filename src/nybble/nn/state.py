@@ -162,6 +162,12 @@ class QuantizedLayer(nn.Module):
             if name.startswith(("nybble_", "_nybble_")):
                 delattr(self, name)
 
+    def revert_(self) -> None:
+        """Become torch's own layer again: `detach_`, and the class that the layer had."""
+        self.detach_()
+        # (QuantizedLayer, torch's class): the second base is what the layer was.
+        self.__class__ = type(self).__bases__[1]
+
     # ---- the call ---------------------------------------------------------------------------
 
     def _gemm(self, x: Tensor, weight: Tensor, bias: Tensor | None, geometry: Geometry) -> Tensor:

@@ -61,7 +61,7 @@ def layer_forward(
     kept_w = quantize_kept(weight, slot_w, draw, WEIGHT, None, want_inside=save)
     codes_x = codes_of(kept_x, slot_x, tuple(x.shape), last_x, geometry)
     codes_w = codes_of(kept_w, slot_w, tuple(weight.shape), last_w, geometry)
-    scale_x, scale_w = _facing(kept_x[1], 0), _facing(kept_w[1], 0)
+    scale_x, scale_w = facing(kept_x[1], 0), facing(kept_w[1], 0)
     if geometry.kind == "linear":
         y = gemm(codes_x, codes_w, trans_b=True, scale_a=scale_x, scale_b=scale_w, bias=bias)
     else:
@@ -69,15 +69,30 @@ def layer_forward(
         y = _torch_layout(y, last_x or last_w)
     if not save:
         return y, []
+    return y, keep(x, weight, kept_x, kept_w, alpha, spec, draw)
+
+
+def keep(
+    x: Tensor,
+    weight: Tensor,
+    kept_x: Kept,
+    kept_w: Kept,
+    alpha: Tensor | None,
+    spec: LayerSpec,
+    draw: Draw,
+) -> list[Tensor]:
+    """What backward needs of the operands of an output Gemm with quantizers in both slots, as the
+    reference's `keep`."""
+    slot_x, slot_w = _known(spec.output_input), _known(spec.output_weight)
     back_x = _for_backward(
         x, kept_x, slot_x, spec.grad_weight_input, draw, GRAD_WEIGHT_INPUT, alpha
     )
     if rereads(spec.slot("grad_input_weight")):
-        return y, [*back_x, *[NO_FLOATS] * 3, kept_w[3]]
+        return [*back_x, *[NO_FLOATS] * 3, kept_w[3]]
     back_w = _for_backward(
         weight, kept_w, slot_w, spec.grad_input_weight, draw, GRAD_INPUT_WEIGHT, None
     )
-    return y, [*back_x, *back_w]
+    return [*back_x, *back_w]
 
 
 def layer_backward(
@@ -178,7 +193,7 @@ class _Backward:
         kept = _kept(gradient)
         g = codes_of(kept, _known(slot_g), self.grad_shape, self.grad_last, self.geometry)
         w = codes_of(self.kept_w, _known(slot_w), self.weight_shape, self.last[1], self.geometry)
-        scale_g, scale_w = _facing(kept[1], 0), _facing(self.kept_w[1], 1)
+        scale_g, scale_w = facing(kept[1], 0), facing(self.kept_w[1], 1)
         if self.geometry.kind == "linear":
             rows = _reuse(memory, False, (g.shape[0], w.shape[1]))
             return gemm(g, w, scale_a=scale_g, scale_b=scale_w, out=rows)
@@ -193,7 +208,7 @@ class _Backward:
         kept = _kept(gradient)
         g = codes_of(kept, _known(slot_g), self.grad_shape, self.grad_last, self.geometry)
         x = codes_of(self.kept_x, _known(slot_x), self.x_shape, self.last[0], self.geometry)
-        scale_g, scale_x = _facing(kept[1], 1), _facing(self.kept_x[1], 1)
+        scale_g, scale_x = facing(kept[1], 1), facing(self.kept_x[1], 1)
         if self.geometry.kind == "linear":
             return gemm(g, x, trans_a=True, scale_a=scale_g, scale_b=scale_x)
         o, c, h, width = self.weight_shape
@@ -272,7 +287,7 @@ def _for_backward(
     return [*store(found, slot, None)[:3], kept[3]]
 
 
-def _facing(multiplier: Tensor, free: int) -> Tensor | None:
+def facing(multiplier: Tensor, free: int) -> Tensor | None:
     """A multiplier as the kernels take it: one number, or one for each index of `free`."""
     if multiplier.numel() <= 1:
         return multiplier if multiplier.numel() else None

@@ -422,13 +422,13 @@ def mask_gradient_(
         raise NybbleError("mask_gradient_: codes need the 4-bit format that they are of")
     if codes is not None and codes.numel() < packed_bytes(dx.numel(), 4):
         raise NybbleError(f"mask_gradient_: {codes.numel()} bytes for {dx.numel()} codes")
-    sides = bytes(16) if fmt is None else _sides(fmt, int(zero_point))
+    by_side = bytes(16) if fmt is None else sides(fmt, int(zero_point))
     first, second = require().mask_gradient(
         *span(dx, torch.float32, "dx"),
         dx.numel(),
         *span(mask, torch.uint8, "mask"),
         *((0, 0) if codes is None else span(codes, torch.uint8, "codes")),
-        sides,
+        by_side,
         two_sided,
         threads(),
     )
@@ -438,7 +438,7 @@ def mask_gradient_(
 
 
 @lru_cache(maxsize=256)
-def _sides(fmt: Format, zero_point: int) -> bytes:
+def sides(fmt: Format, zero_point: int) -> bytes:
     table = table_of(fmt, zero_point, encoded=False)[0]
     return bytes(table.sign().to(torch.int8).view(torch.uint8).tolist())
 
