@@ -77,4 +77,5 @@ SOURCE = Source(
     find=find,
     argument="optional",
     licence="MIT (package)",
+    tasks=("vision",),
 )
