@@ -19,7 +19,6 @@ from nybble.training.data import (
     fashion_mnist,
     load_data,
     mnist5k,
-    mnist10k,
     npm,
 )
 from nybble.training.data.base import channel_statistics, stratified_split

@@ -2,7 +2,7 @@
 
 greedy   the most probable token at every place
 beam     the `size` best beginnings are kept; a finished sentence scores
-         sum of log p / ((5 + length) / 6)^alpha       (Wu et al. 2016, equation 14, without coverage)
+         sum of log p / ((5 + length) / 6)^alpha       (Wu et al. 2016, eq. 14, without coverage)
 
 The model offers encode(source) -> what decode needs, and decode(target, *that) -> logits; a model
 without them is called as model(source, target). Every step computes the whole beginning again:

@@ -1,4 +1,4 @@
-"""A bidirectional Transformer encoder with a classifier, in the manner of BERT (Devlin et al. 2019).
+"""A bidirectional Transformer encoder with a classifier, as BERT is (Devlin et al. 2019).
 
     x = token embedding + position embedding, norm, dropout;  blocks;  norm
     logits = classifier(tanh(pooler(mean of x over the real tokens)))

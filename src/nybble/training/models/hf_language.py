@@ -44,7 +44,7 @@ class ClassifierModel(nn.Module):
 
 
 class TranslationModel(nn.Module):
-    """An encoder-decoder of transformers: source [N, S], target [N, T] -> logits [N, T, vocabulary]."""
+    """An encoder-decoder of transformers: source, target so far -> logits [N, T, vocabulary]."""
 
     def __init__(self, model: nn.Module, pad: int) -> None:
         super().__init__()

@@ -9,7 +9,6 @@ None is zero. Not done: tied embeddings, weight drop.
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor, nn
 
 from nybble.training.models.blocks import dropout

@@ -22,7 +22,7 @@ from pathlib import Path
 
 from nybble.errors import UserError
 from nybble.training.data import npm
-from nybble.training.data.base import DataOptions, Found, Source
+from nybble.training.data.base import Found, Source
 from nybble.training.data.text.base import LabelData, TextData, require_parts
 from nybble.training.data.text.files import read_lines
 
@@ -41,18 +41,17 @@ def find() -> Found:
     return npm.find(_PACKAGE, "ca01")
 
 
-def load_text(argument: str = "", options: DataOptions | None = None) -> TextData:
+def load_text(argument: str = "", options: object = None) -> TextData:
     """The corpus as running text for a language model."""
     parts: dict[str, list[str]] = {"train": [], "valid": [], "test": []}
     for index, (path, _) in enumerate(_files(argument)):
         parts[_part(index)] += [" ".join(words).lower() for words in read_words(path)]
     require_parts("brown", training=parts["train"], test=parts["test"])
-    return TextData(
-        "brown", *(tuple(parts[part]) for part in ("train", "valid", "test")), notes=(_SPLIT,)
-    )
+    train, valid, test = (tuple(lines) for lines in parts.values())
+    return TextData("brown", train, valid, test, (_SPLIT,))
 
 
-def load_genres(argument: str = "", options: DataOptions | None = None) -> LabelData:
+def load_genres(argument: str = "", options: object = None) -> LabelData:
     """The corpus as chunks of 100 tokens, each with its genre."""
     parts: dict[str, list[tuple[str, int]]] = {"train": [], "valid": [], "test": []}
     for index, (path, genre) in enumerate(_files(argument)):
@@ -62,12 +61,9 @@ def load_genres(argument: str = "", options: DataOptions | None = None) -> Label
             if len(chunk) >= CHUNK // 2:
                 parts[_part(index)].append((" ".join(chunk), genre))
     require_parts("brown-genres", training=parts["train"], test=parts["test"])
-    return LabelData(
-        "brown-genres",
-        *(tuple(parts[part]) for part in ("train", "valid", "test")),
-        classes=CLASSES,
-        notes=(_SPLIT, f"chunks of {CHUNK} tokens"),
-    )
+    train, valid, test = (tuple(chunks) for chunks in parts.values())
+    notes = (_SPLIT, f"chunks of {CHUNK} tokens")
+    return LabelData("brown-genres", train, valid, test, CLASSES, notes)
 
 
 def read_words(path: Path) -> list[list[str]]:
@@ -109,11 +105,12 @@ def _part(index: int) -> str:
     return {0: "test", 5: "valid"}.get(index % 10, "train")
 
 
-SOURCE = Source(
+TEXT = Source(
     name="brown",
     usage="brown",
     summary="the Brown corpus, 1.16 million words of English: a tenth is test",
     install=INSTALL,
+    tasks=("language",),
     load=load_text,
     find=find,
     argument="optional",
@@ -124,8 +121,10 @@ GENRES = Source(
     usage="brown-genres",
     summary="the Brown corpus in chunks of 100 tokens, four genres",
     install=INSTALL,
+    tasks=("text",),
     load=load_genres,
     find=find,
     argument="optional",
     licence="redistribution permitted (README of the package)",
 )
+SOURCES = (TEXT, GENRES)

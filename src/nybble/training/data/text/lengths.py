@@ -1,8 +1,8 @@
 """Batches of sequences of different lengths: padded, and bucketed so that little is padding.
 
-Bucketing: the epoch's random order is cut in groups of `POOL` batches, each group is sorted by
-length and cut in batches, and the batches of the epoch come in random order. So a batch holds
-sequences of like length, and every epoch has other batches. A pure function of (seed, epoch).
+Bucketing: the random order of a pass is cut in groups of `POOL` batches, each group is sorted by
+length and cut in batches, and all batches come in random order. So a batch holds sequences of like
+length, and every pass has other batches. A pure function of (seed, epoch, step).
 """
 
 from __future__ import annotations
@@ -18,27 +18,43 @@ POOL = 50
 """Batches in a group that is sorted by length."""
 
 
-def bucketed(lengths: Tensor, batch_size: int, seed: int, epoch: int) -> list[Tensor]:
-    """The epoch's batches as indices; a last batch that would be smaller is left out.
+class BucketedBatches:
+    """Indices of sequences, batch by batch; a last batch that would be smaller is left out.
 
-    >>> batches = bucketed(torch.arange(100) % 10, batch_size=10, seed=0, epoch=0)
-    >>> len(batches), max(int((b % 10).max() - (b % 10).min()) for b in batches)
+    steps: steps in an epoch, None: one pass. Where they differ, passes follow each other.
+
+    >>> batches = BucketedBatches(torch.arange(100) % 10, batch_size=10, seed=0)
+    >>> chosen = [batches.batch(0, step) for step in range(batches.steps_per_epoch)]
+    >>> len(chosen), max(int((c % 10).max() - (c % 10).min()) for c in chosen)
     (10, 0)
     """
-    random = generator(seed, "order", epoch)
-    order = torch.randperm(len(lengths), generator=random)
-    batches: list[Tensor] = []
-    for start in range(0, len(order), POOL * batch_size):
-        group = order[start : start + POOL * batch_size]
-        group = group[torch.sort(lengths[group], stable=True).indices]
-        batches += [b for b in group.split(batch_size) if len(b) == batch_size]
-    return [batches[index] for index in torch.randperm(len(batches), generator=random).tolist()]
 
+    def __init__(
+        self, lengths: Tensor, batch_size: int, seed: int, steps: int | None = None
+    ) -> None:
+        self.lengths, self.seed = lengths, seed
+        self.batch_size = min(batch_size, len(lengths))
+        self.pass_steps = len(lengths) // self.batch_size
+        self.steps_per_epoch = steps or self.pass_steps
+        self._pass: tuple[int, list[Tensor]] | None = None
 
-def count_batches(count: int, batch_size: int) -> int:
-    """How many batches `bucketed` makes of `count` sequences."""
-    full, rest = divmod(count, POOL * batch_size)
-    return full * POOL + rest // batch_size
+    def batch(self, epoch: int, step: int) -> Tensor:
+        """The indices of a step's sequences, int64 [batch_size]."""
+        number, place = divmod(epoch * self.steps_per_epoch + step, self.pass_steps)
+        if self._pass is None or self._pass[0] != number:
+            self._pass = number, self._batches(number)
+        return self._pass[1][place]
+
+    def _batches(self, number: int) -> list[Tensor]:
+        random = generator(self.seed, "order", number)
+        order = torch.randperm(len(self.lengths), generator=random)
+        order = order[: self.pass_steps * self.batch_size]
+        batches: list[Tensor] = []
+        for group in order.split(POOL * self.batch_size):
+            group = group[torch.sort(self.lengths[group], stable=True).indices]
+            batches += group.split(self.batch_size)
+        mixed = torch.randperm(len(batches), generator=random).tolist()
+        return [batches[index] for index in mixed]
 
 
 def in_order_of_length(lengths: Tensor, batch_size: int) -> list[Tensor]:

@@ -10,19 +10,19 @@ from __future__ import annotations
 from pathlib import Path
 
 from nybble.errors import UserError
-from nybble.training.data.base import DataOptions, Found, Source
+from nybble.training.data.base import Found, Source
 from nybble.training.data.text.base import TextData
 from nybble.training.data.text.files import read_lines
 
 FILES = ("train.txt", "valid.txt", "test.txt")
 
 
-def load(argument: str, options: DataOptions | None = None) -> TextData:
+def load(argument: str, options: object = None) -> TextData:
     """Read the folder; UserError naming the file that is missing or cannot be used."""
     folder = Path(argument)
     if not folder.is_dir():
         raise UserError(f"The folder {folder} of text:{argument} does not exist.")
-    parts = []
+    parts: list[tuple[str, ...]] = []
     for name in FILES:
         path = folder / name
         if name == "valid.txt" and not path.exists():
@@ -30,7 +30,9 @@ def load(argument: str, options: DataOptions | None = None) -> TextData:
             continue
         if not path.is_file():
             there = ", ".join(sorted(p.name for p in folder.iterdir())[:5]) or "nothing"
-            raise UserError(f"{folder} has no {name} (it holds {there}); it needs train.txt and test.txt.")
+            raise UserError(
+                f"{folder} has no {name} (it holds {there}); it needs train.txt and test.txt."
+            )
         lines = (" ".join(line.split()) for line in read_lines(path))
         parts.append(tuple(line for line in lines if line))
     return TextData(f"text:{folder.name}", *parts)
@@ -43,6 +45,7 @@ SOURCE = Source(
     install="write train.txt and test.txt into a folder: nybble train language --data text:DIR",
     load=load,
     find=lambda: Found(None),
+    tasks=("language",),
     argument="required",
     licence="yours",
 )

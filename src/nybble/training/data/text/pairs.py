@@ -15,14 +15,14 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from nybble.errors import UserError
-from nybble.training.data.base import DataOptions, Found, Source
+from nybble.training.data.base import Found, Source
 from nybble.training.data.text.base import PairData, require_parts
 from nybble.training.data.text.files import read_lines
 
 Pairs = tuple[tuple[str, str], ...]
 
 
-def load(argument: str, options: DataOptions | None = None) -> PairData:
+def load(argument: str, options: object = None) -> PairData:
     """Read two aligned files, or a folder of them."""
     first, comma, second = argument.partition(",")
     name = f"pairs:{argument}"
@@ -111,10 +111,11 @@ def _ending(name: str) -> str:
 SOURCE = Source(
     name="pairs",
     usage="pairs:FILE,FILE",
-    summary="your translations: two aligned files, or a folder with train.X, train.Y, test.X, test.Y",
+    summary="your translations: two aligned files, or a folder with train.X, train.Y, test.X, ...",
     install="give two aligned files: nybble train translation --data pairs:FILE,FILE",
     load=load,
     find=lambda: Found(None),
+    tasks=("translation",),
     argument="required",
     licence="yours",
 )

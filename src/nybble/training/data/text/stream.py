@@ -10,8 +10,10 @@ The stream begins at another place in every epoch (it is a ring), and so are the
 Chunks (`ChunkBatches`): the stream is cut in pieces of `length`, which come in random order; where
 the first one begins is random in every epoch.
 
-Both are pure functions of (seed, epoch, step). Targets are the next tokens; -100 marks a place
-where there is none, in the last piece of a test set only.
+Both are pure functions of (seed, epoch, step). `steps` sets how many steps an epoch has: of chunks
+as many as you like (the next pass over the text begins when one ends), of carried rows at most one
+pass; an epoch of fewer is a part of the text, another one every time. Targets are the next tokens;
+-100 marks a place where there is none, in the last piece of a test set only.
 """
 
 from __future__ import annotations
@@ -52,12 +54,15 @@ class CarriedBatches:
     (6, [3, 5], True)
     """
 
-    def __init__(self, stream: Tensor, batch_size: int, length: int, seed: int) -> None:
-        self.stream, self.length, self.seed = stream, length, seed
+    def __init__(
+        self, stream: Tensor, batch_size: int, length: int, seed: int, steps: int | None = None
+    ) -> None:
+        self.stream, self.seed = stream, seed
         self.batch_size = min(batch_size, max(1, len(stream) // 2))
         self.row = len(stream) // self.batch_size
         self.length = min(length, self.row)
-        self.steps_per_epoch = self.row // self.length
+        whole = self.row // self.length
+        self.steps_per_epoch = whole if steps is None else min(steps, whole)
 
     def batch(self, epoch: int, step: int) -> tuple[Tensor, Tensor]:
         """(inputs, targets), int64 [batch_size, length]."""
@@ -78,7 +83,9 @@ class ChunkBatches:
     (2, [4, 8], True)
     """
 
-    def __init__(self, stream: Tensor, batch_size: int, length: int, seed: int) -> None:
+    def __init__(
+        self, stream: Tensor, batch_size: int, length: int, seed: int, steps: int | None = None
+    ) -> None:
         if len(stream) < 3:
             raise UserError("The training text is shorter than three tokens.")
         self.stream, self.seed = stream, seed
@@ -86,11 +93,13 @@ class ChunkBatches:
         # One piece fewer than fit, so that the random beginning is free to move.
         self.pieces = (len(stream) - 1) // self.length - 1
         self.batch_size = min(batch_size, self.pieces)
-        self.steps_per_epoch = self.pieces // self.batch_size
+        self.pass_steps = self.pieces // self.batch_size
+        self.steps_per_epoch = steps or self.pass_steps
 
     def batch(self, epoch: int, step: int) -> tuple[Tensor, Tensor]:
         """(inputs, targets), int64 [batch_size, length]."""
-        random = generator(self.seed, "order", epoch)
+        number, step = divmod(epoch * self.steps_per_epoch + step, self.pass_steps)
+        random = generator(self.seed, "order", number)
         offset = int(torch.randint(self.length, (), generator=random))
         order = torch.randperm(self.pieces, generator=random)
         chosen = order[step * self.batch_size : (step + 1) * self.batch_size]
@@ -114,7 +123,9 @@ def evaluation_rows(stream: Tensor, rows: int, length: int) -> Iterator[tuple[Te
         yield inputs[:, part].contiguous(), targets[:, part].contiguous()
 
 
-def evaluation_chunks(stream: Tensor, batch_size: int, length: int) -> Iterator[tuple[Tensor, Tensor]]:
+def evaluation_chunks(
+    stream: Tensor, batch_size: int, length: int
+) -> Iterator[tuple[Tensor, Tensor]]:
     """The stream in pieces of `length`, `batch_size` pieces a batch, the last piece filled up."""
     count = len(stream) - 1
     pieces = -(-count // length)

@@ -23,7 +23,7 @@ from typing import Any
 import torch
 
 from nybble.errors import UserError, suggest
-from nybble.training.data.base import DataOptions, Found, Source, stratified_split
+from nybble.training.data.base import Found, Source, stratified_split
 from nybble.training.data.text.base import LabelData, require_parts
 from nybble.training.data.text.files import read_text, split_lines
 
@@ -47,11 +47,9 @@ class Row:
     line: int
 
 
-def load(
-    argument: str, options: DataOptions | None = None, columns: Columns | None = None
-) -> LabelData:
+def load(argument: str, options: Columns | None = None) -> LabelData:
     """Read the table or the folder of tables."""
-    columns = columns or Columns()
+    columns = options or Columns()
     path = Path(argument)
     if path.is_dir():
         return _load_folder(path, columns)
@@ -70,7 +68,9 @@ def read_table(path: Path, columns: Columns) -> tuple[list[Row], int]:
     if not path.is_file():
         raise UserError(f"The table {path} does not exist.")
     if path.suffix.lower() not in ENDINGS:
-        raise UserError(f"{path}: a table's name ends in {', '.join(ENDINGS)}, not '{path.suffix}'.")
+        raise UserError(
+            f"{path}: a table's name ends in {', '.join(ENDINGS)}, not '{path.suffix}'."
+        )
     text = read_text(path)
     rows, left_out = [], 0
     for line, record in _records(path, text):
@@ -158,9 +158,7 @@ def _classes(rows: list[Row], path: Path) -> tuple[str, ...]:
     if len(classes) < 2:
         raise UserError(f"{path} has one class only ('{classes[0]}'); a classifier needs two.")
     if len(classes) > 1000:
-        raise UserError(
-            f"{path} has {len(classes)} classes; is the label's column the right one?"
-        )
+        raise UserError(f"{path} has {len(classes)} classes; is the label's column the right one?")
     return classes
 
 
@@ -209,6 +207,7 @@ SOURCE = Source(
     install="give a table: nybble train text --data table:FILE.csv",
     load=load,
     find=lambda: Found(None),
+    tasks=("text",),
     argument="required",
     licence="yours",
 )
