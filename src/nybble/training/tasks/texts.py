@@ -16,6 +16,7 @@ from nybble.errors import UserError
 from nybble.training.config import TrainConfig
 from nybble.training.data.text.tokenizers import KINDS
 from nybble.training.models.language import SHAPE, LanguageModel, find_model
+from nybble.training.tasks.base import FALLBACK_LR
 from nybble.training.tasks.options import Option, read_options
 
 T = TypeVar("T")
@@ -46,8 +47,17 @@ def settings_of(
 
 
 def model_training(task: str, config: TrainConfig) -> Mapping[str, Any]:
-    """Fields of TrainConfig that suit the model."""
-    return find_model(task, str(config.model)).training
+    """Fields of TrainConfig that suit the model.
+
+    With AdamW learned clips (PACT) get the full rate. They begin at what the first batch shows, and
+    a Transformer's activations grow tenfold from there; at the usual tenth of the rate the clips
+    stay behind, until every input of a layer is clipped and no gradient passes it any more.
+    """
+    own = find_model(task, str(config.model)).training
+    if (config.optimizer or own.get("optimizer")) != "adamw":
+        return own
+    lr = config.lr if config.lr is not None else own.get("lr", FALLBACK_LR["adamw"])
+    return {**own, "alpha_lr": lr}
 
 
 def shape_of(settings: Mapping[str, Any], **more: int) -> dict[str, Any]:
