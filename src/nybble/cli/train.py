@@ -20,7 +20,10 @@ _RUN, _RECIPE, _SHOW = "Training", "Recipe", "Output"
 def command(
     context: typer.Context,
     task: Annotated[
-        str, typer.Argument(help="What to train: vision, ... or your own as module:Class.")
+        str,
+        typer.Argument(
+            help="vision, language, translation, text, ... or your own as module:Class."
+        ),
     ] = "vision",
     data: Annotated[
         str | None,
@@ -29,8 +32,8 @@ def command(
     model: Annotated[
         str | None,
         typer.Option(
-            help="A model of the task (vision: cnn, resnet8, resnet14, resnet20, resnet18) or "
-            "module:function; the task's default if not given."
+            help="A model of the task (docs/training.md, docs/language.md) or module:function; the "
+            "task's default if not given."
         ),
     ] = None,
     config_file: Annotated[
@@ -110,7 +113,10 @@ def command(
         typer.Option(help="Largest norm of the gradients; 0: no limit.", rich_help_panel=_RUN),
     ] = None,
     schedule: Annotated[
-        str | None, typer.Option(help="onecycle, cosine, step or constant.", rich_help_panel=_RUN)
+        str | None,
+        typer.Option(
+            help="onecycle, cosine, step, constant, decay or inverse-sqrt.", rich_help_panel=_RUN
+        ),
     ] = None,
     warmup: Annotated[
         float | None,
