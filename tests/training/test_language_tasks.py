@@ -130,8 +130,8 @@ def test_every_model_learns_in_4_bits(
         if needed:
             pytest.importorskip(package)
     config = make(task, {"layers": "1", "heads": "2", **options}, model=model, backend="native")
-    if model in ("hf:marian", "hf:bert"):  # norm after the residual sum: 0.02 is too much
-        config = replace(config, lr=0.005)
+    if model != "lstm":  # too much for the Transformers
+        config = replace(config, lr=0.002 if model == "hf:marian" else 0.005)
     run = Run(config)
     epochs = run.train()["epochs"]
     assert epochs[-1]["train_loss"] < 0.9 * epochs[0]["train_loss"]
