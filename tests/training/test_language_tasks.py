@@ -323,7 +323,9 @@ def test_the_validation_part_and_limits(make: Make) -> None:
 
 
 def test_texts_that_are_too_long_are_cut_and_pairs_left_out(make: Make) -> None:
-    notes = make_task(make("text", {"length": "5"})).describe()["notes"]
+    task = make_task(make("text", {"length": "5"}))
+    notes = task.describe()["notes"]
+    assert task.batch(0, 0)[0][0].shape[1] == 5
     assert any(note.endswith("texts cut off after 5 tokens") for note in notes)
     pytest.importorskip("sacrebleu")
     about = make_task(make("translation", {"tokens": "word", "length": "6"})).describe()
