@@ -3,7 +3,7 @@
 A sentence is 3 to 5 recordings of one speaker, one after the other, with a pause of 50 to 150 ms of
 zeros between them, and the text "three one four". Which recordings follow which is drawn once, by a
 fixed generator, and the training sentences hold training recordings only (the split is that of
-fsdd): every recording is used in ROUNDS sentences of the training set and in one of the test set.
+fsdd): every recording is used in ROUNDS sentences of its part.
 The words are spoken, the sentences are joined: no coarticulation, no prosody over a sentence.
 """
 
@@ -34,9 +34,9 @@ def load(argument: str = "", options: SoundOptions | None = None) -> SpeechData:
     is_test, how = fsdd.split_digits(options.split, words, indices)
     sentences: list[Recording] = []
     parts: list[bool] = []
-    for part, rounds in ((False, ROUNDS), (True, 1)):
+    for part in (False, True):
         chosen = [word for word, test in zip(words, is_test, strict=True) if test == part]
-        made = join(chosen, rate, rounds, seed=int(part))
+        made = join(chosen, rate, ROUNDS, seed=int(part))
         sentences += made
         parts += [part] * len(made)
     joined = f"{SHORTEST} to {LONGEST} digits of one speaker joined to a sentence"
