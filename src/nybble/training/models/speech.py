@@ -69,9 +69,7 @@ class SWB300(nn.Module):
     ) -> None:
         super().__init__()
         self.first = nn.LSTM(bands, hidden, batch_first=True, bidirectional=True)
-        self.lstm = nn.LSTM(
-            2 * hidden, hidden, layers - 1, batch_first=True, bidirectional=True
-        )
+        self.lstm = nn.LSTM(2 * hidden, hidden, layers - 1, batch_first=True, bidirectional=True)
         self.bottleneck = nn.Linear(2 * hidden, width)
         self.classifier = nn.Linear(width, num_classes)
 
@@ -166,7 +164,6 @@ def _wav2vec2(kind: str, num_classes: int) -> nn.Module:
         ) from None
     config = transformers.Wav2Vec2Config(
         vocab_size=num_classes,
-        num_labels=num_classes,
         hidden_size=96,
         num_hidden_layers=2,
         num_attention_heads=4,
@@ -174,7 +171,6 @@ def _wav2vec2(kind: str, num_classes: int) -> nn.Module:
         conv_dim=(64,) * 5,
         conv_kernel=(10, 3, 3, 3, 2),
         conv_stride=(5, 2, 2, 2, 2),
-        num_feat_extract_layers=5,
         feat_extract_norm="layer",
         do_stable_layer_norm=True,
         num_conv_pos_embeddings=16,
@@ -190,6 +186,7 @@ def _wav2vec2(kind: str, num_classes: int) -> nn.Module:
         pad_token_id=0,
         ctc_loss_reduction="mean",
     )
+    config.num_labels = num_classes
     model: nn.Module = getattr(transformers, f"Wav2Vec2For{kind}")(config)
     return model
 

@@ -13,7 +13,7 @@ import numpy as np
 
 from nybble.training.data.audio import fsdd
 from nybble.training.data.audio.base import Recording, SoundOptions, SpeechData, make_transcribed
-from nybble.training.data.base import Found
+from nybble.training.data.base import Found, Source
 
 WORDS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
 SHORTEST, LONGEST = 3, 5
@@ -62,7 +62,22 @@ def join(words: list[Recording], rate: int, rounds: int, seed: int) -> list[Reco
 def _sentence(words: list[Recording], rate: int, random: np.random.Generator) -> Recording:
     pieces = []
     for word in words:
-        pause = int(round(rate * random.uniform(*PAUSE)))
+        pause = round(rate * random.uniform(*PAUSE))
         pieces += [word.samples, np.zeros(pause, dtype=np.int16)]
     text = " ".join(WORDS[int(word.label)] for word in words)
-    return Recording(f"'{text}' by {words[0].speaker}", np.concatenate(pieces[:-1]), text=text)
+    name = f"'{text}' by {words[0].speaker}"
+    samples = np.concatenate(pieces[:-1])
+    return Recording(name, samples, speaker=words[0].speaker, text=text)
+
+
+SOURCE = Source(
+    name="digits",
+    usage="digits:PATH",
+    summary="sentences of 3 to 5 spoken digits, joined from the recordings of fsdd:PATH",
+    install=INSTALL,
+    load=load,
+    find=find,
+    tasks=("ctc",),
+    argument="optional",
+    licence="CC BY-SA 4.0",
+)

@@ -4,8 +4,8 @@
                                  with zeros (the mean of a normalised utterance)
     padded(indices)              [B, T, bands] and lengths: whole recordings, padded to the longest
 
-The frames of all recordings lie in one float32 tensor, one after the other. A "waveform" set has one
-"band", the samples, each recording brought to zero mean and unit deviation.
+The frames of all recordings lie in one float32 tensor, one after the other. A "waveform" set has
+one "band", the samples, each recording brought to zero mean and unit deviation.
 """
 
 from __future__ import annotations

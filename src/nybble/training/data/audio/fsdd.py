@@ -30,7 +30,7 @@ from nybble.training.data.audio.base import (
 )
 from nybble.training.data.audio.names import parse_name
 from nybble.training.data.audio.wav import Samples, resample, sound_files
-from nybble.training.data.base import Found
+from nybble.training.data.base import Found, Source
 
 RATE = 8000
 TEST_BELOW = 5
@@ -145,3 +145,16 @@ def _from_archive(
         name = f"{path}[{label}_{speaker}_{index}]"
         recordings.append(Recording(name, samples, label=str(label), speaker=str(speaker)))
     return recordings, [int(index) for index in i.tolist()], rate, ()
+
+
+SOURCE = Source(
+    name="fsdd",
+    usage="fsdd:PATH",
+    summary="3,000 spoken digits by 6 speakers: a clone of the public set, or its .npz",
+    install=INSTALL,
+    load=load,
+    find=find,
+    tasks=("speech",),
+    argument="optional",
+    licence="CC BY-SA 4.0",
+)

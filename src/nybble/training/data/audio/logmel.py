@@ -120,8 +120,8 @@ def mel_filters(rate: int, fft: int, bands: int, low: float) -> Tensor:
     """float32 [fft / 2 + 1, bands]: the weight of every frequency in every band."""
     key = (rate, fft, bands, low)
     if key not in _FILTERS:
-        ends = hz_to_mel(np.array([low, rate / 2]))
-        corners = 700.0 * (10.0 ** (np.linspace(*ends, bands + 2) / 2595.0) - 1.0)
+        lowest, highest = hz_to_mel(np.array([low, rate / 2]))
+        corners = 700.0 * (10.0 ** (np.linspace(lowest, highest, bands + 2) / 2595.0) - 1.0)
         frequency = np.linspace(0, rate / 2, fft // 2 + 1)[:, None]
         left, middle, right = corners[:-2], corners[1:-1], corners[2:]
         rising = (frequency - left) / (middle - left)

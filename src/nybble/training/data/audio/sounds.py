@@ -26,7 +26,7 @@ from nybble.training.data.audio.base import (
 )
 from nybble.training.data.audio.names import parse_name
 from nybble.training.data.audio.wav import EXTENSIONS, Samples, sound_files
-from nybble.training.data.base import Found, stratified_split
+from nybble.training.data.base import Found, Source, stratified_split
 
 INSTALL = "nothing to install; the sounds are yours (.flac, .ogg, .mp3: pip install soundfile)"
 TEST_NAMES = ("test", "val", "valid", "validation")
@@ -112,3 +112,16 @@ def _labelled(folder: Path) -> list[tuple[Path, str, str]]:
 def _speaker(path: Path) -> str:
     parts = parse_name(path)
     return "" if parts is None else parts.speaker
+
+
+SOURCE = Source(
+    name="sounds",
+    usage="sounds:DIR",
+    summary="your own sounds, a sub-folder a class, or files label_speaker_index.wav",
+    install=INSTALL,
+    load=load,
+    find=find,
+    tasks=("speech",),
+    argument="required",
+    licence="yours",
+)

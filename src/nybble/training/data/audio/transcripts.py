@@ -33,7 +33,7 @@ from nybble.training.data.audio.base import (
     some,
 )
 from nybble.training.data.audio.wav import Samples
-from nybble.training.data.base import Found
+from nybble.training.data.base import Found, Source
 
 INSTALL = "nothing to install; the recordings are yours"
 LONGEST = 15.0
@@ -54,7 +54,9 @@ def clean(text: str) -> str:
     "don't press 3 waldo"
     """
     lower = unicodedata.normalize("NFC", text).replace("\u2019", "'").lower()
-    kept = "".join(c if c.isalnum() or c == "'" or unicodedata.category(c) == "Mn" else " " for c in lower)
+    kept = "".join(
+        c if c.isalnum() or c == "'" or unicodedata.category(c) == "Mn" else " " for c in lower
+    )
     return " ".join(kept.split())
 
 
@@ -114,8 +116,8 @@ def read_table(file: Path, options: SoundOptions) -> list[tuple[str, str]]:
     try:
         content = file.read_bytes().decode("utf-8-sig")
     except UnicodeDecodeError as error:
-        line = file.read_bytes()[: error.start].count(b"\n") + 1
-        raise UserError(f"{file}, line {line}: it is not UTF-8; save the file as UTF-8.") from None
+        at = file.read_bytes()[: error.start].count(b"\n") + 1
+        raise UserError(f"{file}, line {at}: it is not UTF-8; save the file as UTF-8.") from None
     except OSError as error:
         raise UserError(f"{file} cannot be read: {error}.") from None
     pairs = []
@@ -125,7 +127,9 @@ def read_table(file: Path, options: SoundOptions) -> list[tuple[str, str]]:
             continue
         path, tab, text = line.partition("\t")
         if not tab or not path:
-            raise UserError(f"{file}, line {number}: it must be path<TAB>text, it is '{line[:60]}'.")
+            raise UserError(
+                f"{file}, line {number}: it must be path<TAB>text, it is '{line[:60]}'."
+            )
         words = clean(text)
         if not words:
             if options.on_corrupt == "skip":
@@ -206,3 +210,29 @@ def read_document(document: Path) -> dict[str, str]:
         if colon and words and not line.startswith(";") and "[" not in text:
             entries[name.strip()] = words
     return entries
+
+
+SOURCES = (
+    Source(
+        name="transcripts",
+        usage="transcripts:PATH",
+        summary="your own recordings with a file of lines path<TAB>text",
+        install=INSTALL,
+        load=load,
+        find=find,
+        tasks=("ctc",),
+        argument="required",
+        licence="yours",
+    ),
+    Source(
+        name="prompts",
+        usage="prompts:LANGUAGE",
+        summary="telephone prompts with their texts, 540 a language: en, es, fr, it, ru",
+        install=PROMPTS_INSTALL,
+        load=load_prompts,
+        find=find_prompts,
+        tasks=("ctc",),
+        argument="optional",
+        licence="CC BY-SA 3.0 and CC BY 3.0",
+    ),
+)

@@ -30,7 +30,7 @@ from nybble.training.data.audio.base import (
     read_all,
 )
 from nybble.training.data.audio.wav import Samples, is_silent, sound_files
-from nybble.training.data.base import Found
+from nybble.training.data.base import Found, Source
 
 PLACE = Path("/usr/share/asterisk/sounds")
 VOICES = {
@@ -102,3 +102,16 @@ def without_shared(recordings: list[Recording]) -> tuple[list[Recording], int]:
         if len(seen[digest]) == 1 and not is_silent(recording.samples)
     ]
     return kept, len(recordings) - len(kept)
+
+
+SOURCE = Source(
+    name="voices",
+    usage="voices",
+    summary="3,300 telephone prompts by six voices, to tell apart: a fifth is test",
+    install=INSTALL,
+    load=load,
+    find=find,
+    tasks=("speech",),
+    argument="optional",
+    licence="CC BY-SA 3.0 and CC BY 3.0",
+)

@@ -34,9 +34,7 @@ def sound_files(folder: Path) -> list[Path]:
     return sorted(
         path
         for path in folder.rglob("*")
-        if path.suffix.lower() in EXTENSIONS
-        and not path.name.startswith(".")
-        and path.is_file()
+        if path.suffix.lower() in EXTENSIONS and not path.name.startswith(".") and path.is_file()
     )
 
 
