@@ -168,7 +168,7 @@ def _wav2vec2(kind: str, num_classes: int) -> nn.Module:
         num_hidden_layers=2,
         num_attention_heads=4,
         intermediate_size=192,
-        conv_dim=(64,) * 5,
+        conv_dim=(32,) * 5,
         conv_kernel=(10, 3, 3, 3, 2),
         conv_stride=(5, 2, 2, 2, 2),
         feat_extract_norm="layer",

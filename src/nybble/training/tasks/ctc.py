@@ -23,6 +23,7 @@ from nybble.training.config import TrainConfig
 from nybble.training.data.audio.features import mask_
 from nybble.training.models.speech import CTC_MODELS, build_speech_model, find_model
 from nybble.training.seeds import generator
+from nybble.training.start import begun_with
 from nybble.training.tasks import sound
 from nybble.training.tasks.base import Task
 from nybble.training.tasks.options import Option
@@ -62,6 +63,7 @@ class CTCTask(Task):
         name: model.defaults for name, model in CTC_MODELS.items()
     }
     options: ClassVar[Mapping[str, Option]] = sound.OPTIONS
+    inherits: ClassVar[tuple[str, ...]] = sound.INHERITS
     uses: ClassVar[tuple[str, ...]] = ("augmentation", "on_corrupt")
     scores_training = False
 
@@ -74,6 +76,8 @@ class CTCTask(Task):
         self.features = sound.make_features(self.data, known, values)
         self.waveform = known is not None and known.hears == "waveform"
         self.alphabet = Alphabet([self.data.texts[i] for i in self.data.train.tolist()])
+        if (trained := begun_with(config.start).get("alphabet")) is not None:
+            self.alphabet = self.alphabet.within(trained, self.data.name)
         self.codes = [self.alphabet.encode(text) for text in self.data.texts]
         self.output_lengths: Callable[[Tensor], Tensor] = lambda lengths: lengths
         self.batch_size = min(config.batch_size, len(self.data.train))

@@ -15,25 +15,27 @@ from nybble.training.data.audio.base import SoundOptions, SpeechData
 from nybble.training.data.audio.features import FeatureSet
 from nybble.training.data.audio.logmel import NORMALISATIONS, LogMel
 from nybble.training.models.speech import SpeechModel
+from nybble.training.start import begun_with
 from nybble.training.tasks.options import Option, read_options
 
 OPTIONS: Mapping[str, Option] = {
-    "split": Option(str, "official", "official, or speakers:NAME,NAME to test on."),
-    "train_speakers": Option(str, "", "Train on these speakers only: NAME,NAME."),
+    "split": Option(str, "official", "official, speakers:NAME,NAME (to test on), fsdd: index:N."),
+    "speakers": Option(str, "", "Use the recordings of these speakers only: NAME,NAME."),
     "rate": Option(int, None, "Sampling rate; the set's own if not given.", low=1000),
     "bands": Option(int, 40, "Bands of the log-mel front end.", low=8, high=128),
     "normalise": Option(str, "utterance", "Normalisation of each utterance.", NORMALISATIONS),
 }
+INHERITS = ("rate", "bands", "normalise")
 AUGMENTATIONS = ("none", "shift", "specaugment")
 
 
 def load_recordings(config: ResolvedConfig) -> tuple[SpeechData, dict[str, Any]]:
     """The set that `config` names, with its parts as limited, and the options' values."""
     values = read_options(config.task, OPTIONS, _own(config))
-    options = SoundOptions(values["split"], values["rate"], config.on_corrupt)
+    options = SoundOptions(values["split"], values["rate"], config.on_corrupt, values["speakers"])
     data: SpeechData = load_data(config.data, options, config.task)
-    if values["train_speakers"]:
-        data = only_speakers(data, values["train_speakers"])
+    if classes := begun_with(config.start).get("classes"):
+        data = with_classes(data, tuple(classes))
     return limited(data, config.limit_train, config.limit_test), values
 
 
@@ -41,21 +43,15 @@ def _own(config: ResolvedConfig) -> tuple[tuple[str, str], ...]:
     return tuple((key, text) for key, text in config.task_options if key in OPTIONS)
 
 
-def only_speakers(data: SpeechData, wanted: str) -> SpeechData:
-    """The set with the training recordings of some speakers, and all of its test."""
-    names = [name.strip() for name in wanted.split(",") if name.strip()]
-    known = sorted(set(data.speakers) - {""})
-    for name in names:
-        if name not in known:
-            raise UserError(
-                f"train_speakers={wanted}: {data.name} has no speaker '{name}'; it has "
-                f"{', '.join(known) or 'none that it names'}.{suggest(name, known)}"
-            )
-    keep = torch.tensor([data.speakers[i] in names for i in data.train.tolist()])
-    if not keep.any():
-        raise UserError(f"train_speakers={wanted} leaves no training recording of {data.name}.")
-    note = f"training: the speakers {', '.join(names)}"
-    return replace(data, train=data.train[keep], notes=(*data.notes, note))
+def with_classes(data: SpeechData, classes: tuple[str, ...]) -> SpeechData:
+    """The set with the classes that a model was trained on, of which it may lack some."""
+    if other := sorted(set(data.classes) - set(classes)):
+        raise UserError(
+            f"{data.name} has the class '{other[0]}', which the model was not trained on; it knows "
+            f"{', '.join(classes)}."
+        )
+    number = torch.tensor([classes.index(label) for label in data.classes])
+    return replace(data, labels=number[data.labels], classes=classes)
 
 
 def limited(data: SpeechData, train: int | None, test: int | None) -> SpeechData:

@@ -52,6 +52,7 @@ class SpeechTask(Task):
         **sound.OPTIONS,
         "seconds": Option(float, None, "Window; the set's own if not given.", low=0.1, high=60),
     }
+    inherits: ClassVar[tuple[str, ...]] = (*sound.INHERITS, "seconds")
     uses: ClassVar[tuple[str, ...]] = ("label_smoothing", "augmentation", "on_corrupt")
 
     def __init__(self, config: TrainConfig) -> None:

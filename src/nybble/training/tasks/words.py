@@ -72,6 +72,15 @@ class Alphabet:
     def __len__(self) -> int:
         return len(self.characters) + 1
 
+    def within(self, trained: str, name: str) -> Alphabet:
+        """The alphabet `trained` of a model, if it has every character of this one."""
+        if other := sorted(set(self.characters) - set(trained)):
+            raise UserError(
+                f"The transcripts of {name} have the character '{other[0]}', which the model was "
+                f"not trained on; it knows '{trained}'."
+            )
+        return Alphabet([trained])
+
     def encode(self, text: str) -> Tensor:
         """int64 classes of the text; characters that were not trained on are left out."""
         return torch.tensor([self._class[c] for c in text if c in self._class], dtype=torch.int64)

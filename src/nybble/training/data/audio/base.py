@@ -29,11 +29,13 @@ class SoundOptions:
     rate: the sampling rate to bring every recording to; None is the set's own (of a folder: that
     of most of its files).
     on_corrupt: "stop" or "skip", for a file that cannot be read.
+    speakers: "a,b" leaves out the recordings of everybody else; "" leaves out none.
     """
 
     split: str = ""
     rate: int | None = None
     on_corrupt: str = "stop"
+    speakers: str = ""
 
     def __post_init__(self) -> None:
         if self.on_corrupt not in ("stop", "skip"):
@@ -239,12 +241,25 @@ def in_test_fifth(name: str) -> bool:
     return int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], "little") % 5 == 0
 
 
+def by_speakers(name: str, wanted: str, speakers: Sequence[str]) -> list[int]:
+    """The indices of the recordings of `wanted` ("a,b"); of all recordings for ""."""
+    if not wanted:
+        return list(range(len(speakers)))
+    names = _names(wanted)
+    check_speakers(name, names, speakers)
+    return [index for index, speaker in enumerate(speakers) if speaker in names]
+
+
+def _names(text: str) -> list[str]:
+    return [name.strip() for name in text.split(",") if name.strip()]
+
+
 def split_by_speakers(name: str, split: str, speakers: Sequence[str]) -> list[bool] | None:
     """For "speakers:a,b": whether each recording is by one of them; None for another split."""
     kind, _, argument = split.partition(":")
     if kind != "speakers":
         return None
-    wanted = [speaker.strip() for speaker in argument.split(",") if speaker.strip()]
+    wanted = _names(argument)
     check_speakers(name, wanted, speakers)
     return [speaker in wanted for speaker in speakers]
 

@@ -6,8 +6,8 @@ the end), y (labels), s (speakers), i (indices). `fsdd` alone takes the clone fr
 free-spoken-digit-dataset below the current one, or beside it.
 
 Every recording is cut after one second and its zeros at the end are dropped, so both forms give the
-same samples. Splits: the official one (index below 5 is test), or `speakers:theo,nicolas`, who are
-heard in the test only; `digits:...` (connected_digits.py) makes sentences of the same recordings.
+same samples. Splits: the official one (index below 5 is test), `index:N` (below N), or
+`speakers:theo,nicolas`, who are heard in the test only; `digits:...` (connected_digits.py) makes sentences of the same recordings.
 CC BY-SA 4.0, Zohar Jackson and others.
 """
 
@@ -24,6 +24,7 @@ from nybble.training.data.audio.base import (
     Recording,
     SoundOptions,
     SpeechData,
+    by_speakers,
     make_labelled,
     read_all,
     split_by_speakers,
@@ -57,12 +58,17 @@ def split_digits(
     split: str, recordings: Sequence[Recording], indices: Sequence[int]
 ) -> tuple[list[bool], str]:
     """Whether each recording is test, and a note that says how it was decided."""
-    by_speakers = split_by_speakers("fsdd", split, [r.speaker for r in recordings])
-    if by_speakers is not None:
-        return by_speakers, f"test: the speakers {split.partition(':')[2]}"
-    if split not in ("", "official"):
-        raise UserError(f"fsdd has no split '{split}'; choose official or speakers:NAME,NAME.")
-    return [index < TEST_BELOW for index in indices], f"test: index below {TEST_BELOW} (official)"
+    held_out = split_by_speakers("fsdd", split, [r.speaker for r in recordings])
+    if held_out is not None:
+        return held_out, f"test: the speakers {split.partition(':')[2]}"
+    kind, _, number = split.partition(":")
+    if split not in ("", "official") and not (kind == "index" and number.isdecimal()):
+        raise UserError(
+            f"fsdd has no split '{split}'; choose official, speakers:NAME,NAME or index:N."
+        )
+    below = int(number) if kind == "index" else TEST_BELOW
+    how = f"test: index below {below}" + (" (official)" if below == TEST_BELOW else "")
+    return [index < below for index in indices], how
 
 
 def read_digits(
@@ -80,8 +86,10 @@ def read_digits(
         raise UserError(f"fsdd:{place} does not exist. Install the set with: {INSTALL}")
     found = _from_archive(path, options) if path.is_file() else _from_clone(path, options)
     recordings, indices, rate, notes = found
+    if options.speakers:
+        notes += (f"only the speakers {options.speakers}",)
     order = sorted(
-        range(len(recordings)),
+        by_speakers("fsdd", options.speakers, [r.speaker for r in recordings]),
         key=lambda k: (recordings[k].label, recordings[k].speaker, indices[k]),
     )
     return [recordings[k] for k in order], [indices[k] for k in order], rate, notes

@@ -20,6 +20,7 @@ from nybble.training.data.audio.base import (
     Recording,
     SoundOptions,
     SpeechData,
+    by_speakers,
     make_labelled,
     read_all,
     split_by_speakers,
@@ -63,9 +64,11 @@ def load(argument: str, options: SoundOptions | None = None) -> SpeechData:
 
     recordings, rate, notes = read_all(paths, make, options)
     name = f"sounds:{folder.name}"
-    by_speakers = split_by_speakers(name, options.split, [r.speaker for r in recordings])
-    if by_speakers is not None:
-        is_test, how = by_speakers, f"test: the speakers {options.split.partition(':')[2]}"
+    kept = by_speakers(name, options.speakers, [r.speaker for r in recordings])
+    recordings = [recordings[index] for index in kept]
+    held_out = split_by_speakers(name, options.split, [r.speaker for r in recordings])
+    if held_out is not None:
+        is_test, how = held_out, f"test: the speakers {options.split.partition(':')[2]}"
     elif options.split not in ("", "official"):
         raise UserError(f"{name} has no split '{options.split}'; write speakers:NAME,NAME.")
     elif parted:

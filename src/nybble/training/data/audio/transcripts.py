@@ -27,6 +27,7 @@ from nybble.training.data.audio.base import (
     Recording,
     SoundOptions,
     SpeechData,
+    by_speakers,
     in_test_fifth,
     make_transcribed,
     read_all,
@@ -68,6 +69,7 @@ def find() -> Found:
 def load(argument: str, options: SoundOptions | None = None) -> SpeechData:
     """Load the recordings that the file or folder `argument` lists."""
     options = options or SoundOptions()
+    by_speakers("transcripts", options.speakers, ())
     place = Path(argument)
     if not place.exists():
         raise UserError(f"transcripts:{argument}: {place} does not exist.")
@@ -164,6 +166,7 @@ def _document(language: str) -> Path:
 def load_prompts(argument: str = "", options: SoundOptions | None = None) -> SpeechData:
     """Load the prompts of one language with their texts."""
     options = options or SoundOptions()
+    by_speakers("transcripts", options.speakers, ())
     language = argument or "en"
     if language not in LANGUAGES:
         raise UserError(

@@ -25,6 +25,7 @@ from nybble.training.data.audio.base import (
     Recording,
     SoundOptions,
     SpeechData,
+    by_speakers,
     in_test_fifth,
     make_labelled,
     read_all,
@@ -59,6 +60,7 @@ def _missing(place: Path) -> list[str]:
 def load(argument: str = "", options: SoundOptions | None = None) -> SpeechData:
     """Load the voices; UserError with the install command when one is missing."""
     options = options or SoundOptions()
+    by_speakers("voices", options.speakers, ())
     if options.split not in ("", "official"):
         raise UserError(f"voices has no split '{options.split}'; it has one, by prompts: official.")
     place = Path(argument) if argument else PLACE

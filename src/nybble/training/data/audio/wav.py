@@ -81,7 +81,8 @@ def is_silent(samples: Samples) -> bool:
 
 def _sixteen_bits(values: NDArray[Any]) -> Samples:
     """Samples in [-1, 1) as int16."""
-    return np.clip(np.rint(values * 32768), -32768, 32767).astype(np.int16)
+    samples: Samples = np.clip(np.rint(values * 32768), -32768, 32767).astype(np.int16)
+    return samples
 
 
 def _read_wav(path: Path) -> tuple[NDArray[Any], int]:
