@@ -75,6 +75,13 @@ def command(
         float | None,
         typer.Option(help="Weight decay of learned clips.", rich_help_panel=_RECIPE),
     ] = None,
+    start: Annotated[
+        str | None,
+        typer.Option(
+            "--from",
+            help="A run's folder or checkpoint: begin with the model that it trained.",
+        ),
+    ] = None,
     seed: Annotated[int, typer.Option(help="Initial weights, order of batches, augmentation.")] = 0,
     epochs: Annotated[int | None, typer.Option(help="Passes over the training set.")] = None,
     batch_size: Annotated[

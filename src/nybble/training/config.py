@@ -63,6 +63,7 @@ class TrainConfig:
     of `nybble.param_groups`. loss_scale: a power of two, None is the recipe's.
     activations: what normalisation, activation functions and the like keep for backward: `none`
     leaves them as they are (docs/memory.md).
+    start: the folder of a run (or a checkpoint of it) whose trained model this run begins with.
     task_options: pairs (key, value) that the task alone understands (`Task.options`).
     limit_train, limit_test: use only that many items (which ones: the same for every run).
     channels_last: keep images and weights in that memory layout, in which convolutions on CPUs are
@@ -79,6 +80,7 @@ class TrainConfig:
     recipe: str = "sun2020"
     rules: tuple[tuple[str, str], ...] = ()
     task_options: tuple[tuple[str, str], ...] = ()
+    start: str | None = None
     seed: int = 0
     epochs: int | None = None
     batch_size: int | None = None
@@ -161,7 +163,9 @@ class TrainConfig:
         if self.out is not None:
             return Path(self.out)
         whole = self.resolved()
-        parts = (self.task, whole.data, whole.model, self.recipe, f"s{self.seed}")
+        parts = [self.task, whole.data, whole.model, self.recipe, f"s{self.seed}"]
+        if self.start is not None:
+            parts.append(f"from-{Path(self.start).resolve().name}")
         return Path("runs") / folder_name("-".join(parts))
 
     def to_dict(self) -> dict[str, Any]:

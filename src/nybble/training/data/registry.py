@@ -22,6 +22,11 @@ MODULES: tuple[str, ...] = (
     "hf",
     # language
     # speech
+    "audio.voices",
+    "audio.fsdd",
+    "audio.sounds",
+    "audio.connected_digits",
+    "audio.transcripts",
 )
 """Files of this folder ("text.brown" is text/brown.py). They import their packages in `load`."""
 

@@ -1,6 +1,7 @@
 """From a configuration with gaps (None: the task's default) to one that says everything.
 
-Order: what the user gave; the task's defaults for the model; `base.FALLBACK`. A learning rate of
+Order: what the user gave; what a run inherits from the one that it starts from; the task's
+defaults for the model; `base.FALLBACK`. A learning rate of
 the task belongs to the optimizer that the task names: with another one the fall-back rate is used.
 """
 
@@ -10,6 +11,7 @@ from dataclasses import fields, replace
 from typing import TYPE_CHECKING, Any
 
 from nybble.errors import UserError
+from nybble.training import start
 from nybble.training.config import PARTIAL_FIELDS, ResolvedConfig, TrainConfig
 from nybble.training.tasks.base import FALLBACK, FALLBACK_LR
 from nybble.training.tasks.options import complete_options
@@ -31,6 +33,8 @@ def resolve(config: TrainConfig, task: type[Task]) -> ResolvedConfig:
                 f"The task {config.task} does not use {name} (--{name.replace('_', '-')}); "
                 "leave it out."
             )
+    if config.start is not None:
+        config = _as_begun(config, task, config.start)
     config = replace(
         config,
         data=task.default_data if config.data is None else config.data,
@@ -46,4 +50,28 @@ def resolve(config: TrainConfig, task: type[Task]) -> ResolvedConfig:
         optimizer = str(config.optimizer or values["optimizer"])
         same = own.get("optimizer", FALLBACK["optimizer"]) == optimizer
         values["lr"] = own["lr"] if same and "lr" in own else FALLBACK_LR[optimizer]
+        if config.start is not None:
+            values["lr"] *= start.RATE
     return ResolvedConfig(**{**vars(config), **values})
+
+
+def _as_begun(config: TrainConfig, task: type[Task], path: str) -> TrainConfig:
+    """`config` with the model and the model's options of the run that it starts from."""
+    begun = start.config_of(path)
+    if begun["task"] != config.task:
+        raise UserError(
+            f"--from {path}: that run's task is {begun['task']}, not {config.task}; "
+            f"write nybble train {begun['task']}."
+        )
+    if config.model not in (None, begun["model"]):
+        raise UserError(
+            f"--from {path}: that run's model is {begun['model']}, not {config.model}; "
+            "leave --model out."
+        )
+    given = {key for key, _ in config.task_options}
+    taken = tuple(
+        (str(key), str(text))
+        for key, text in begun.get("task_options") or ()
+        if key in task.inherits and key not in given
+    )
+    return replace(config, model=begun["model"], task_options=config.task_options + taken)
