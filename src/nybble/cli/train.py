@@ -79,9 +79,13 @@ def command(
         str | None,
         typer.Option(
             "--from",
-            help="A run's folder or checkpoint: begin with the model that it trained.",
+            help="A run's folder, a checkpoint or a file of nybble.save: begin with that model.",
         ),
     ] = None,
+    new_head: Annotated[
+        bool,
+        typer.Option("--new-head", help="With --from: the last layer begins anew."),
+    ] = False,
     seed: Annotated[int, typer.Option(help="Initial weights, order of batches, augmentation.")] = 0,
     epochs: Annotated[int | None, typer.Option(help="Passes over the training set.")] = None,
     batch_size: Annotated[

@@ -63,7 +63,8 @@ class TrainConfig:
     of `nybble.param_groups`. loss_scale: a power of two, None is the recipe's.
     activations: what normalisation, activation functions and the like keep for backward: `none`
     leaves them as they are (docs/memory.md).
-    start: the folder of a run (or a checkpoint of it) whose trained model this run begins with.
+    start: what this run's model begins with: the folder of a run, a checkpoint of it, or a file of
+    `nybble.save`; new_head: its last layer begins anew.
     task_options: pairs (key, value) that the task alone understands (`Task.options`).
     limit_train, limit_test: use only that many items (which ones: the same for every run).
     channels_last: keep images and weights in that memory layout, in which convolutions on CPUs are
@@ -81,6 +82,7 @@ class TrainConfig:
     rules: tuple[tuple[str, str], ...] = ()
     task_options: tuple[tuple[str, str], ...] = ()
     start: str | None = None
+    new_head: bool = False
     seed: int = 0
     epochs: int | None = None
     batch_size: int | None = None
@@ -141,6 +143,8 @@ class TrainConfig:
             raise UserError(f"warmup is a share of the run, 0 <= warmup < 1, not {self.warmup}.")
         if self.label_smoothing is not None and not 0 <= self.label_smoothing < 1:
             raise UserError(f"label_smoothing must be in [0, 1), not {self.label_smoothing}.")
+        if self.new_head and self.start is None:
+            raise UserError("--new-head starts the last layer of a trained model anew; add --from.")
         repeated = [key for key, _ in self.task_options]
         for key in set(repeated):
             if repeated.count(key) > 1:

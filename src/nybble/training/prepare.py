@@ -53,7 +53,7 @@ def begin(model: nn.Module, config: TrainConfig) -> dict[str, Any] | None:
     """Load the trained model that the run starts from; what to record of it, or None."""
     if config.start is None:
         return None
-    return take_weights(model, config.start, config.recipe)
+    return take_weights(model, config)
 
 
 def environment() -> dict[str, Any]:

@@ -76,7 +76,7 @@ class CTCTask(Task):
         self.features = sound.make_features(self.data, known, values)
         self.waveform = known is not None and known.hears == "waveform"
         self.alphabet = Alphabet([self.data.texts[i] for i in self.data.train.tolist()])
-        if (trained := begun_with(config.start).get("alphabet")) is not None:
+        if (trained := begun_with(config).get("alphabet")) is not None:
             self.alphabet = self.alphabet.within(trained, self.data.name)
         self.codes = [self.alphabet.encode(text) for text in self.data.texts]
         self.output_lengths: Callable[[Tensor], Tensor] = lambda lengths: lengths

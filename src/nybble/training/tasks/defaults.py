@@ -1,13 +1,14 @@
 """From a configuration with gaps (None: the task's default) to one that says everything.
 
-Order: what the user gave; what a run inherits from the one that it starts from; the task's
-defaults for the model; `base.FALLBACK`. A learning rate of
-the task belongs to the optimizer that the task names: with another one the fall-back rate is used.
+Order: what the user gave; what a run inherits from the one that it starts from; the task's defaults
+for the model; `base.FALLBACK`. A learning rate of the task belongs to the optimizer that the task
+names: with another one the fall-back rate is used.
 """
 
 from __future__ import annotations
 
 from dataclasses import fields, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nybble.errors import UserError
@@ -56,8 +57,15 @@ def resolve(config: TrainConfig, task: type[Task]) -> ResolvedConfig:
 
 
 def _as_begun(config: TrainConfig, task: type[Task], path: str) -> TrainConfig:
-    """`config` with the model and the model's options of the run that it starts from."""
+    """`config` with the model and the model's options of the run that it starts from.
+
+    A recorded configuration says all of that itself: it can be read when the source is gone."""
+    given = {key for key, _ in config.task_options}
+    if config.model is not None and config.lr is not None and not Path(path).exists():
+        return config
     begun = start.config_of(path)
+    if not begun:  # a file of weights alone
+        return config
     if begun["task"] != config.task:
         raise UserError(
             f"--from {path}: that run's task is {begun['task']}, not {config.task}; "
@@ -68,7 +76,6 @@ def _as_begun(config: TrainConfig, task: type[Task], path: str) -> TrainConfig:
             f"--from {path}: that run's model is {begun['model']}, not {config.model}; "
             "leave --model out."
         )
-    given = {key for key, _ in config.task_options}
     taken = tuple(
         (str(key), str(text))
         for key, text in begun.get("task_options") or ()

@@ -15,7 +15,7 @@ from nybble.training.data.audio.base import SoundOptions, SpeechData
 from nybble.training.data.audio.features import FeatureSet
 from nybble.training.data.audio.logmel import NORMALISATIONS, LogMel
 from nybble.training.models.speech import SpeechModel
-from nybble.training.start import begun_with
+from nybble.training.start import begun_with, class_numbers
 from nybble.training.tasks.options import Option, read_options
 
 OPTIONS: Mapping[str, Option] = {
@@ -34,7 +34,7 @@ def load_recordings(config: ResolvedConfig) -> tuple[SpeechData, dict[str, Any]]
     values = read_options(config.task, OPTIONS, _own(config))
     options = SoundOptions(values["split"], values["rate"], config.on_corrupt, values["speakers"])
     data: SpeechData = load_data(config.data, options, config.task)
-    if classes := begun_with(config.start).get("classes"):
+    if classes := begun_with(config).get("classes"):
         data = with_classes(data, tuple(classes))
     return limited(data, config.limit_train, config.limit_test), values
 
@@ -45,12 +45,7 @@ def _own(config: ResolvedConfig) -> tuple[tuple[str, str], ...]:
 
 def with_classes(data: SpeechData, classes: tuple[str, ...]) -> SpeechData:
     """The set with the classes that a model was trained on, of which it may lack some."""
-    if other := sorted(set(data.classes) - set(classes)):
-        raise UserError(
-            f"{data.name} has the class '{other[0]}', which the model was not trained on; it knows "
-            f"{', '.join(classes)}."
-        )
-    number = torch.tensor([classes.index(label) for label in data.classes])
+    number = class_numbers(data.name, data.classes, classes)
     return replace(data, labels=number[data.labels], classes=classes)
 
 

@@ -16,6 +16,7 @@ from nybble.training.config import TrainConfig
 from nybble.training.data import DataOptions, ImageData, load_data
 from nybble.training.data.batches import Batches
 from nybble.training.models.registry import build_model, check_model_name, default_lr
+from nybble.training.start import begun_with, class_numbers
 from nybble.training.tasks.base import FALLBACK, FALLBACK_LR, Task
 
 TEST_BATCH = 500
@@ -49,6 +50,8 @@ class VisionTask(Task):
         self.config = config = config.resolved()
         check_model_name(config.model)
         data = load_data(config.data, DataOptions(config.resize, config.on_corrupt))
+        if classes := begun_with(config).get("classes"):
+            data = with_classes(data, tuple(classes))
         self.data = limit(data, config.limit_train, config.limit_test)
         self.batches = Batches(self.data, config.batch_size, config.seed, config.augmentation)
         self.steps_per_epoch = self.batches.steps_per_epoch
@@ -114,6 +117,14 @@ class VisionTask(Task):
 
     def summarise(self, scores: Sequence[tuple[float, int]]) -> float:
         return sum(correct for correct, _ in scores) / sum(count for _, count in scores)
+
+
+def with_classes(data: ImageData, classes: tuple[str, ...]) -> ImageData:
+    """The set with the classes that a model was trained on, of which it may lack some."""
+    number = class_numbers(data.name, data.classes, classes)
+    if classes == tuple(data.classes):
+        return data
+    return replace(data, classes=classes, train_y=number[data.train_y], test_y=number[data.test_y])
 
 
 def fingerprint(data: ImageData) -> str:
