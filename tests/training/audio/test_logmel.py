@@ -91,7 +91,9 @@ def test_short_and_silent_recordings() -> None:
 
 
 def test_normalisations() -> None:
-    features = torch.randn(50, 40, generator=torch.Generator().manual_seed(0)) * 3 + torch.arange(40)
+    features = torch.randn(50, 40, generator=torch.Generator().manual_seed(0)) * 3 + torch.arange(
+        40
+    )
     whole = normalise(features, "utterance")
     assert whole.mean().abs() < 1e-5 and (whole.square().mean() - 1).abs() < 1e-5
     assert whole.mean(0).abs().max() > 1  # the spectrum stays

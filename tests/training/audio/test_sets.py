@@ -159,7 +159,9 @@ def write_voices(place: Path) -> None:
 
 def test_voices(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(voices, "PLACE", tmp_path / "sounds")
-    with pytest.raises(UserError, match="voices is not installed.*Install it with: apt-get install"):
+    with pytest.raises(
+        UserError, match="voices is not installed.*Install it with: apt-get install"
+    ):
         load_data("voices", task="speech")
     assert voices.find().path is None and len(voices.find().looked_in) == 6
     write_voices(tmp_path / "sounds")

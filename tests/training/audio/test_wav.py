@@ -75,7 +75,10 @@ def whole(tmp_path: Path) -> bytes:
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
-        (lambda raw: raw[:-100], "is cut off: its header promises 1600 bytes of sound, it holds 15"),
+        (
+            lambda raw: raw[:-100],
+            "is cut off: its header promises 1600 bytes of sound, it holds 15",
+        ),
         (lambda raw: raw[:44], "is cut off"),
         (lambda raw: raw[:36], "no data chunk"),
         (lambda raw: raw[:20], "no samples|cannot be read"),
@@ -132,7 +135,9 @@ def test_mu_law_without_soundfile(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     (tmp_path / "u.wav").write_bytes(bytes(raw))
     find_spec = importlib.util.find_spec
     monkeypatch.setattr(
-        wav.importlib.util, "find_spec", lambda name: None if name == "soundfile" else find_spec(name)
+        wav.importlib.util,
+        "find_spec",
+        lambda name: None if name == "soundfile" else find_spec(name),
     )
     with pytest.raises(UserError, match=r"u\.wav cannot be read.*pip install soundfile"):
         read_sound(tmp_path / "u.wav")
