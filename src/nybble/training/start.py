@@ -165,14 +165,19 @@ def _run_folder(place: Path) -> Path:
 
 
 def _open(path: str) -> Source:
+    """What `path` means, read once for the task and for the weights."""
     place = Path(path)
     if not place.exists():
         raise UserError(f"--from {path}: there is no such file or folder.")
-    return _open_at(str(place.resolve()), path, place.stat().st_mtime_ns)
+    files = [place]
+    if not _is_file_of_save(place):
+        files = sorted((_run_folder(place) / CHECKPOINTS).glob("step-*"))
+    stamps = tuple((file.name, file.stat().st_mtime_ns) for file in files)
+    return _open_at(str(place.resolve()), path, stamps)
 
 
 @lru_cache(maxsize=1)
-def _open_at(place: str, path: str, changed: int) -> Source:
+def _open_at(place: str, path: str, stamps: tuple[tuple[str, int], ...]) -> Source:
     file = Path(place)
     if _is_file_of_save(file):
         try:

@@ -4,9 +4,8 @@
               mean over time -> classes
     swb300    the paper's speech model in its shape: 4 bidirectional LSTM layers of 512 a direction.
               Its 256 wide linear bottleneck is that of IBM's acoustic models of the time; the paper
-              trains it on 300 hours of Switchboard to tell 32,000 states apart (`--set` cannot: it
-              takes the classes of the data). The first layer is a module of its own, so that a
-              recipe's rule for the first layer means that layer and not the whole stack.
+              trains on 300 hours of Switchboard to tell the 32,000 states of an acoustic model
+              apart, here it is the classes of the data.
     cnn       four 3x3 convolutions with batch norm over frames x bands, mean over both
     wav2vec2  transformers' Wav2Vec2ForSequenceClassification, small, from samples, from scratch
 
@@ -68,13 +67,12 @@ class SWB300(nn.Module):
         self, num_classes: int, bands: int, hidden: int = 512, layers: int = 4, width: int = 256
     ) -> None:
         super().__init__()
-        self.first = nn.LSTM(bands, hidden, batch_first=True, bidirectional=True)
-        self.lstm = nn.LSTM(2 * hidden, hidden, layers - 1, batch_first=True, bidirectional=True)
+        self.lstm = nn.LSTM(bands, hidden, layers, batch_first=True, bidirectional=True)
         self.bottleneck = nn.Linear(2 * hidden, width)
         self.classifier = nn.Linear(width, num_classes)
 
     def forward(self, x: Tensor) -> Tensor:
-        states, _ = self.lstm(self.first(x)[0])
+        states, _ = self.lstm(x)
         logits: Tensor = self.classifier(self.bottleneck(states).mean(1))
         return logits
 

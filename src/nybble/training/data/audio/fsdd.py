@@ -7,7 +7,8 @@ free-spoken-digit-dataset below the current one, or beside it.
 
 Every recording is cut after one second and its zeros at the end are dropped, so both forms give the
 same samples. Splits: the official one (index below 5 is test), `index:N` (below N), or
-`speakers:theo,nicolas`, who are heard in the test only; `digits:...` (connected_digits.py) makes sentences of the same recordings.
+`speakers:theo,nicolas`, who are heard in the test only. `digits:...` (connected_digits.py) makes
+sentences of the same recordings.
 CC BY-SA 4.0, Zohar Jackson and others.
 """
 

@@ -104,10 +104,10 @@ def normalise(features: Tensor, how: str) -> Tensor:
     if how == "none":
         return features
     dims = (0,) if how == "bands" else (0, 1)
-    mean = features.mean(dims, keepdim=True)
-    centred = features - mean
+    wide = features.double()  # so that silence comes out as zeros and not as rounding errors
+    centred = wide - wide.mean(dims, keepdim=True)
     deviation = centred.square().mean(dims, keepdim=True).sqrt()
-    return centred / deviation.clamp(min=MIN_DEVIATION)
+    return (centred / deviation.clamp(min=MIN_DEVIATION)).float()
 
 
 def hz_to_mel(hz: NDArray[np.float64]) -> NDArray[np.float64]:
