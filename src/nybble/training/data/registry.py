@@ -21,6 +21,11 @@ MODULES: tuple[str, ...] = (
     "folder",
     "hf",
     # language
+    "text.brown",
+    "text.lines",
+    "text.verses",
+    "text.pairs",
+    "text.table",
     # speech
     "audio.voices",
     "audio.fsdd",

@@ -53,6 +53,8 @@ def resolve(config: TrainConfig, task: type[Task]) -> ResolvedConfig:
         values["lr"] = own["lr"] if same and "lr" in own else FALLBACK_LR[optimizer]
         if config.start is not None:
             values["lr"] *= start.RATE
+    if config.alpha_lr is None:
+        values["alpha_lr"] = own.get("alpha_lr")
     return ResolvedConfig(**{**vars(config), **values})
 
 
