@@ -15,9 +15,9 @@ from nybble.errors import UserError
 from nybble.training.config import TrainConfig
 from nybble.training.data import DataOptions, ImageData, load_data
 from nybble.training.data.batches import Batches
-from nybble.training.models.registry import build_model, check_model_name, default_lr
+from nybble.training.models.registry import build_model, check_model_name, training_of
 from nybble.training.start import begun_with, class_numbers
-from nybble.training.tasks.base import FALLBACK, FALLBACK_LR, Task
+from nybble.training.tasks.base import Task
 
 TEST_BATCH = 500
 
@@ -40,11 +40,7 @@ class VisionTask(Task):
 
     @classmethod
     def defaults_for(cls, config: TrainConfig) -> Mapping[str, Any]:
-        """SGD's rate is the model's at batch 128, in proportion to the batch."""
-        batch = config.batch_size or FALLBACK["batch_size"]
-        rates = {**FALLBACK_LR, "sgd": default_lr(str(config.model)) * batch / 128}
-        optimizer = config.optimizer or FALLBACK["optimizer"]
-        return {"optimizer": optimizer, "lr": rates[optimizer]}
+        return training_of(str(config.model), config.batch_size, config.optimizer)
 
     def __init__(self, config: TrainConfig) -> None:
         self.config = config = config.resolved()
@@ -70,8 +66,9 @@ class VisionTask(Task):
         }
 
     def model(self) -> nn.Module:
+        data, config = self.data, self.config
         model = build_model(
-            self.config.model, len(self.data.classes), self.data.channels, self.config.zero_init
+            config.model, len(data.classes), data.channels, config.zero_init, max(data.size)
         )
         self.check(model)
         return model
@@ -84,7 +81,7 @@ class VisionTask(Task):
         was_training = model.training
         try:
             with torch.no_grad():
-                output = model.eval()(inputs)
+                output = logits_of(model.eval()(inputs))
         except Exception as error:
             raise UserError(
                 f"{asked}: given images {shape} it raised {type(error).__name__}: {error}"
@@ -106,17 +103,23 @@ class VisionTask(Task):
         for start in range(0, len(self.data.test_x), TEST_BATCH):
             yield self.batches.test_batch(start, TEST_BATCH)
 
-    def loss(self, output: Tensor, target: Tensor) -> Tensor:
-        return F.cross_entropy(output, target, label_smoothing=self.config.label_smoothing)
+    def loss(self, output: Any, target: Tensor) -> Tensor:
+        logits = logits_of(output)
+        return F.cross_entropy(logits, target, label_smoothing=self.config.label_smoothing)
 
     def weight(self, target: Tensor) -> int:
         return len(target)
 
-    def score(self, output: Tensor, target: Tensor) -> tuple[float, int]:
-        return float((output.argmax(1) == target).sum()), len(target)
+    def score(self, output: Any, target: Tensor) -> tuple[float, int]:
+        return float((logits_of(output).argmax(1) == target).sum()), len(target)
 
     def summarise(self, scores: Sequence[tuple[float, int]]) -> float:
         return sum(correct for correct, _ in scores) / sum(count for _, count in scores)
+
+
+def logits_of(output: Any) -> Any:
+    """The output itself, or its `logits` (transformers' models)."""
+    return getattr(output, "logits", output)
 
 
 def with_classes(data: ImageData, classes: tuple[str, ...]) -> ImageData:
