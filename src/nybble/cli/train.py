@@ -126,7 +126,8 @@ def command(
     schedule: Annotated[
         str | None,
         typer.Option(
-            help="onecycle, cosine, step, constant, decay or inverse-sqrt.", rich_help_panel=_RUN
+            help="onecycle, cosine, step, thirds, constant, decay or inverse-sqrt.",
+            rich_help_panel=_RUN,
         ),
     ] = None,
     warmup: Annotated[

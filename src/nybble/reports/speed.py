@@ -306,7 +306,7 @@ def _limit(record: Record) -> Blocks:
     lines = [
         f"{made['model']}, {made['recipe']} (what other layers keep for backward: "
         f"{_activations(made)}), {threads(made['threads'])}, limit {size(made['limit'])} for the "
-        f"whole process: imports, model, optimizer-free steps ({made['steps']}).",
+        f"whole process, imports included; {made['steps']} steps without an optimizer.",
     ]
     batches = record["batch"]
     if record["ratio"]:

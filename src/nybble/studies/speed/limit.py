@@ -1,7 +1,8 @@
 """The largest batch that trains within a limit of memory, float32 against 4 bits.
 
-A batch fits when the largest resident memory of a process that imports everything, builds the model
-and takes `steps` steps stays within the limit: the whole process counts, as it does for a container.
+A batch fits when the largest resident memory of a process that imports everything, builds the
+model and takes `steps` steps stays within the limit: the whole process counts, as it does for a
+container. The steps are forward and backward, without an optimizer.
 Every batch is tried in a fresh process (`memory_child.py`). Memory is nearly linear in the batch,
 so the next batch is where the line through the two nearest measurements meets the limit, kept
 inside what is known to fit and not to fit; the search ends when the two are neighbours, or less

@@ -20,6 +20,7 @@ MODULES: tuple[str, ...] = (
     "cifar10",
     "folder",
     "hf",
+    "image_files",
     # language
     "text.brown",
     "text.lines",

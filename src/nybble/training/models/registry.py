@@ -50,10 +50,16 @@ MODELS: dict[str, ModelSpec] = {
     "resnet20": ModelSpec(resnet.resnet20, 0.2, "ResNet-20, 272 thousand weights", True),
     "resnet18": ModelSpec(resnet.resnet18, 0.1, "ResNet-18 (CIFAR form), 11 million weights", True),
     "mobilenetv2": ModelSpec(
-        mobilenet.mobilenetv2, 0.1, "MobileNetV2 (CIFAR form), 2.2 million weights"
+        mobilenet.mobilenetv2,
+        0.2,
+        "MobileNetV2 (CIFAR form), 2.2 million weights",
+        training={"epochs": 4, "batch_size": 64},
     ),
     "mobilenetv2x05": ModelSpec(
-        mobilenet.mobilenetv2x05, 0.1, "MobileNetV2 of half the width, 700 thousand weights"
+        mobilenet.mobilenetv2x05,
+        0.2,
+        "MobileNetV2 of half the width, 700 thousand weights",
+        training={"batch_size": 64},
     ),
     "vgg11": ModelSpec(plain.vgg11, 0.05, "VGG-11 with batch norm, 9.2 million weights"),
     "alexnet": ModelSpec(plain.alexnet, 0.02, "AlexNet for small images, 5 million weights"),
@@ -62,7 +68,11 @@ MODELS: dict[str, ModelSpec] = {
     ),
     "hf:resnet": ModelSpec(hf_vision.resnet, 0.1, "transformers' ResNet", sized=True),
     "hf:mobilenetv2": ModelSpec(
-        hf_vision.mobilenetv2, 0.05, "transformers' MobileNetV2", sized=True
+        hf_vision.mobilenetv2,
+        0.1,
+        "transformers' MobileNetV2",
+        sized=True,
+        training={"epochs": 4, "batch_size": 64},
     ),
     "hf:vit": ModelSpec(
         hf_vision.vit, 1e-3, "transformers' ViT", sized=True, training=_TRANSFORMER
