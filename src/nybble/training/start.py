@@ -60,14 +60,8 @@ def config_of(path: str) -> Mapping[str, Any]:
         raise UserError(f"--from {path}: {file} cannot be read ({error}).") from None
 
 
-def _open(path: str) -> Checkpoint:
-    """The checkpoint that `path` means, read once for the task and for the weights."""
-    files = sorted((run_folder_of(path) / "checkpoints").glob("step-*"))
-    return _read(path, tuple((file.name, file.stat().st_mtime_ns) for file in files))
-
-
 @lru_cache(maxsize=1)
-def _read(path: str, files: tuple[tuple[str, int], ...]) -> Checkpoint:
+def _opened(path: str) -> Checkpoint:
     place = Path(path)
     if place.is_file():
         return read_checkpoint(place)
@@ -79,7 +73,7 @@ def _read(path: str, files: tuple[tuple[str, int], ...]) -> Checkpoint:
 
 def begun_with(path: str | None) -> Mapping[str, Any]:
     """What the run said about its data (classes, alphabet, ...); empty without a `--from`."""
-    return {} if path is None else dict(_open(path).content["data"])
+    return {} if path is None else dict(_opened(path).content["data"])
 
 
 def take_weights(model: nn.Module, path: str, recipe: str) -> dict[str, Any]:
@@ -88,10 +82,10 @@ def take_weights(model: nn.Module, path: str, recipe: str) -> dict[str, Any]:
     Raises:
         UserError: a layer is missing or has another shape; the model is then unchanged.
     """
-    found = _open(path)
+    found = _opened(path)
     saved: dict[str, Tensor] = found.content["model"]
     same = config_of(path).get("recipe") == recipe
-    _read.cache_clear()
+    _opened.cache_clear()
     own = model.state_dict()
     taken = {
         key: tensor

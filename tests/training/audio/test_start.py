@@ -1,4 +1,4 @@
-"""Starting from a trained model: what is taken over, what is refused, and that resuming is exact."""
+"""Starting from a trained model: what is taken over, what is refused; resuming is exact."""
 
 from __future__ import annotations
 
@@ -152,9 +152,11 @@ def test_refused(trained: Make, tiny_speech: Make, digits: Path, tmp_path: Path)
     shutil.copytree(out, empty)
     shutil.rmtree(empty / "checkpoints")
     refused("has no checkpoint yet", start=str(empty))
-    newest = sorted(Path(str(out)).glob("checkpoints/*.safetensors"))[-1]
+    damaged = tmp_path / "damaged"
+    shutil.copytree(out, damaged)
+    newest = sorted(damaged.glob("checkpoints/*.safetensors"))[-1]
     newest.write_bytes(newest.read_bytes()[:-1])
-    refused("No checkpoint in .* can be used")
+    refused(r"No checkpoint in .* can be used", start=str(damaged))
 
 
 def test_a_head_that_does_not_fit_is_named(tiny: Make, tmp_path: Path, tiny_data: str) -> None:
