@@ -58,7 +58,7 @@ def test_personalise(tmp_path, capsys):
         new="bob",
         own=4,
         limit=64,
-        batch=LIMITED_BATCH,
+        batch=40,
         epochs=1,
         own_epochs=1,
         out=str(tmp_path / "runs"),
@@ -66,7 +66,7 @@ def test_personalise(tmp_path, capsys):
         quiet=True,
     )
     assert not found["float32"]["fits"] and found["4 bits"]["fits"]
-    assert found["float32"]["largest"] < LIMITED_BATCH <= found["4 bits"]["largest"]
+    assert found["float32"]["largest"] < 40 <= found["4 bits"]["largest"]
     assert 0 < found["4 bits"]["peak_bytes"] <= 64 << 20
     assert found["4 bits"]["record"]["start"]["from"].endswith("base")
     text = capsys.readouterr().out
