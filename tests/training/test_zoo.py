@@ -129,5 +129,5 @@ def test_training_defaults() -> None:
     assert (vit.optimizer, vit.lr, vit.weight_decay, vit.clip_norm) == ("adamw", 1e-3, 0.05, 1.0)
     with_sgd = TrainConfig(model="vit-tiny", optimizer="sgd").resolved()
     assert (with_sgd.lr, with_sgd.weight_decay) == (0.1, 5e-4)
-    with pytest.raises(UserError, match="Unknown model 'hf:resnett'.*Did you mean 'hf:resnet'"):
+    with pytest.raises(UserError, match=r"Unknown model 'hf:resnett'.*Did you mean 'hf:resnet'"):
         build_model("hf:resnett", 10, 3)
