@@ -61,7 +61,7 @@ def test_batches_are_functions_of_seed_and_position(pictures: Callable[..., str]
     # Without augmentation the middle, and labels that belong to the images.
     left = images[:, :, :, :8].mean((1, 2, 3))
     assert left[labels == 1].min() > left[labels == 0].max()
-    with pytest.raises(UserError, match="Unknown augmentation 'crop'.*parts"):
+    with pytest.raises(UserError, match=r"Unknown augmentation 'crop'.*parts"):
         FileBatches(data, 4, 0, "crop")
 
 
@@ -86,9 +86,7 @@ def test_boxes() -> None:
     draws = torch.rand(500, 4, generator=torch.Generator().manual_seed(0)).tolist()
     boxes = [part((200, 100), d) for d in draws]
     areas = [(r - x) * (b - t) / 20000 for x, t, r, b in boxes]
-    assert all(
-        x >= 0 and t >= 0 and r <= 200 + 1e-9 and b <= 100 + 1e-9 for x, t, r, b in boxes
-    )
+    assert all(x >= 0 and t >= 0 and r <= 200 + 1e-9 and b <= 100 + 1e-9 for x, t, r, b in boxes)
     assert min(areas) >= 0.08 - 1e-9 and max(areas) <= 1 and min(areas) < 0.12
 
 
