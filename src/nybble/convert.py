@@ -6,6 +6,12 @@
 
 A layer changes its class, nothing else: parameters, buffers, hooks, names and every reference to
 it stay. Layers whose class nybble does not know are left alone and listed by `summary`.
+
+Each Gemm of a recurrent layer counts as a layer (`lstm.ih_l0`); a rule that names the whole means
+all of them. In a network that begins with a recurrent layer, its first input-hidden Gemm (one for
+each direction) is the first layer, unless an embedding stands before it, which is then the first
+and stays as it is; in one that ends with a recurrent layer, all Gemms of its top layer are the
+last.
 """
 
 from __future__ import annotations
@@ -27,14 +33,21 @@ from nybble.nn.memory import (
     resolve_memory,
     restore_memory,
 )
-from nybble.nn.registry import converted_class, layer_types, quantized_layers
+from nybble.nn.recurrent import (
+    Recurrent,
+    RecurrentGemm,
+    attach_gemm,
+    recurrent_class,
+    top_names,
+)
+from nybble.nn.registry import converted_class, layer_names, layer_types, quantized_layers
 from nybble.nn.state import QuantizedLayer
 from nybble.ops.dispatch import choose_backend, runs_native
 from nybble.ops.geometry import Geometry
-from nybble.ops.native.plan import GEMMS, why_not
+from nybble.ops.native.plan import GEMMS, Reason, why_not
+from nybble.ops.native.recurrent import why_not_native
 from nybble.ops.spec import LayerSpec
 from nybble.recipes import LayerFacts, Recipe, get_recipe
-from nybble.recipes.recipe import name_matches
 
 Rules = Mapping[str, "str | Recipe | LayerSpec | None"]
 Inputs = Literal["unsigned", "signed"]
@@ -91,23 +104,21 @@ def convert(
     layers = convertible_layers(model)
     if strict:
         refuse_unconverted(model)
-    user_rules = _user_rules(rules or {}, [facts.name for facts, _ in layers])
+    user_rules = _user_rules(rules or {}, [facts for facts, _ in layers])
     planned = []
     for index, (facts, module) in enumerate(layers):
         spec, why = _resolve(facts, user_rules, chosen)
         if spec is not None and spec.quantizes:
             planned.append((index, facts.name, module, spec, why))
+        elif facts.owner is not None:  # the rest of its layer may be converted
+            planned.append((index, facts.name, module, LayerSpec(), why))
+    planned = _without_float(planned)
     if strict:  # before the first layer is changed
         for _, name, module, spec, _ in planned:
             refuse_fallback(name, module, spec, backend)
     for index, name, module, spec, why in planned:
-        cls = converted_class(module)
-        if cls is None:
-            raise TypeError(f"{name} lost its class while it was converted")
-        module.__class__ = cls
-        if not isinstance(module, QuantizedLayer):
-            raise TypeError(f"{cls.__name__} is no QuantizedLayer")
-        module.attach_(
+        layer = quantized_form(name, module)
+        layer.attach_(
             spec,
             name=name,
             rule=why,
@@ -117,8 +128,8 @@ def convert(
             index=index,
             inputs=inputs,
         )
-        if runs_native(backend, module.weight):
-            channels_last_(module)
+        if runs_native(backend, layer.weight):
+            channels_last_(layer)
     if not layers and chosen.spec.quantizes:
         warnings.warn(
             f"convert found no layer that {chosen.name} could convert in {type(model).__name__};"
@@ -140,18 +151,31 @@ def revert(model: nn.Module) -> nn.Module:
     """
     layers = list(quantized_layers(model))
     for name, layer in layers:
-        if type(layer).__bases__[0] is not QuantizedLayer:
+        whole = layer.nybble_owner if isinstance(layer, RecurrentGemm) else layer
+        if not issubclass(type(whole).__bases__[0], QuantizedLayer | Recurrent):
             raise UserError(
                 f"revert: layer {name!r} was changed after its conversion (its class is"
-                f" {type(layer).__name__}): take the parametrization away first"
+                f" {type(whole).__name__}): take the parametrization away first"
             )
     restore_memory(model)
     allow_fast_paths(model)
     for _, layer in layers:
-        layer.detach_()
-        # (QuantizedLayer, torch's class): the second base is what the layer was.
-        layer.__class__ = type(layer).__bases__[1]
+        layer.revert_()
     return model
+
+
+def quantized_form(name: str, module: nn.Module) -> QuantizedLayer:
+    """The layer `name` with its class changed, or the Gemm of that name of a recurrent layer;
+    without its state yet."""
+    if recurrent_class(module) is not None or isinstance(module, Recurrent):
+        return attach_gemm(module, name.rpartition(".")[2])
+    cls = converted_class(module)
+    if cls is None:
+        raise TypeError(f"{name} lost its class while it was converted")
+    module.__class__ = cls
+    if not isinstance(module, QuantizedLayer):
+        raise TypeError(f"{cls.__name__} is no QuantizedLayer")
+    return module
 
 
 def loss_scale(model: nn.Module) -> float:
@@ -165,22 +189,29 @@ def loss_scale(model: nn.Module) -> float:
 
 
 def convertible_layers(model: nn.Module) -> list[tuple[LayerFacts, nn.Module]]:
-    """(facts, module) of every layer that has a converted class, in module order."""
-    found = [
-        (name, module)
-        for name, module in model.named_modules()
-        if converted_class(module) is not None or isinstance(module, QuantizedLayer)
-    ]
-    types = [layer_types(module) for _, module in found]
+    """(facts, module) of every layer that has a converted class, in module order; of each Gemm of
+    a recurrent layer, with that layer as module."""
+    found: list[tuple[str, str, nn.Module]] = []
+    embedded = False
+    for owner, module in model.named_modules():
+        if not found and isinstance(module, nn.Embedding):
+            embedded = True
+        found += [(name, owner, module) for name in layer_names(owner, module)]
+    types = [layer_types(module) for _, _, module in found]
     family = _family(types)
     layers = []
-    for i, (name, module) in enumerate(found):
+    for i, (name, owner, module) in enumerate(found):
         position = set()
-        if i == 0:
+        part, whole = None, None
+        if recurrent_class(module) is not None:
+            part, whole = name.rpartition(".")[2], owner
+            first, last = top_names(module)
+            first = set() if embedded else first
+        if module is found[0][2] and (part is None or part in first):
             position.add("first")
-        if i == len(found) - 1:
+        if module is found[-1][2] and (part is None or part in last):
             position.add("last")
-        layers.append((LayerFacts(name, types[i], frozenset(position), family), module))
+        layers.append((LayerFacts(name, types[i], frozenset(position), family, whole), module))
     return layers
 
 
@@ -189,7 +220,7 @@ def unconverted_layers(model: nn.Module) -> list[tuple[str, str]]:
     and are not converted: nothing is silently skipped."""
     missed = []
     for name, module in model.named_modules():
-        if isinstance(module, QuantizedLayer):
+        if isinstance(module, QuantizedLayer | Recurrent):
             continue
         weights = [
             p for p in module.parameters(recurse=False) if p.dim() >= 2 and p.is_floating_point()
@@ -201,7 +232,7 @@ def unconverted_layers(model: nn.Module) -> list[tuple[str, str]]:
 
 def refuse_unconverted(model: nn.Module) -> None:
     """Raise UserError if some layer with weights has no converted class."""
-    known = {name for facts, _ in convertible_layers(model) for name in [facts.name]}
+    known = {name for facts, _ in convertible_layers(model) for name in (facts.name, facts.owner)}
     missed = [f"{n} ({cls})" for n, cls in unconverted_layers(model) if n not in known]
     if missed:
         raise UserError(
@@ -212,16 +243,35 @@ def refuse_unconverted(model: nn.Module) -> None:
 
 def refuse_fallback(name: str, module: nn.Module, spec: LayerSpec, backend: str) -> None:
     """Raise UserError if a Gemm of a native layer would fall back to the reference backend."""
-    weight = module.weight
+    weight = next(module.parameters()) if layer_part(name, module) else module.weight
     if not isinstance(weight, Tensor) or not runs_native(backend, weight):
         return
     for gemm in GEMMS:
-        reason = why_not(spec, layer_geometry(module), gemm)
+        reason = reason_not_native(module, spec, gemm, layer_part(name, module))
         if reason is not None and not reason.by_recipe:
             raise UserError(
                 f"strict=True: the {gemm} Gemm of {name} would run on the reference backend"
                 f" ({reason.text}); use backend='reference' or strict=False"
             )
+
+
+def layer_part(name: str, module: nn.Module) -> str | None:
+    """Which Gemm of a recurrent layer `name` is; None for other layers."""
+    if isinstance(module, RecurrentGemm):
+        return module.nybble_part
+    return name.rpartition(".")[2] if recurrent_class(module) is not None else None
+
+
+def reason_not_native(
+    module: nn.Module, spec: LayerSpec, gemm: str, part: str | None = None
+) -> Reason | None:
+    """Why a Gemm of a native layer runs on the reference backend; None if it does not."""
+    if isinstance(module, RecurrentGemm):
+        part = module.nybble_part
+        module = module.nybble_owner
+    if part is None or part.startswith("ih") or gemm == "grad_weight":
+        return why_not(spec, Geometry("linear") if part else layer_geometry(module), gemm)
+    return why_not_native(spec, gemm, bool(getattr(module, "proj_size", 0)))
 
 
 def layer_geometry(module: nn.Module) -> Geometry:
@@ -249,7 +299,19 @@ def _family(types: list[frozenset[str]]) -> frozenset[str]:
     return frozenset({"bottleneck"}) if 2 * ones > len(convs) else frozenset()
 
 
-def _user_rules(rules: Rules, names: list[str]) -> list[tuple[str, LayerSpec | Recipe | None]]:
+Planned = tuple[int, str, nn.Module, LayerSpec, str]
+
+
+def _without_float(planned: list[Planned]) -> list[Planned]:
+    """Recurrent layers of which no Gemm leaves float32 stay torch's own."""
+    changed = {id(module) for _, _, module, spec, _ in planned if spec.quantizes}
+    return [entry for entry in planned if id(entry[2]) in changed]
+
+
+def _user_rules(
+    rules: Rules, layers: list[LayerFacts]
+) -> list[tuple[str, LayerSpec | Recipe | None]]:
+    names = list(dict.fromkeys(facts.owner or facts.name for facts in layers))
     resolved: list[tuple[str, LayerSpec | Recipe | None]] = []
     if not isinstance(rules, Mapping):
         raise UserError(f"rules is {rules!r}: use a dict, layer name -> recipe, LayerSpec or None")
@@ -260,7 +322,7 @@ def _user_rules(rules: Rules, names: list[str]) -> list[tuple[str, LayerSpec | R
             raise UserError(
                 f"rule {pattern!r} is {value!r}: use a recipe, a LayerSpec, or None for float32"
             )
-        if not any(name_matches(pattern, name) for name in names):
+        if not any(facts.named(pattern) for facts in layers):
             shown = ", ".join(names[:8]) + (", ..." if len(names) > 8 else "")
             raise UserError(
                 f"rule {pattern!r} matches no layer; the layers are {shown}."
@@ -274,7 +336,7 @@ def _resolve(
     facts: LayerFacts, user_rules: list[tuple[str, LayerSpec | Recipe | None]], recipe: Recipe
 ) -> tuple[LayerSpec | None, str]:
     for pattern, value in user_rules:
-        if name_matches(pattern, facts.name):
+        if facts.named(pattern):
             spec = value.spec if isinstance(value, Recipe) else value
             return spec, f"user rule {pattern}"
     spec, rule = recipe.resolve(facts)

@@ -24,10 +24,11 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from nybble.convert import quantized_form
 from nybble.errors import UserError
 from nybble.nn.fastpath import block_fast_paths
-from nybble.nn.registry import converted_class, quantized_layers
-from nybble.nn.state import STATE, QuantizedLayer
+from nybble.nn.registry import layer_names, quantized_layers
+from nybble.nn.state import STATE
 from nybble.ops.dispatch import choose_backend
 from nybble.ops.spec import LayerSpec
 from nybble.quantizers.storage import digest
@@ -142,13 +143,13 @@ def _match(model: nn.Module, layers: dict[str, dict[str, Any]], path: Path) -> N
     present = dict(quantized_layers(model))
     if not present:
         modules = dict(model.named_modules())
+        owners = {n: m for owner, m in modules.items() for n in layer_names(owner, m)}
         found = []
         for name, info in layers.items():
-            module = modules.get(name)
-            cls = None if module is None else converted_class(module)
-            if module is None or cls is None:
+            module = owners.get(name)
+            if module is None:
                 raise UserError(f"load: {path} has a converted layer {name!r}, the model has none")
-            found.append((module, cls, name, info))
+            found.append((name, module, info))
         for entry in found:
             _attach(*entry)
         block_fast_paths(model)
@@ -164,11 +165,9 @@ def _match(model: nn.Module, layers: dict[str, dict[str, Any]], path: Path) -> N
             )
 
 
-def _attach(module: nn.Module, cls: type[QuantizedLayer], name: str, info: dict[str, Any]) -> None:
-    module.__class__ = cls
-    if not isinstance(module, QuantizedLayer):
-        raise TypeError(f"{cls.__name__} is no QuantizedLayer")
-    module.attach_(name=name, backend=choose_backend("auto"), inputs=None, **info)
+def _attach(name: str, module: nn.Module, info: dict[str, Any]) -> None:
+    layer = quantized_form(name, module)
+    layer.attach_(name=name, backend=choose_backend("auto"), inputs=None, **info)
 
 
 def _check_shapes(own: dict[str, Tensor], tensors: dict[str, Tensor], path: Path) -> None:

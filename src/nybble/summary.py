@@ -8,8 +8,9 @@ A Gemm that is not needed (grad_input of a layer whose input has no gradient, gr
 frozen weight) has no MACs.
 
 Products that belong to no layer listed here (attention's QK^T and PV, `nn.Conv1d`, ...) are counted
-by `products.py` and stand in one line, so that the shares are those of the whole model. Not done
-here: fused recurrent layers, whose products it does not see; they are named as not converted.
+by `products.py` and stand in one line, so that the shares are those of the whole model. A converted
+recurrent layer has the rows of its Gemms, with the MACs of all time steps. Not done here: fused
+recurrent layers, whose products it does not see; they are named as not converted.
 """
 
 from __future__ import annotations
@@ -22,16 +23,16 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from nybble.convert import layer_geometry, loss_scale, unconverted_layers
+from nybble.convert import loss_scale, reason_not_native, unconverted_layers
 from nybble.errors import UserError
 from nybble.nn.memory import not_joined
 from nybble.nn.memory.base import passive
 from nybble.nn.memory.report import Kept, KeptWatch
+from nybble.nn.recurrent import RecurrentGemm
 from nybble.nn.registry import converted_class
 from nybble.nn.state import QuantizedLayer
 from nybble.ops.dispatch import runs_native
 from nybble.ops.native import active_isa
-from nybble.ops.native.plan import why_not
 from nybble.ops.spec import LayerSpec, Slot
 from nybble.products import OtherProducts
 
@@ -244,7 +245,7 @@ def _row(
     backend, fallback = _backend(module, spec, gemm)
     return Row(
         layer=name,
-        type=type(module).__name__,
+        type=type(module.nybble_owner if isinstance(module, RecurrentGemm) else module).__name__,
         gemm=gemm,
         left="fp32" if left is None else left.format.name,
         right="fp32" if right is None else right.format.name,
@@ -271,7 +272,7 @@ def _backend(module: nn.Module, spec: LayerSpec, gemm: str) -> tuple[str, str]:
         return "torch", ""
     if not runs_native(module.nybble_backend, module.weight):
         return "reference", ""
-    reason = why_not(spec, layer_geometry(module), gemm)
+    reason = reason_not_native(module, spec, gemm)
     if reason is None:
         return f"native {active_isa()}", ""
     return "reference", "" if reason.by_recipe else reason.text
@@ -305,11 +306,20 @@ def _leave(
     def hook(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
         stack.pop()
         inputs = (*args, *kwargs.values())
-        if isinstance(output, Tensor):
-            macs = _macs(module, output)
-            calls[name] = calls.get(name, 0) + macs
-            if any(isinstance(x, Tensor) and x.requires_grad for x in inputs):
-                flowing[name] = flowing.get(name, 0) + macs
+        flows = any(isinstance(x, Tensor) and x.requires_grad for x in inputs)
+        counted = {}
+        if isinstance(module, RecurrentGemm):
+            rows = (output if isinstance(output, Tensor) else output[0]).shape[0]
+            counted = {
+                name.removesuffix(module.nybble_part) + part: rows * weight.numel()
+                for part, weight in module.products()
+            }
+        elif isinstance(output, Tensor):
+            counted = {name: _macs(module, output)}
+        for layer, macs in counted.items():
+            calls[layer] = calls.get(layer, 0) + macs
+            if flows:
+                flowing[layer] = flowing.get(layer, 0) + macs
 
     return hook
 

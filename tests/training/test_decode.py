@@ -40,6 +40,10 @@ GREEDY_IS_WRONG = {
     (1,): {EOS: 1.0},
     # source 2: never ends
     **{(2, *(A,) * n): {A: 1.0} for n in range(10)},
+    # source 3: nothing has p = 0.4, "a a" 0.336, which is more for its length
+    (3,): {EOS: 0.4, A: 0.6},
+    (3, A): {A: 0.7, EOS: 0.3},
+    (3, A, A): {EOS: 0.8, A: 0.2},
 }
 
 
@@ -53,6 +57,12 @@ def test_greedy_and_beam(form: str) -> None:
     assert greedy(model, source, BOS, EOS, 5) == [[A, A], [], [A] * 5, [A, A]]
     assert beam(model, source, BOS, EOS, 5, size=2, alpha=0.0) == [[B, A], [], [A] * 5, [B, A]]
     assert beam(model, source, BOS, EOS, 5, size=1, alpha=0.0)[0] == [A, A]
+
+
+def test_the_length_penalty() -> None:
+    source = torch.tensor([[3]])
+    assert beam(Table(GREEDY_IS_WRONG), source, BOS, EOS, 5, size=3, alpha=0.0) == [[]]
+    assert beam(Table(GREEDY_IS_WRONG), source, BOS, EOS, 5, size=3, alpha=1.0) == [[A, A]]
 
 
 def test_a_wide_beam_finds_what_trying_everything_finds() -> None:

@@ -12,11 +12,13 @@ from math import prod
 from typing import Literal
 
 from nybble.errors import UserError
+from nybble.formats.hash_once import hash_once
 
 Kind = Literal["linear", "conv2d"]
 KINDS: tuple[Kind, ...] = ("linear", "conv2d")
 
 
+@hash_once
 @dataclass(frozen=True)
 class Geometry:
     """One layer's Gemm: `kind`, and for convolutions stride, padding, dilation and groups.

@@ -22,6 +22,7 @@ from torch import Tensor
 import nybble._core as core
 from nybble.formats import LogFormat, LogNearest, get_format
 from nybble.ops.native import rules
+from nybble.quantizers import get_quantizer
 
 CANARY = 64
 SIZES = (-1, 0, 1, 2, 3, 5, 63, 65, 2**16, 2**31 - 1, 2**31, 2**40, 2**46, 2**61, 2**62, 2**63 - 1)
@@ -165,6 +166,18 @@ def pack_log(a: Arena) -> list[Any]:
     return [*_pack(a), *a.bytes(packed(_N)), *_mask(a), rule, THREADS]
 
 
+def quantize_integer(a: Arena) -> list[Any]:
+    rule = rules.fit_rule(get_quantizer("uint4·pact(unsigned)"))
+    clip, codes, mask = a.array(1, torch.float32, 0x3F), a.bytes(packed(_N)), a.bytes((_N + 7) // 8)
+    return [*a.floats(_N), _N, rule, *clip, *codes, *mask, *a.floats(1), THREADS]
+
+
+def quantize_gradient(a: Arena) -> list[Any]:
+    rule = rules.log_rule(LogFormat(4, 4), LogFormat(4, 4).odd(), LogNearest("1.6"))
+    codes = *a.bytes(packed(_N)), *a.bytes(packed(_N))
+    return [*a.floats(_N), _N, 16.0, rule, 0.5, 0.25, *codes, *a.floats(4), THREADS]
+
+
 def pack_thresholds(a: Arena) -> list[Any]:
     fmt = get_format("fp4_e2m1")
     rule = rules.threshold_rule(fmt, fmt.default_rounding)
@@ -238,6 +251,28 @@ def slope_grad(a: Arena) -> list[Any]:
     return [a.floats(203), a.bytes(packed(203)), 203, a.floats(203), THREADS]
 
 
+def _sequence(a: Arena, cell: int, high: int) -> list[Any]:
+    shape = (cell, [3, 3, 2], False, 9, THREADS)
+    rule = rules.threshold_rule(get_format("fp4_e2m1"), get_format("fp4_e2m1").default_rounding)
+    table = a.array(16, torch.int16, 1)
+    return [shape, (2, rule, 1.0, 0.5, table, -high, high)]
+
+
+def sequence_forward(a: Arena) -> list[Any]:
+    states = [a.floats(8 * 36), a.floats(27), a.floats(27), a.floats(72)]  # gx, h, c, y
+    kept = [a.floats(8 * 36), a.floats(72), a.floats(72)]
+    weights = (*_operand(a, 36 * 9)[:5], True)
+    return [*_sequence(a, 2, 12), weights, a.floats(36), a.floats(36), *states, *kept]
+
+
+def sequence_backward(a: Arena) -> list[Any]:
+    kept = [a.floats(72), a.floats(8 * 36), a.floats(72)]  # y, gates, before
+    grads = [a.floats(72), a.floats(27), a.floats(27), a.floats(8 * 27), a.floats(8 * 27)]
+    weights = (*_operand(a, 27 * 9)[:5], False)
+    clip = [a.bytes(9), a.bytes(packed(72)), bytes(16), True]
+    return [*_sequence(a, 3, 12), weights, a.floats(9), *clip, *kept, *grads]
+
+
 CALLS = {
     name: maker
     for name, maker in list(globals().items())
@@ -253,6 +288,10 @@ HARMLESS = {
     "isa",
     "isas",
     "max_threads",
+    "pool_release",
+    "pool_use",
+    "sequence_fits",
+    "take",
     "unpack4",
     "use_isa",
     "version",

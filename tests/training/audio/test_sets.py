@@ -115,7 +115,7 @@ def test_digits_missing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
     monkeypatch.chdir(tmp_path)
     with pytest.raises(UserError, match="Install it with: git clone https"):
         load_data("fsdd", task="speech")
-    with pytest.raises(UserError, match="does not exist. Install the set with: git clone"):
+    with pytest.raises(UserError, match=r"does not exist\. Install the set with: git clone"):
         load_data("fsdd:nowhere", task="speech")
     write_digits(tmp_path / "free-spoken-digit-dataset" / "recordings", "01", 6)
     assert fsdd.find().path == "free-spoken-digit-dataset"
@@ -160,7 +160,7 @@ def write_voices(place: Path) -> None:
 def test_voices(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(voices, "PLACE", tmp_path / "sounds")
     with pytest.raises(
-        UserError, match="voices is not installed.*Install it with: apt-get install"
+        UserError, match=r"voices is not installed.*Install it with: apt-get install"
     ):
         load_data("voices", task="speech")
     assert voices.find().path is None and len(voices.find().looked_in) == 6

@@ -1,4 +1,4 @@
-"""The tasks speech and ctc: every model learns in 4 bits, stops and resumes, and is scored right."""
+"""The tasks speech and ctc: every model learns in 4 bits, resumes exactly, is scored right."""
 
 from __future__ import annotations
 

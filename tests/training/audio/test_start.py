@@ -1,4 +1,4 @@
-"""Starting from a trained model of speech: what is taken over, what is refused, and that resuming is exact."""
+"""Starting from a trained model: what is taken over, what is refused; resuming is exact."""
 
 from __future__ import annotations
 
@@ -152,9 +152,29 @@ def test_refused(trained: Make, tiny_speech: Make, digits: Path, tmp_path: Path)
     shutil.copytree(out, empty)
     shutil.rmtree(empty / "checkpoints")
     refused("has no checkpoint yet", start=str(empty))
-    newest = sorted(Path(str(out)).glob("checkpoints/*.safetensors"))[-1]
+    damaged = tmp_path / "damaged"
+    shutil.copytree(out, damaged)
+    newest = sorted(damaged.glob("checkpoints/*.safetensors"))[-1]
     newest.write_bytes(newest.read_bytes()[:-1])
-    refused("No checkpoint in .* can be used")
+    refused(r"No checkpoint in .* can be used", start=str(damaged))
+
+
+def test_a_head_that_does_not_fit_is_named(tiny: Make, tmp_path: Path, tiny_data: str) -> None:
+    """The same for vision, where the data's own classes decide the head."""
+    source = tiny(epochs=1, out=str(tmp_path / "source"))
+    train(source)
+    again = tiny(start=source.out, model=None, epochs=1, out=str(tmp_path / "again"))
+    assert train(again)["start"]["recipe"] == "fp32"
+    images = tmp_path / "images"
+    from PIL import Image
+
+    for label in "ab":
+        (images / label).mkdir(parents=True)
+        for k in range(5):
+            Image.new("L", (8, 8), 40 * k).save(images / label / f"{k}.png")
+    other = tiny(start=source.out, model=None, data=f"folder:{images}", out=str(tmp_path / "other"))
+    with pytest.raises(UserError, match=r"'classifier.weight' is \[10, 64\] there and \[2, 64\]"):
+        train(other)
 
 
 def test_a_single_checkpoint(trained: Make, tiny_speech: Make) -> None:

@@ -112,7 +112,7 @@ def test_other_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         read_sound(tmp_path / "a.txt")
     (tmp_path / "a.flac").write_bytes(b"fLaC")
     monkeypatch.setattr(wav.importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(UserError, match="needs the package soundfile. .*pip install soundfile"):
+    with pytest.raises(UserError, match=r"needs the package soundfile\. .*pip install soundfile"):
         read_sound(tmp_path / "a.flac")
 
 

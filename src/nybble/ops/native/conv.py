@@ -59,8 +59,8 @@ def conv_output(
     scales = _Scales(scale_x, scale_w)
     _module().conv_output(
         sizes,
-        _operand(x, "input"),
-        _operand(w, "weight"),
+        _operand(x),
+        _operand(w),
         *scales.spans,
         vector(bias, w.shape[0], "bias"),
         span(out, torch.float32, "result"),
@@ -77,18 +77,23 @@ def conv_grad_input(
     x_shape: tuple[int, ...],
     scale_g: Tensor | None,
     scale_w: Tensor | None,
+    out: Tensor | None = None,
     *,
     limit: int = LIMIT,
 ) -> Tensor:
-    """The Gemm towards the input: float32 [N, H, W, C] from g [N, OH, OW, O] and the weight."""
+    """The Gemm towards the input: float32 [N, H, W, C] from g [N, OH, OW, O] and the weight.
+
+    out: contiguous memory of that shape to write to; it may be where g was quantised from.
+    """
     sizes, out_size = _sizes(geometry, x_shape, w.shape)
     _same(g.shape, (x_shape[0], *out_size, w.shape[0]), "gradient")
-    out = result(x_shape)
+    out = result(x_shape) if out is None else out
+    _same(tuple(out.shape), tuple(x_shape), "out")
     scales = _Scales(scale_g, scale_w)
     _module().conv_grad_input(
         sizes,
-        _operand(g, "gradient"),
-        _operand(w, "weight"),
+        _operand(g),
+        _operand(w),
         *scales.spans,
         span(out, torch.float32, "result"),
         threads(),
@@ -114,8 +119,8 @@ def conv_grad_weight(
     scales = _Scales(scale_g, scale_x)
     _module().conv_grad_weight(
         sizes,
-        _operand(g, "gradient"),
-        _operand(x, "input"),
+        _operand(g),
+        _operand(x),
         *scales.spans,
         span(out, torch.float32, "result"),
         threads(),
@@ -146,14 +151,9 @@ def _flat(scale: Tensor | None) -> Tensor:
     )
 
 
-def _operand(codes: Codes, what: str) -> _Args:
-    return (
-        *span(codes.packed, torch.uint8, what),
-        codes.bits,
-        *span(codes.table, torch.int16, f"{what} table"),
-        codes.low,
-        codes.high,
-    )
+def _operand(codes: Codes) -> _Args:
+    packed, table, bits, low, high = codes.operand
+    return *packed, bits, *table, low, high
 
 
 def _sizes(

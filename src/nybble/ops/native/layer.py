@@ -7,12 +7,15 @@ else through the reference backend's own Gemm on the codes that were kept.
 
 from __future__ import annotations
 
+from math import prod
+
 from torch import Tensor
 
 from nybble.errors import NybbleError
 from nybble.ops.exactness import finish_
 from nybble.ops.geometry import Geometry
 from nybble.ops.native import convolution
+from nybble.ops.native.buffers import NO_FLOATS
 from nybble.ops.native.gemm import gemm
 from nybble.ops.native.gradient import quantize_gradient
 from nybble.ops.native.operand import Kept, codes_of, mask_, mask_gradient_, quantize_kept
@@ -58,7 +61,7 @@ def layer_forward(
     kept_w = quantize_kept(weight, slot_w, draw, WEIGHT, None, want_inside=save)
     codes_x = codes_of(kept_x, slot_x, tuple(x.shape), last_x, geometry)
     codes_w = codes_of(kept_w, slot_w, tuple(weight.shape), last_w, geometry)
-    scale_x, scale_w = _facing(kept_x[1], 0), _facing(kept_w[1], 0)
+    scale_x, scale_w = facing(kept_x[1], 0), facing(kept_w[1], 0)
     if geometry.kind == "linear":
         y = gemm(codes_x, codes_w, trans_b=True, scale_a=scale_x, scale_b=scale_w, bias=bias)
     else:
@@ -66,16 +69,30 @@ def layer_forward(
         y = _torch_layout(y, last_x or last_w)
     if not save:
         return y, []
+    return y, keep(x, weight, kept_x, kept_w, alpha, spec, draw)
+
+
+def keep(
+    x: Tensor,
+    weight: Tensor,
+    kept_x: Kept,
+    kept_w: Kept,
+    alpha: Tensor | None,
+    spec: LayerSpec,
+    draw: Draw,
+) -> list[Tensor]:
+    """What backward needs of the operands of an output Gemm with quantizers in both slots, as the
+    reference's `keep`."""
+    slot_x, slot_w = _known(spec.output_input), _known(spec.output_weight)
     back_x = _for_backward(
         x, kept_x, slot_x, spec.grad_weight_input, draw, GRAD_WEIGHT_INPUT, alpha
     )
     if rereads(spec.slot("grad_input_weight")):
-        empty = [weight.new_empty(0) for _ in range(3)]
-        return y, [*back_x, *empty, kept_w[3]]
+        return [*back_x, *[NO_FLOATS] * 3, kept_w[3]]
     back_w = _for_backward(
         weight, kept_w, slot_w, spec.grad_input_weight, draw, GRAD_INPUT_WEIGHT, None
     )
-    return y, [*back_x, *back_w]
+    return [*back_x, *back_w]
 
 
 def layer_backward(
@@ -91,8 +108,12 @@ def layer_backward(
     draw: Draw,
     channels_last: tuple[bool, bool],
     needs: list[bool],
+    overwrite: bool = False,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """(dx, dw, dalpha, amax, scale), as the reference's `layer_backward`."""
+    """(dx, dw, dalpha, amax, scale), as the reference's `layer_backward`.
+
+    `overwrite`: dx may be written over `grad`, which nobody needs once it is quantised.
+    """
     need_dx, need_dw, need_dalpha = needs
     wanted = (need_dx or need_dalpha, need_dw)
     native_dx = wanted[0] and why_not(spec, geometry, "grad_input") is None
@@ -113,12 +134,18 @@ def layer_backward(
             channels_last,
             needs,
         )
-    grad = _dense(grad)
+    given, grad = grad, _dense(grad)
+    overwrite = overwrite or grad is not given
     for_input, for_weight, amax, scale = quantize_gradient(grad, spec, grad_scale, draw, wanted)
     step = _Backward(grad, x, weight, saved, x_shape, weight_shape, spec, geometry, channels_last)
-    dx, dw, dalpha = grad.new_empty(0), grad.new_empty(0), grad.new_empty(0)
+    dx = dw = dalpha = NO_FLOATS
     if for_input is not None:
-        dx = step.native_input(for_input) if native_dx else step.reference_input(for_input)
+        # An operand that is no codes may be the gradient itself.
+        free = overwrite and not isinstance(for_weight, Operand)
+        if native_dx:
+            dx = step.native_input(for_input, grad if free else None)
+        else:
+            dx = step.reference_input(for_input)
         if saved[3].numel():
             dalpha = mask_gradient_(
                 dx,
@@ -133,7 +160,7 @@ def layer_backward(
         dw = step.native_weight(for_weight) if native_dw else step.reference_weight(for_weight)
         if saved[7].numel():
             mask_(dw, saved[4:], channels_last[1], step.operand_w)
-    return dx if need_dx else grad.new_empty(0), dw, dalpha, amax, scale
+    return dx if need_dx else NO_FLOATS, dw, dalpha, amax, scale
 
 
 class _Backward:
@@ -160,24 +187,28 @@ class _Backward:
         self.slot_w = spec.slot("grad_input_weight")
         self._operand_x: Operand | None = None
 
-    def native_input(self, gradient: Kept | Operand) -> Tensor:
+    def native_input(self, gradient: Kept | Operand, memory: Tensor | None) -> Tensor:
+        """dx, in `memory` (the gradient's) where it is as large."""
         slot_g, slot_w = self.spec.grad_input_grad, self.slot_w
         kept = _kept(gradient)
         g = codes_of(kept, _known(slot_g), self.grad_shape, self.grad_last, self.geometry)
         w = codes_of(self.kept_w, _known(slot_w), self.weight_shape, self.last[1], self.geometry)
-        scale_g, scale_w = _facing(kept[1], 0), _facing(self.kept_w[1], 1)
+        scale_g, scale_w = facing(kept[1], 0), facing(self.kept_w[1], 1)
         if self.geometry.kind == "linear":
-            return gemm(g, w, scale_a=scale_g, scale_b=scale_w)
+            rows = _reuse(memory, False, (g.shape[0], w.shape[1]))
+            return gemm(g, w, scale_a=scale_g, scale_b=scale_w, out=rows)
         n, c, h, width = self.x_shape
-        dx = convolution.grad_input(g, w, self.geometry, (n, h, width, c), scale_g, scale_w)
-        return _torch_layout(dx, self.last[1] or self.grad_last)
+        last = self.last[1] or self.grad_last
+        out = _reuse(memory, self.grad_last, (n, h, width, c)) if last else None
+        dx = convolution.grad_input(g, w, self.geometry, (n, h, width, c), scale_g, scale_w, out)
+        return _torch_layout(dx, last)
 
     def native_weight(self, gradient: Kept | Operand) -> Tensor:
         slot_g, slot_x = self.spec.grad_weight_grad, self.slot_x
         kept = _kept(gradient)
         g = codes_of(kept, _known(slot_g), self.grad_shape, self.grad_last, self.geometry)
         x = codes_of(self.kept_x, _known(slot_x), self.x_shape, self.last[0], self.geometry)
-        scale_g, scale_x = _facing(kept[1], 1), _facing(self.kept_x[1], 1)
+        scale_g, scale_x = facing(kept[1], 1), facing(self.kept_x[1], 1)
         if self.geometry.kind == "linear":
             return gemm(g, x, trans_a=True, scale_a=scale_g, scale_b=scale_x)
         o, c, h, width = self.weight_shape
@@ -256,10 +287,10 @@ def _for_backward(
     return [*store(found, slot, None)[:3], kept[3]]
 
 
-def _facing(multiplier: Tensor, free: int) -> Tensor | None:
+def facing(multiplier: Tensor, free: int) -> Tensor | None:
     """A multiplier as the kernels take it: one number, or one for each index of `free`."""
     if multiplier.numel() <= 1:
-        return multiplier.reshape(1) if multiplier.numel() else None
+        return multiplier if multiplier.numel() else None
     if [d for d, size in enumerate(multiplier.shape) if size > 1] != [free]:
         raise NybbleError(f"a scale of shape {tuple(multiplier.shape)} cannot leave the sum")
     return multiplier.reshape(-1)
@@ -271,6 +302,15 @@ def _torch_layout(nhwc: Tensor, channels_last: bool) -> Tensor:
     # Detached: autograd adds gradients in place only where nothing else holds their memory, and a
     # view holds what it was taken from.
     return nchw.detach() if channels_last else nchw.contiguous()
+
+
+def _reuse(memory: Tensor | None, last: bool, shape: tuple[int, ...]) -> Tensor | None:
+    """`memory` as a dense tensor of `shape`, or None where it does not hold as many numbers."""
+    if memory is None or memory.numel() != prod(shape):
+        return None
+    if last:
+        memory = memory.permute(0, 2, 3, 1)
+    return memory.view(shape).detach() if memory.is_contiguous() else None
 
 
 def _dense(x: Tensor) -> Tensor:

@@ -40,7 +40,7 @@ from nybble.formats import (
     Rounding,
     Stochastic,
 )
-from nybble.ops.native.buffers import FLOATS, require, span, threads
+from nybble.ops.native.buffers import FLOATS, own, require, span, threads
 from nybble.ops.native.codes import table_of
 from nybble.ops.native.pool import kept
 from nybble.ops.native.rules import log_rule, stochastic_rule, threshold_rule
@@ -66,6 +66,8 @@ __all__ = [
     "pack_thresholds",
     "pack_two_phase",
     "packs",
+    "quantize_gradient",
+    "quantize_integer",
     "random24",
     "relayout",
     "sawb_statistics",
@@ -279,6 +281,67 @@ def _log(
     return Packed(call.codes, other, call.mask, amax, poison)
 
 
+def quantize_integer(
+    x: Tensor, rule: bytes, clip: Tensor, *, want_inside: bool
+) -> tuple[Tensor, Tensor, Tensor | None]:
+    """(codes, multiplier `()`, mask bits or None) of a float32 tensor: its statistic, its scale and
+    its codes in one call. `rule`: a `fit_rule`; `clip`: PACT's, one number; empty for
+    scales that read the tensor.
+
+    >>> from nybble.formats import get_format
+    >>> from nybble.ops.native.rules import fit_rule
+    >>> from nybble.quantizers import AbsMax, Quantizer
+    >>> rule = fit_rule(Quantizer(get_format("int4_sym"), AbsMax()))
+    >>> x, clip = torch.tensor([7.0, 2.0]), torch.empty(0)
+    >>> codes, scale, _ = quantize_integer(x, rule, clip, want_inside=False)
+    >>> codes[:2].tolist(), scale
+    ([7, 2], tensor(1.))
+    """
+    n = x.numel()
+    codes = kept(packed_bytes(n, 4))
+    multiplier = torch.empty((), dtype=torch.float32)
+    mask = kept(packed_bytes_bits(n)) if want_inside else None
+    require().quantize_integer(
+        *span(x, torch.float32, "x"),
+        n,
+        rule,
+        *span(clip, torch.float32, "clip"),
+        *own(codes),
+        *((0, 0) if mask is None else own(mask)),
+        *own(multiplier),
+        threads(),
+    )
+    return codes, multiplier, mask
+
+
+def quantize_gradient(
+    grad: Tensor, used: float, rule: tuple[bytes, float, float, bool]
+) -> tuple[Tensor, Tensor, Tensor]:
+    """(codes on the first grid, codes on the second, numbers) of a float32 gradient under the scale
+    `used`; numbers `[4]`: max|grad|, `used`, and the multiplier of each grid.
+
+    `rule`: a `gradient_rule`; of one grid both codes are the same tensor.
+    """
+    bits, unit, second_unit, two = rule
+    n = grad.numel()
+    codes = kept(packed_bytes(n, 4))
+    second = kept(codes.numel()) if two else codes
+    numbers = torch.empty(4, dtype=torch.float32)
+    require().quantize_gradient(
+        *span(grad, torch.float32, "gradient"),
+        n,
+        used,
+        bits,
+        unit,
+        second_unit,
+        *own(codes),
+        *(own(second) if two else (0, 0)),
+        *own(numbers),
+        threads(),
+    )
+    return codes, second, numbers
+
+
 class _Call:
     """The arguments that all pack kernels share, and the memory that they write to."""
 
@@ -359,13 +422,13 @@ def mask_gradient_(
         raise NybbleError("mask_gradient_: codes need the 4-bit format that they are of")
     if codes is not None and codes.numel() < packed_bytes(dx.numel(), 4):
         raise NybbleError(f"mask_gradient_: {codes.numel()} bytes for {dx.numel()} codes")
-    sides = bytes(16) if fmt is None else _sides(fmt, int(zero_point))
+    by_side = bytes(16) if fmt is None else sides(fmt, int(zero_point))
     first, second = require().mask_gradient(
         *span(dx, torch.float32, "dx"),
         dx.numel(),
         *span(mask, torch.uint8, "mask"),
         *((0, 0) if codes is None else span(codes, torch.uint8, "codes")),
-        sides,
+        by_side,
         two_sided,
         threads(),
     )
@@ -375,7 +438,7 @@ def mask_gradient_(
 
 
 @lru_cache(maxsize=256)
-def _sides(fmt: Format, zero_point: int) -> bytes:
+def sides(fmt: Format, zero_point: int) -> bytes:
     table = table_of(fmt, zero_point, encoded=False)[0]
     return bytes(table.sign().to(torch.int8).view(torch.uint8).tolist())
 

@@ -19,6 +19,7 @@ State = tuple[Tensor, Tensor]
 class LSTMLanguageModel(nn.Module):
     """Tokens [N, T] (and a state) -> logits [N, T, vocabulary] and the new state.
 
+    >>> import torch
     >>> model = LSTMLanguageModel(vocabulary=10, width=8, layers=2)
     >>> logits, (hidden, cell) = model(torch.zeros(3, 5, dtype=torch.int64))
     >>> list(logits.shape), list(hidden.shape)

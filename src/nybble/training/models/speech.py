@@ -7,6 +7,8 @@
               trains on 300 hours of Switchboard to tell the 32,000 states of an acoustic model
               apart, here it is the classes of the data.
     cnn       four 3x3 convolutions with batch norm over frames x bands, mean over both
+    resnet20  the vision models' ResNet-20 on the picture of frames x bands, frames averaged in
+              pairs: deep, so most of its memory is what is kept for backward
     wav2vec2  transformers' Wav2Vec2ForSequenceClassification, small, from samples, from scratch
 
     ctc       two 3x3 convolutions that halve time -> 2 bidirectional LSTM layers -> characters
@@ -30,6 +32,7 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
 from nybble.errors import UserError, suggest
+from nybble.training.models import resnet
 from nybble.training.models.init import he_init
 from nybble.training.models.registry import call_user_function
 
@@ -105,6 +108,19 @@ class SpeechCNN(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         features = self.pool(self.features(x.unsqueeze(1)))
         logits: Tensor = self.classifier(features.flatten(1))
+        return logits
+
+
+class SpeechResNet(nn.Module):
+    """[N, T, bands] -> [N, num_classes]; T at least 2."""
+
+    def __init__(self, num_classes: int) -> None:
+        super().__init__()
+        self.pool = nn.AvgPool2d((2, 1))
+        self.net = resnet.resnet20(num_classes, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        logits: Tensor = self.net(self.pool(x.unsqueeze(1)))
         return logits
 
 
@@ -212,6 +228,11 @@ MODELS: dict[str, SpeechModel] = {
     ),
     "cnn": SpeechModel(
         lambda classes, bands: SpeechCNN(classes), "four convolutions", {"lr": 3e-3}
+    ),
+    "resnet20": SpeechModel(
+        lambda classes, bands: SpeechResNet(classes),
+        "ResNet-20, 272 thousand weights",
+        {"lr": 3e-3},
     ),
     "wav2vec2": SpeechModel(
         lambda classes, bands: _wav2vec2("SequenceClassification", classes),

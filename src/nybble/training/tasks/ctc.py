@@ -53,7 +53,7 @@ class CTCTask(Task):
     default_data: ClassVar[str] = "digits"
     default_model: ClassVar[str] = "ctc"
     defaults: ClassVar[Mapping[str, Any]] = {
-        "epochs": 10,
+        "epochs": 8,
         "batch_size": 32,
         "optimizer": "adamw",
         "weight_decay": 0.01,
