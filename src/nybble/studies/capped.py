@@ -85,8 +85,14 @@ def ran_out(error: BaseException) -> bool:
     if isinstance(error, MemoryError):
         return True
     # oneDNN does not say why it could not; under a cap it is the cap.
-    words = ("not enough memory", "can't allocate memory", "bad_alloc", "failed to allocate")
-    words += ("could not create a primitive", "could not execute a primitive")
+    words = (
+        "not enough memory",
+        "can't allocate memory",
+        "bad_alloc",
+        "failed to allocate",
+        "could not create a primitive",
+        "could not execute a primitive",
+    )
     return any(word in str(error) for word in words)
 
 
