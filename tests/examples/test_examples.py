@@ -54,7 +54,7 @@ def test_personalise(tmp_path, capsys):
                 sound = np.sin(2 * np.pi * (400 + 900 * digit) * shift * time)
                 samples = np.rint(9000 * sound + index).astype(np.int16)
                 wavfile.write(folder / f"{digit}_{speaker}_{index}.wav", 8000, samples)
-    found = load("07_personalise").main(
+    found = load("04_personalise").main(
         f"fsdd:{tmp_path}",
         known="ann",
         new="bob",

@@ -22,7 +22,7 @@ def _group() -> None:
 def emulation(
     recipe: Annotated[str, typer.Option(help="A recipe (`nybble recipes`).")] = "sun2020",
     model: Annotated[
-        str, typer.Option(help="cnn, resnet8, resnet14, resnet20, resnet18 or module:function.")
+        str, typer.Option(help="A vision model (docs/training.md) or module:function.")
     ] = "resnet14",
     batch_size: Annotated[int, typer.Option(help="Images a step.")] = 64,
     size: Annotated[int, typer.Option(help="Pixels of an image's side.")] = 28,

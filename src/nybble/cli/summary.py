@@ -13,7 +13,7 @@ from nybble.errors import UserError
 
 def command(
     model: Annotated[
-        str, typer.Argument(help="cnn, resnet8, resnet14, resnet20, resnet18 or module:function.")
+        str, typer.Argument(help="A vision model (docs/training.md) or module:function.")
     ],
     recipe: Annotated[
         str, typer.Option(help="A recipe, switches after a colon: sun2020:factor=1.848.")

@@ -300,7 +300,7 @@ def _limit(record: Record) -> Blocks:
                 str(m["batch"]) if m["batch"] else "none fits",
                 size(tried[m["batch"]]) if m["batch"] else "-",
                 str(above) if above else "-",
-                size(tried[above]) if above else "-",
+                size(tried[above]) if above and tried[above] else "-" if not above else "no data",
             ]
         )
     lines = [

@@ -357,6 +357,8 @@ class Run:
             "data": self.about,
             "environment": environment(),
         }
+        if keeps := self.task.keeps():
+            content["keeps"] = keeps
         if self.carried is not None:
             content["carried"] = self.carried
         save_checkpoint(self.folder / CHECKPOINTS, self.done, content)

@@ -48,14 +48,15 @@ _STATE = "nybble_"
 class Source:
     """What a run can start from: the weights, and what is known of where they come from.
 
-    step, config and data are those of the run; None or empty for a file of `nybble.save`, whose
-    converted layers are in `specs` instead.
+    step, config, data and keeps (`Task.keeps`) are those of the run; None or empty for a file of
+    `nybble.save`, whose converted layers are in `specs` instead.
     """
 
     weights: dict[str, Tensor]
     step: int | None
     config: Mapping[str, Any]
     data: Mapping[str, Any]
+    keeps: Mapping[str, Any]
     specs: Mapping[str, Any]
 
 
@@ -84,6 +85,11 @@ def begun_with(config: TrainConfig) -> Mapping[str, Any]:
     if config.start is None or config.new_head:
         return {}
     return _open(config.start).data
+
+
+def kept_by(config: TrainConfig) -> Mapping[str, Any]:
+    """What the task of that run kept with its weights (`Task.keeps`), also for a new head."""
+    return {} if config.start is None else _open(config.start).keeps
 
 
 def class_numbers(name: str, classes: Sequence[str], trained: Sequence[str]) -> Tensor:
@@ -185,7 +191,9 @@ def _open_at(place: str, path: str, stamps: tuple[tuple[str, int], ...]) -> Sour
             tensors, layers = read_file(file)
         except UserError as error:
             raise UserError(f"--from {path}: {str(error).removeprefix('load: ')}") from None
-        return Source(tensors, None, {}, {}, {name: info["spec"] for name, info in layers.items()})
+        return Source(
+            tensors, None, {}, {}, {}, {name: info["spec"] for name, info in layers.items()}
+        )
     folder = _run_folder(file)
     if file.is_file():
         found = read_checkpoint(file.with_suffix(".json"))
@@ -194,7 +202,9 @@ def _open_at(place: str, path: str, stamps: tuple[tuple[str, int], ...]) -> Sour
         if newest is None:
             raise UserError(f"--from {path}: the run has no checkpoint yet; let it finish.")
         found = newest
-    return Source(found.content["model"], found.step, config_of(path), found.content["data"], {})
+    content = found.content
+    keeps = content.get("keeps", {})
+    return Source(content["model"], found.step, config_of(path), content["data"], keeps, {})
 
 
 def _layers_with_equal_state(model: nn.Module, source: Source, config: TrainConfig) -> set[str]:

@@ -159,8 +159,10 @@ def test_refused(trained: Make, tiny_speech: Make, digits: Path, tmp_path: Path)
     refused(r"No checkpoint in .* can be used", start=str(damaged))
 
 
-def test_a_head_that_does_not_fit_is_named(tiny: Make, tmp_path: Path, tiny_data: str) -> None:
-    """The same for vision, where the data's own classes decide the head."""
+def test_classes_of_images_that_are_unknown_are_named(
+    tiny: Make, tmp_path: Path, tiny_data: str
+) -> None:
+    """The same for vision, whose classes have to be among those of the run."""
     source = tiny(epochs=1, out=str(tmp_path / "source"))
     train(source)
     again = tiny(start=source.out, model=None, epochs=1, out=str(tmp_path / "again"))

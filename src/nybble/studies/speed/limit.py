@@ -76,10 +76,11 @@ def largest_batches(
     found = []
     for done, (side, form) in enumerate(sides):
 
-        def peak(batch: int, side: str = side, form: str = form, done: int = done) -> int:
+        def peak(batch: int, side: str = side, form: str = form, done: int = done) -> int | None:
             progress(f"{side}, {form}, batch {batch}", done, len(sides))
             job = replace(config.memory, batch=batch)
-            return int(in_a_process(job, side, form, peak_only=True)["whole_bytes"])
+            found = in_a_process(job, side, form, peak_only=True)
+            return found.get("whole_bytes")
 
         found.append({"side": side, "form": form, **search(peak, config.limit)})
     float32 = max(found[:-1], key=lambda one: int(one["batch"]))
@@ -94,19 +95,21 @@ def largest_batches(
     )
 
 
-def search(peak: Callable[[int], int], limit: int, most: int = MOST) -> dict[str, Any]:
+def search(peak: Callable[[int], int | None], limit: int, most: int = MOST) -> dict[str, Any]:
     """The largest batch for which `peak(batch)` is at most `limit`: {"batch", "tried"}, with every
-    (batch, bytes) that was tried; batch 0 where not even one example fits.
+    (batch, bytes) that was tried; batch 0 where not even one example fits. None instead of bytes:
+    the data has fewer examples.
 
     >>> search(lambda batch: 100 + 7 * batch, limit=500)["batch"]
     57
     """
-    tried: dict[int, int] = {}
+    tried: dict[int, int | None] = {}
     fits, too_large = 0, 0
     batch = 1
     while True:
         tried[batch] = peak(batch)
-        if tried[batch] <= limit:
+        used = tried[batch]
+        if used is not None and used <= limit:
             fits = batch
         else:
             too_large = batch
@@ -116,14 +119,17 @@ def search(peak: Callable[[int], int], limit: int, most: int = MOST) -> dict[str
     return {"batch": fits, "tried": [[size, tried[size]] for size in sorted(tried)]}
 
 
-def _next(tried: dict[int, int], limit: int, fits: int, too_large: int, most: int) -> int:
+def _next(tried: dict[int, int | None], limit: int, fits: int, too_large: int, most: int) -> int:
     """The batch to try, strictly between what fits and what does not."""
     if not fits:
         return max(1, too_large // 2)
     lower = max((size for size in tried if size < fits), default=None)
     a, b = (fits, too_large) if too_large else (lower or fits, fits)
-    slope = (tried[b] - tried[a]) / (b - a) if b > a else 0.0
-    guess = round(a + (limit - tried[a]) / slope) if slope > 0 else fits * STRIDE
+    low, high = tried[a], tried[b]
+    if low is None or high is None:  # between what the data has and has not: halve
+        return (fits + too_large) // 2
+    slope = (high - low) / (b - a) if b > a else 0.0
+    guess = round(a + (limit - low) / slope) if slope > 0 else fits * STRIDE
     if not too_large:
         return min(max(guess, fits + 1), fits * STRIDE, most)
     # A line between measurements far apart is a poor guide near their ends.

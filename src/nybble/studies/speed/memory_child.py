@@ -26,7 +26,7 @@ from nybble.errors import UserError
 from nybble.studies.speed.forms import CHANNELS_LAST, backends_of, float32_model, four_bit_model
 from nybble.studies.speed.memory import workload_of
 from nybble.studies.speed.profile import be_quiet
-from nybble.studies.speed.workload import Workload, at_batch
+from nybble.studies.speed.workload import TooFewError, Workload, at_batch
 from nybble.studies.steptime import loss_step
 from nybble.training.allocator import keep_freed_memory
 from nybble.training.saved import measure_saved_bytes
@@ -134,8 +134,11 @@ def alive_bytes(workload: Workload, model: nn.Module) -> int:
 
 def main() -> None:
     """Answer one job, given as the argument; bad input is answered in one line as well."""
+    job = json.loads(sys.argv[1])
     try:
-        found = measure(json.loads(sys.argv[1]))
+        found = measure(job)
+    except TooFewError as error:
+        found = {"too_few": True} if job.get("peak_only") else {"error": str(error)}
     except UserError as error:
         found = {"error": str(error)}
     print(json.dumps(found))

@@ -47,6 +47,11 @@ class ImageData:
     def channels(self) -> int:
         return self.shape[0]
 
+    @property
+    def size(self) -> tuple[int, int]:
+        """Height and width."""
+        return self.shape[1:]
+
     def kept(self, part: str, indices: Tensor) -> ImageData:
         """The set with some of the images of "train" or "test" only."""
         return replace(

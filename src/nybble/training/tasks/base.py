@@ -132,6 +132,12 @@ class Task(Protocol):
         """More numbers about the test set than the metric, by name (JSON-ready)."""
         return {}
 
+    def keeps(self) -> dict[str, Any]:
+        """What belongs to the trained model beside its weights and was made from the data (a
+        tokenizer): JSON-ready, saved with every checkpoint. A task that starts from it finds it
+        with `start.kept_by`."""
+        return {}
+
     def carry(self, state: Any, output: Any) -> Any:
         """The state for the next batch, from the one that this batch began with and the model's
         output; None (always, as here): nothing is carried.

@@ -236,7 +236,7 @@ def in_test_fifth(name: str) -> bool:
     grew, and under every voice that reads the same prompt.
 
     >>> [in_test_fifth(name) for name in ("a", "b", "c", "d", "e")]
-    [False, False, False, True, False]
+    [True, False, True, False, False]
     """
     return int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], "little") % 5 == 0
 

@@ -3,7 +3,7 @@
 Digits are learned from some speakers. Then recordings of somebody who was never heard adapt the
 model, in a process that may take `limit` MiB for training. Float32 gets the same chance.
 
-python examples/07_personalise.py fsdd:free-spoken-digit-dataset
+python examples/04_personalise.py fsdd:free-spoken-digit-dataset
 """
 
 import sys
