@@ -207,6 +207,8 @@ def convertible_layers(model: nn.Module) -> list[tuple[LayerFacts, nn.Module]]:
             part, whole = name.rpartition(".")[2], owner
             first, last = top_names(module)
             first = set() if embedded else first
+            if not part.startswith("ih"):
+                types[i] |= {"time-loop"}
         if module is found[0][2] and (part is None or part in first):
             position.add("first")
         if module is found[-1][2] and (part is None or part in last):

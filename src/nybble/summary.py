@@ -223,7 +223,7 @@ def summary(model: nn.Module, example_input: Any) -> Summary:
         clips=tuple(
             name
             for name, module in layers.items()
-            if isinstance(module, QuantizedLayer) and module.nybble_alpha is not None
+            if isinstance(module, QuantizedLayer) and module.learns_clip
         ),
         loss_scale=loss_scale(model),
         kept=watch.rows(),

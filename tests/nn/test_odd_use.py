@@ -162,7 +162,7 @@ def test_a_copy_made_before_the_first_batch_learns_from_copied_buffers():
 def test_weights_of_a_float_model_start_the_layer_afresh():
     plain = nn.Sequential(nn.Linear(6, 6), nn.Linear(6, 6))
     weights = copy.deepcopy(plain.state_dict())
-    model = nybble.convert(plain, FOUR_BIT)
+    model = nybble.convert(plain, f"{FOUR_BIT}+signed=symmetric")
     model(torch.randn(16, 6)).sum().backward()
     assert model[1].nybble_grad_scale.item() > 0
     state = ("nybble_alpha", "nybble_input_kind", "nybble_grad_scale", "nybble_calls")

@@ -45,7 +45,11 @@ def test_rows_macs_and_shares():
     assert rows["0", "grad_input"].macs == 0 and rows["0", "grad_weight"].macs == first
     assert summary.share_of(4) == pytest.approx(3 * middle_macs / total)
     text = str(summary)
-    assert "fp4_radix4_odd x int4_sym" in text and "param_groups" in text
+    assert "fp4_radix4_odd x int4_sym" in text and "param_groups" not in text  # SAWB: no clip
+    learned = nybble.convert(net(), "sun2020:signed=symmetric")
+    assert "1 PACT clip: nybble.param_groups" in str(
+        nybble.summary(learned, torch.randn(2, 3, 8, 8))
+    )
     lines = [line.split() for line in text.splitlines()]
     saved = {entry.layer: f"{entry.saved:,}" for entry in summary.layer_bytes}
     middle_line = next(line for line in lines if line[0] == "3")

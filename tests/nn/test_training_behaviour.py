@@ -43,7 +43,8 @@ def test_first_batch_sets_kind_and_clip():
     model(batch())
     assert model[0].nybble_input_kind.item() == 2  # the input has negative values
     assert model[2].nybble_input_kind.item() == 1  # behind a ReLU
-    for i in (0, 2, 4):
+    assert model[0].nybble_alpha.item() == 0.0  # signed: SAWB, nothing to learn
+    for i in (2, 4):
         assert model[i].nybble_alpha.item() > 0
     alpha = model[2].nybble_alpha.item()
     model(10 * batch(seed=2))
@@ -80,8 +81,9 @@ def test_signed_inputs_by_sawb_take_the_weights_levels_and_coefficients(sawb):
     assert spec.output_input.format == spec.output_weight.format
 
 
-def test_signed_inputs_by_sawb_learn_no_clip():
-    model = mlp(FOUR_BIT + "+signed=sawb")
+@pytest.mark.parametrize("recipe", [FOUR_BIT, FOUR_BIT + "+signed=sawb"])
+def test_signed_inputs_by_sawb_learn_no_clip(recipe):
+    model = mlp(recipe)
     model(batch()).square().sum().backward()
     assert model[0].nybble_alpha.item() == 0.0 and model[2].nybble_alpha.item() > 0
     assert not model[0].nybble_alpha.grad or not model[0].nybble_alpha.grad.any()
@@ -428,6 +430,9 @@ def test_an_optimizer_without_the_clips_is_reported():
     nybble.convert(model, FOUR_BIT)
     with pytest.warns(UserWarning, match="2 PACT clips"):
         assert nybble.unheld_clips(model, optimizer) == ["0.nybble_alpha", "2.nybble_alpha"]
+    model(torch.randn(8, 4))  # the first layer's inputs have both signs: it learns no clip
+    with pytest.warns(UserWarning, match="1 PACT clips"):
+        assert nybble.unheld_clips(model, optimizer) == ["2.nybble_alpha"]
     good = torch.optim.SGD(nybble.param_groups(model, lr=0.1), lr=0.1)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
@@ -469,7 +474,7 @@ def test_a_clip_that_nobody_steps_is_reported_once_while_training():
 
     with pytest.warns(UserWarning, match="no optimizer steps it") as caught:
         train(without_clips)
-    assert len(caught) == 3 and "0.nybble_alpha" in str(caught[0].message)
+    assert len(caught) == 2 and "2.nybble_alpha" in str(caught[0].message)  # 0 learns none
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         train(lambda model: nybble.param_groups(model, lr=0.01))

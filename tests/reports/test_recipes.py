@@ -30,7 +30,9 @@ def test_sun2020_in_full() -> None:
     text = describe(get_recipe("sun2020"))
     for wanted in (
         "Sun et al., NeurIPS 2020",
-        "uint4·pact(unsigned)",
+        "uint4·pact(unsigned); where negative int4_sym·sawb(ibm15)",
+        "- time-loop layer:",
+        "uint4·pact(unsigned); where negative int4_sym·pact(symmetric)",
         "int4_sym·sawb(ibm15)",
         "fp4_radix4·gradscale",
         "fp4_radix4_odd·gradscale",

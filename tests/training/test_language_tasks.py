@@ -131,8 +131,8 @@ def test_every_model_learns_in_4_bits(
         if needed:
             pytest.importorskip(package)
     config = make(task, {"layers": "1", "heads": "2", **options}, model=model, backend="native")
-    if model != "lstm":  # too much for the Transformers
-        config = replace(config, lr=0.002 if model == "hf:marian" else 0.005)
+    if model == "hf:bert":  # ends at a loss of 2e-4, whose gradients FP16's first layer rounds to 0
+        config = replace(config, lr=0.01)
     run = Run(config)
     epochs = run.train()["epochs"]
     assert epochs[-1]["train_loss"] < 0.9 * epochs[0]["train_loss"]

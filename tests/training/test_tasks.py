@@ -401,7 +401,7 @@ def make_version_1(config: TrainConfig) -> None:
     folder = config.run_folder()
     path = folder / "config.json"
     record = json.loads(path.read_text())
-    assert record["schema_version"] == 2
+    assert record["schema_version"] == 3
     old = {k: record["config"][k] for k in VERSION_1}
     path.write_text(json.dumps({**record, "schema_version": 1, "config": {**old, "lr": config.lr}}))
     found = load_checkpoint(folder / "checkpoints")
@@ -463,7 +463,7 @@ def test_a_finished_run_of_version_1_is_shown(
 @pytest.mark.parametrize(
     ("change", "says"),
     [
-        ({"schema_version": 3}, "has schema version 3; this nybble reads up to 2. Update nybble"),
+        ({"schema_version": 4}, "has schema version 4; this nybble reads up to 3. Update nybble"),
         ({"config": {**VERSION_1, "colour": 1}}, "the setting colour is not known to this version"),
         ({"config": {**VERSION_1, "epochs": "x"}}, "its settings cannot be used"),
         ({"config": 3}, "is not the configuration of a nybble run"),

@@ -80,7 +80,7 @@ def unheld_clips(model: nn.Module, optimizer: torch.optim.Optimizer) -> list[str
     names = [
         f"{name}.nybble_alpha" if name else "nybble_alpha"
         for name, layer in quantized_layers(model)
-        if layer.nybble_alpha is not None and id(layer.nybble_alpha) not in held
+        if layer.learns_clip and id(layer.nybble_alpha) not in held
     ]
     if names:
         warnings.warn(

@@ -234,6 +234,12 @@ class QuantizedLayer(nn.Module):
         wanted = slot.scale.clips if slot is not None and isinstance(slot.scale, PACT) else 0
         return alpha if alpha.numel() == wanted else alpha[:wanted]
 
+    @property
+    def learns_clip(self) -> bool:
+        """Whether the layer learns a clip; True too while its inputs may turn out to need one."""
+        slot = self._resolved_spec().output_input
+        return self.nybble_alpha is not None and slot is not None and isinstance(slot.scale, PACT)
+
     def _resolved_spec(self) -> LayerSpec:
         return self._nybble_signed if self._nybble_kind == SIGNED else self.nybble_spec
 
@@ -302,7 +308,7 @@ class QuantizedLayer(nn.Module):
         if self._nybble_versions == (-1, -1):
             return
         alpha = self.nybble_alpha
-        if alpha is None or alpha.grad is None:
+        if alpha is None or alpha.grad is None or not self.learns_clip:
             return
         now = (self.weight._version, alpha._version)
         before = self._nybble_versions

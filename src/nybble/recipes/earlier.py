@@ -7,7 +7,7 @@ today's default. Files of `nybble.save` and results hold every setting and need 
 from __future__ import annotations
 
 SIGNED = {"sun2020": "signed=symmetric", "sun2020-strict": "signed=symmetric"}
-"""Recipe -> the default of `signed` up to version 2 of config.json; now it is `sawb`."""
+"""Recipe -> the default of `signed` up to version 2 of config.json; now it is `auto`."""
 
 
 def as_before(text: str) -> str:

@@ -18,7 +18,7 @@ from typing import Any, Literal
 from nybble.errors import UserError, suggest
 from nybble.ops.spec import LayerSpec
 
-LayerType = Literal["conv1x1", "depthwise", "conv", "linear", "recurrent"]
+LayerType = Literal["conv1x1", "depthwise", "conv", "linear", "recurrent", "time-loop"]
 Position = Literal["first", "last"]
 Family = Literal["bottleneck", "depthwise-separable"]
 
@@ -52,10 +52,11 @@ class Rule:
     """One exception: `spec` for the layers that meet every condition that is set.
 
     name: exact module name, or `re:` and a regular expression that is searched in the name.
-    type: `conv1x1`, `depthwise`, `conv`, `linear` or `recurrent` (each Gemm of an RNN, LSTM or
-    GRU); position: `first` or `last` in module order; family: only in networks of this family:
-    `bottleneck` (most dense convolutions are 1x1, as in ResNet-50) or `depthwise-separable`
-    (MobileNet). `spec=None` leaves the layer in float32.
+    type: `conv1x1`, `depthwise`, `conv`, `linear`, `recurrent` (each Gemm of an RNN, LSTM or GRU)
+    or `time-loop` (those of its hidden state, one step after the other); position: `first` or
+    `last` in module order; family: only in networks of this family: `bottleneck` (most dense
+    convolutions are 1x1, as in ResNet-50) or `depthwise-separable` (MobileNet). `spec=None` leaves
+    the layer in float32.
     """
 
     spec: LayerSpec | None

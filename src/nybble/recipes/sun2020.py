@@ -1,7 +1,8 @@
 """`sun2020`: ultra-low precision 4-bit training (Sun et al., NeurIPS 2020), the paper's system.
 
     inputs      INT4: a learned clip (PACT) where the first batch has no negative value, as behind
-                a ReLU; else the clip that SAWB finds in every batch
+                a ReLU; else the clip that SAWB finds in every batch (hidden states in a time loop:
+                a learned one)
     weights     INT4 by SAWB: the clip from the first two moments, at every forward
     gradients   FP4 radix-4 [1,3,0] with a scale per layer (GradScale), rounded in two phases:
                 even grid 4^n for one backward Gemm, odd grid 4^n / 2 for the other
@@ -99,12 +100,14 @@ SWITCHES = (
     ),
     Switch(
         "signed",
-        ("sawb", "symmetric", "two_sided"),
-        "sawb",
-        "inputs with negative values: the clip that SAWB finds in every batch, one learned clip and"
-        " [-7, 7], or two learned clips and 16 levels; learned clips stay behind the inputs of a"
-        " Transformer that trains fast, until all of a layer's inputs are beyond the clip and no"
-        " gradient passes it; the paper's text was not available, its successor LUQ takes SAWB",
+        ("auto", "symmetric", "two_sided", "sawb"),
+        "auto",
+        "inputs with negative values: one learned clip and [-7, 7], two learned clips and 16"
+        " levels, or the clip that SAWB finds in every batch; auto is sawb, but symmetric for the"
+        " hidden state in the time loop of an RNN. A learned clip stays behind the inputs of a"
+        " Transformer that trains fast, until all of a layer's inputs are beyond it and no gradient"
+        " passes; a hidden state is below 1, and its scale has to be known before the loop. What"
+        " the paper did is not in the texts that were available; its successor LUQ takes SAWB",
     ),
     Switch(
         "first_last",
@@ -190,8 +193,19 @@ def four_bit_spec(settings: dict[str, str]) -> LayerSpec:
         grad_input_grad=for_input,
         grad_weight_grad=for_weight,
         accumulator=accumulator_of(settings["accumulator"]),
-        signed_inputs=cast("Literal['symmetric', 'two_sided', 'sawb']", settings["signed"]),
+        signed_inputs=cast(
+            "Literal['symmetric', 'two_sided', 'sawb']",
+            "sawb" if settings["signed"] == "auto" else settings["signed"],
+        ),
     )
+
+
+def hidden_rules(spec: LayerSpec, settings: dict[str, str]) -> list[Rule]:
+    """What `signed=auto` says of hidden states in a time loop."""
+    if settings["signed"] != "auto":
+        return []
+    why = "hidden states: their scale has to be known before the loop"
+    return [Rule(replace(spec, signed_inputs="symmetric"), type="time-loop", why=why)]
 
 
 def sun2020(**switches: str) -> Recipe:
@@ -221,6 +235,7 @@ def sun2020(**switches: str) -> Recipe:
         rules.append(
             Rule(replace(spec, grad_weight_grad=update), family="depthwise-separable", why=why)
         )
+    rules += hidden_rules(spec, settings)
     return Recipe(
         "sun2020",
         "4-bit training: INT4 weights and inputs, radix-4 FP4 gradients",

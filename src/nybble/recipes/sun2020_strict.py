@@ -16,7 +16,7 @@ from dataclasses import replace
 from nybble.formats import get_format
 from nybble.quantizers import MinMax, Quantizer
 from nybble.recipes.recipe import Recipe, Rule, read_settings
-from nybble.recipes.sun2020 import SWITCHES, four_bit_spec
+from nybble.recipes.sun2020 import SWITCHES, four_bit_spec, hidden_rules
 
 _EXEMPT = ("first_last", "one_by_one", "depthwise")
 STRICT_SWITCHES = tuple(switch for switch in SWITCHES if switch.name not in _EXEMPT)
@@ -38,6 +38,7 @@ def sun2020_strict(**switches: str) -> Recipe:
                 position="first",
                 why="input images by linear scaling to 16 values",
             ),
+            *hidden_rules(spec, settings),
         ),
         switches=STRICT_SWITCHES,
         settings=tuple(settings.items()),

@@ -5,7 +5,8 @@ from __future__ import annotations
 import textwrap
 from typing import Any
 
-from nybble.ops.spec import SAME, SLOTS, LayerSpec
+from nybble.nn.state import signed_input
+from nybble.ops.spec import SAME, SLOTS, LayerSpec, Slot
 from nybble.recipes import Recipe
 from nybble.recipes.recipe import Rule
 from nybble.reports.cells import column_widths
@@ -82,18 +83,26 @@ def _slots(spec: LayerSpec, usual: LayerSpec | None) -> list[str]:
         return [f"  every operand       {only.format.bits:>3} bits  {only.short}"]
     lines = []
     for name in SLOTS:
-        if usual is not None and spec.slot(name) == usual.slot(name):
+        if usual is not None and _means(spec, name) == _means(usual, name):
             continue
         gemm, _, operand = name.rpartition("_")
         slot = spec.slot(name)
         text = "fp32" if slot is None else slot.short
         note = " (the forward codes)" if getattr(spec, name) == SAME and slot is not None else ""
         width = "32" if slot is None else str(slot.format.bits)
+        signed = signed_input(spec).slot(name)
+        if signed is not None and signed != slot and not note:
+            text += f"; where negative {signed.short}"
         lines.append(f"  {gemm:<12}{operand:<8}{width:>3} bits  {text}{note}")
     if usual is None or spec.accumulator != usual.accumulator:
         full = spec.accumulator.format is None
         lines.append(f"  {'sum':<12}{'in full precision' if full else spec.accumulator}")
     return lines
+
+
+def _means(spec: LayerSpec, name: str) -> tuple[Slot, Slot]:
+    """What a slot does to inputs without negative values and with some."""
+    return spec.slot(name), signed_input(spec).slot(name)
 
 
 def _rule(rule: Rule, usual: LayerSpec) -> list[str]:

@@ -15,6 +15,7 @@ from torch.utils.checkpoint import checkpoint
 import nybble
 from nybble.nn.recurrent import RecurrentGemm
 from nybble.ops.native import available
+from nybble.ops.native.recurrent import why_not_native
 
 FOUR = "sun2020:first_last=int4"
 
@@ -44,13 +45,15 @@ def rules_of(model: nn.Module) -> dict[str, str]:
 def test_an_lstm_behind_an_embedding_is_no_first_layer() -> None:
     found = rules_of(words())
     assert found.pop("head") == "sun2020: last layer"
-    assert set(found.values()) == {"sun2020"} and len(found) == 4
+    inputs = {"lstm.ih_l0": "sun2020", "lstm.ih_l1": "sun2020"}
+    loop = "sun2020: time-loop layer"
+    assert found == {**inputs, "lstm.hh_l0": loop, "lstm.hh_l1": loop}
 
 
 def test_alone_its_first_input_and_its_top_layer_are_wide() -> None:
     net = nybble.convert(nn.GRU(4, 8, 3, bidirectional=True), "sun2020")
     found = rules_of(net)
-    wide = {name for name, rule in found.items() if rule != "sun2020"}
+    wide = {name for name, rule in found.items() if rule.endswith((" first layer", " last layer"))}
     assert wide == {"ih_l0", "ih_l0_reverse", *(n for n in found if "_l2" in n)}
 
 
@@ -66,6 +69,28 @@ def test_rules_by_name_type_and_part() -> None:
     rule = nybble.recipes.recipe.Rule(None, type="recurrent")
     facts = [f for f, _ in nybble.convert.__globals__["convertible_layers"](Words())]
     assert [rule.matches(f) for f in facts] == [True] * 4 + [False]
+    rule = nybble.recipes.recipe.Rule(None, type="time-loop")
+    assert [f.name for f in facts if rule.matches(f)] == ["lstm.hh_l0", "lstm.hh_l1"]
+
+
+def test_signed_inputs_take_sawb_and_hidden_states_a_learned_clip() -> None:
+    """A scale fitted in every step would take the loop out of C++."""
+    net = words()
+    net(torch.randint(11, (3, 5), generator=torch.Generator().manual_seed(1))).sum().backward()
+    scales = {
+        name: (type(layer._resolved_spec().output_input.scale).__name__, layer.learns_clip)
+        for name, layer in nybble.quantized_layers(net)
+        if name != "head"
+    }
+    inputs, loop = ("SAWB", False), ("PACT", True)
+    assert scales == {
+        "lstm.ih_l0": inputs,
+        "lstm.hh_l0": loop,
+        "lstm.ih_l1": inputs,
+        "lstm.hh_l1": loop,
+    }
+    spec = net.lstm.hh_l0._resolved_spec()
+    assert all(why_not_native(spec, gemm) is None for gemm in ("output", "grad_input"))
 
 
 def test_class_keys_and_revert() -> None:
@@ -261,7 +286,8 @@ def test_the_loop_equals_linear_layers_one_step_after_the_other() -> None:
     y, (h_n, _) = lstm(x)
     linear = nn.Sequential(nn.Linear(16, 64, bias=False))
     linear[0].weight.data = lstm.weight_hh_l0.data
-    nybble.convert(linear, FOUR, backend="reference", accumulate="exact", inputs="signed")
+    learned = f"{FOUR}+signed=symmetric"
+    nybble.convert(linear, learned, backend="reference", accumulate="exact", inputs="signed")
     with torch.no_grad():
         linear[0].nybble_alpha.copy_(lstm.hh_l0.nybble_alpha)
         gx = lstm.ih_l0(x.view(35, 6), lstm.bias_ih_l0 + lstm.bias_hh_l0).view(7, 5, 64)

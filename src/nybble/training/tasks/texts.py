@@ -58,9 +58,10 @@ def settings_of(
 def model_training(task: str, config: TrainConfig) -> Mapping[str, Any]:
     """Fields of TrainConfig that suit the model.
 
-    With AdamW learned clips (PACT) get the full rate. They begin at what the first batch shows, and
-    a Transformer's activations grow tenfold from there; at the usual tenth of the rate the clips
-    stay behind, until every input of a layer is clipped and no gradient passes it any more.
+    With AdamW learned clips (PACT; under `sun2020` those behind a ReLU or in an LSTM's time loop)
+    get the full rate. They begin at what the first batch shows, and a Transformer's activations
+    grow tenfold from there; at the usual tenth of the rate the clips stay behind, until every input
+    of a layer is clipped and no gradient passes it any more.
     """
     own = find_model(task, str(config.model)).training
     if (config.optimizer or own.get("optimizer")) != "adamw":
