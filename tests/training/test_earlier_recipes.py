@@ -99,8 +99,8 @@ def test_where_no_input_is_negative_both_meanings_are_one(
     tiny: Make, tmp_path: Path, final_state: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A ReLU network: the same bits, and the folder goes on under the recipe's plain name."""
-    before = tiny(recipe=LEARNED, out=str(tmp_path / "before"))
-    now = tiny(recipe="sun2020", out=str(tmp_path / "now"))
+    before = tiny(recipe=LEARNED, out=str(tmp_path / "before"), checkpoint_every=2)
+    now = tiny(recipe="sun2020", out=str(tmp_path / "now"), checkpoint_every=2)
     stopped = tiny(recipe=LEARNED, out=str(tmp_path / "stopped"), checkpoint_every=2)
     train(before)
     train(now)
