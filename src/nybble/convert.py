@@ -16,7 +16,8 @@ from itertools import chain
 from typing import Literal
 
 import torch
-from torch import Tensor, nn
+from torch import nn
+from torch.nn.utils import parametrize
 
 from nybble.errors import UserError, suggest
 from nybble.nn.fastpath import allow_fast_paths, block_fast_paths
@@ -27,14 +28,24 @@ from nybble.nn.memory import (
     resolve_memory,
     restore_memory,
 )
-from nybble.nn.registry import converted_class, layer_types, quantized_layers
+from nybble.nn.multihead import MultiheadAttention
+from nybble.nn.parts import (
+    Target,
+    adopt,
+    check_release,
+    geometry_of,
+    release,
+    targets,
+    weights_of,
+)
+from nybble.nn.registry import quantized_layers
 from nybble.nn.state import QuantizedLayer
 from nybble.ops.dispatch import choose_backend, runs_native
 from nybble.ops.geometry import Geometry
 from nybble.ops.native.plan import GEMMS, why_not
 from nybble.ops.spec import LayerSpec
 from nybble.recipes import LayerFacts, Recipe, get_recipe
-from nybble.recipes.recipe import name_matches
+from nybble.recipes.recipe import OPTIONAL, name_matches
 
 Rules = Mapping[str, "str | Recipe | LayerSpec | None"]
 Inputs = Literal["unsigned", "signed"]
@@ -89,27 +100,23 @@ def convert(
     if any(True for _ in chain(quantized_layers(model), memory_layers(model))):
         raise UserError("the model is converted already: call nybble.revert(model) first")
     layers = convertible_layers(model)
+    names = [facts.name for facts, _ in layers]
+    user_rules = _user_rules(rules or {}, names, [name for name, _ in unconverted_layers(model)])
     if strict:
-        refuse_unconverted(model)
-    user_rules = _user_rules(rules or {}, [facts.name for facts, _ in layers])
+        refuse_unconverted(model, user_rules)
     planned = []
-    for index, (facts, module) in enumerate(layers):
+    for index, (facts, target) in enumerate(layers):
         spec, why = _resolve(facts, user_rules, chosen)
         if spec is not None and spec.quantizes:
-            planned.append((index, facts.name, module, spec, why))
+            planned.append((index, target, spec, why))
     if strict:  # before the first layer is changed
-        for _, name, module, spec, _ in planned:
-            refuse_fallback(name, module, spec, backend)
-    for index, name, module, spec, why in planned:
-        cls = converted_class(module)
-        if cls is None:
-            raise TypeError(f"{name} lost its class while it was converted")
-        module.__class__ = cls
-        if not isinstance(module, QuantizedLayer):
-            raise TypeError(f"{cls.__name__} is no QuantizedLayer")
-        module.attach_(
+        for _, target, spec, _ in planned:
+            refuse_fallback(target, spec, backend)
+    for index, target, spec, why in planned:
+        layer = target.place()
+        layer.attach_(
             spec,
-            name=name,
+            name=target.name,
             rule=why,
             backend=backend,
             accumulate=accumulate,
@@ -117,14 +124,15 @@ def convert(
             index=index,
             inputs=inputs,
         )
-        if runs_native(backend, module.weight):
-            channels_last_(module)
+        if runs_native(backend, target.sample):
+            channels_last_(layer)
     if not layers and chosen.spec.quantizes:
         warnings.warn(
             f"convert found no layer that {chosen.name} could convert in {type(model).__name__};"
             " nybble.summary(model, example_input) lists what was not converted",
             stacklevel=2,
         )
+    adopt(model)
     block_fast_paths(model)
     if memory is not None:
         compress_memory(model, memory, backend)
@@ -138,19 +146,10 @@ def revert(model: nn.Module) -> nn.Module:
     >>> type(model[0]) is nn.Linear
     True
     """
-    layers = list(quantized_layers(model))
-    for name, layer in layers:
-        if type(layer).__bases__[0] is not QuantizedLayer:
-            raise UserError(
-                f"revert: layer {name!r} was changed after its conversion (its class is"
-                f" {type(layer).__name__}): take the parametrization away first"
-            )
+    check_release(model)
     restore_memory(model)
     allow_fast_paths(model)
-    for _, layer in layers:
-        layer.detach_()
-        # (QuantizedLayer, torch's class): the second base is what the layer was.
-        layer.__class__ = type(layer).__bases__[1]
+    release(model)
     return model
 
 
@@ -164,45 +163,71 @@ def loss_scale(model: nn.Module) -> float:
     return max((layer.nybble_spec.loss_scale for _, layer in quantized_layers(model)), default=1.0)
 
 
-def convertible_layers(model: nn.Module) -> list[tuple[LayerFacts, nn.Module]]:
-    """(facts, module) of every layer that has a converted class, in module order."""
-    found = [
-        (name, module)
-        for name, module in model.named_modules()
-        if converted_class(module) is not None or isinstance(module, QuantizedLayer)
+def convertible_layers(model: nn.Module) -> list[tuple[LayerFacts, Target]]:
+    """(facts, target) of every layer that can be converted, in module order.
+
+    First and last are the first and the last that multiply weights: embeddings and products of
+    attention, which recipes leave alone unless asked, are neither.
+    """
+    found = list(targets(model))
+    multiplying = [t.name for t in found if not t.types & OPTIONAL and t.part not in _SECOND]
+    ends = {"first": multiplying[:1], "last": multiplying[-1:]}
+    family = _family([target.types for target in found])
+    return [
+        (
+            LayerFacts(
+                target.name,
+                target.types,
+                frozenset(end for end, names in ends.items() if target.name in names),
+                family,
+            ),
+            target,
+        )
+        for target in found
     ]
-    types = [layer_types(module) for _, module in found]
-    family = _family(types)
-    layers = []
-    for i, (name, module) in enumerate(found):
-        position = set()
-        if i == 0:
-            position.add("first")
-        if i == len(found) - 1:
-            position.add("last")
-        layers.append((LayerFacts(name, types[i], frozenset(position), family), module))
-    return layers
+
+
+# Projections that self-attention does not call.
+_SECOND = ("k_proj", "v_proj")
 
 
 def unconverted_layers(model: nn.Module) -> list[tuple[str, str]]:
-    """(name, class name) of modules that multiply weights of two or more dimensions themselves,
-    and are not converted: nothing is silently skipped."""
+    """(name, class name) of modules that hold weights of two or more dimensions and are not
+    converted: nothing is silently skipped. Normalisation multiplies element by element and is not
+    meant; embeddings are listed by `table_layers`."""
     missed = []
+    inner: set[int] = set()  # what belongs to a module that was judged already
     for name, module in model.named_modules():
-        if isinstance(module, QuantizedLayer):
+        if parametrize.is_parametrized(module):
+            inner.update(id(part) for part in module.parametrizations.modules())
+        if isinstance(module, MultiheadAttention):
             continue
-        weights = [
-            p for p in module.parameters(recurse=False) if p.dim() >= 2 and p.is_floating_point()
-        ]
-        if weights:
+        skipped = isinstance(module, QuantizedLayer | nn.LayerNorm | nn.RMSNorm | nn.GroupNorm)
+        if skipped or id(module) in inner or type(module) is nn.Embedding:
+            continue
+        if weights_of(module):
             missed.append((name, type(module).__name__))
     return missed
 
 
-def refuse_unconverted(model: nn.Module) -> None:
-    """Raise UserError if some layer with weights has no converted class."""
-    known = {name for facts, _ in convertible_layers(model) for name in [facts.name]}
-    missed = [f"{n} ({cls})" for n, cls in unconverted_layers(model) if n not in known]
+def table_layers(model: nn.Module) -> list[str]:
+    """Names of embeddings in float32: a look-up, which multiplies nothing."""
+    return [name for name, module in model.named_modules() if type(module) is nn.Embedding]
+
+
+def refuse_unconverted(
+    model: nn.Module, user_rules: list[tuple[str, LayerSpec | Recipe | None]]
+) -> None:
+    """Raise UserError if some layer with weights has no converted class, and no rule accepts it."""
+    known = {target.name for target in targets(model)}
+    whole = {id(t.module) for t in targets(model) if t.part and t.part != "out_proj"}
+    known |= {name for name, module in model.named_modules() if id(module) in whole}
+    accepted = [pattern for pattern, value in user_rules if value is None]
+    missed = [
+        f"{name} ({cls})"
+        for name, cls in unconverted_layers(model)
+        if name not in known and not any(name_matches(pattern, name) for pattern in accepted)
+    ]
     if missed:
         raise UserError(
             f"strict=True: {len(missed)} layers multiply weights and cannot be converted:"
@@ -210,23 +235,22 @@ def refuse_unconverted(model: nn.Module) -> None:
         )
 
 
-def refuse_fallback(name: str, module: nn.Module, spec: LayerSpec, backend: str) -> None:
+def refuse_fallback(target: Target, spec: LayerSpec, backend: str) -> None:
     """Raise UserError if a Gemm of a native layer would fall back to the reference backend."""
-    weight = module.weight
-    if not isinstance(weight, Tensor) or not runs_native(backend, weight):
+    if "embedding" in target.types or not runs_native(backend, target.sample):
         return
     for gemm in GEMMS:
-        reason = why_not(spec, layer_geometry(module), gemm)
+        reason = why_not(spec, target.geometry, gemm)
         if reason is not None and not reason.by_recipe:
             raise UserError(
-                f"strict=True: the {gemm} Gemm of {name} would run on the reference backend"
+                f"strict=True: the {gemm} Gemm of {target.name} would run on the reference backend"
                 f" ({reason.text}); use backend='reference' or strict=False"
             )
 
 
 def layer_geometry(module: nn.Module) -> Geometry:
     """The kind of Gemm of a layer; its stride and padding do not matter here."""
-    return Geometry("conv2d" if "conv" in layer_types(module) else "linear")
+    return geometry_of(module)
 
 
 def channels_last_(layer: QuantizedLayer) -> None:
@@ -235,7 +259,9 @@ def channels_last_(layer: QuantizedLayer) -> None:
     Convolutions with such a weight return channels-last images, in torch as well, so everything
     behind the first one works in the layout of the native kernels.
     """
-    if layer.weight.dim() == 4:
+    if parametrize.is_parametrized(layer) or not isinstance(layer, nn.modules.conv._ConvNd):
+        return
+    if layer.weight.dim() == 4 and isinstance(layer.weight, nn.Parameter):
         with torch.no_grad():
             layer.weight.data = layer.weight.data.contiguous(memory_format=torch.channels_last)
 
@@ -249,7 +275,10 @@ def _family(types: list[frozenset[str]]) -> frozenset[str]:
     return frozenset({"bottleneck"}) if 2 * ones > len(convs) else frozenset()
 
 
-def _user_rules(rules: Rules, names: list[str]) -> list[tuple[str, LayerSpec | Recipe | None]]:
+def _user_rules(
+    rules: Rules, names: list[str], others: list[str]
+) -> list[tuple[str, LayerSpec | Recipe | None]]:
+    """The rules, checked; `others` are layers that cannot be converted, which None accepts."""
     resolved: list[tuple[str, LayerSpec | Recipe | None]] = []
     if not isinstance(rules, Mapping):
         raise UserError(f"rules is {rules!r}: use a dict, layer name -> recipe, LayerSpec or None")
@@ -261,6 +290,14 @@ def _user_rules(rules: Rules, names: list[str]) -> list[tuple[str, LayerSpec | R
                 f"rule {pattern!r} is {value!r}: use a recipe, a LayerSpec, or None for float32"
             )
         if not any(name_matches(pattern, name) for name in names):
+            other = next((name for name in others if name_matches(pattern, name)), None)
+            if other is not None and value is None:
+                resolved.append((pattern, None))
+                continue
+            if other is not None:
+                raise UserError(
+                    f"rule {pattern!r}: {other} has no converted class; None leaves it in float32"
+                )
             shown = ", ".join(names[:8]) + (", ..." if len(names) > 8 else "")
             raise UserError(
                 f"rule {pattern!r} matches no layer; the layers are {shown}."
@@ -273,9 +310,12 @@ def _user_rules(rules: Rules, names: list[str]) -> list[tuple[str, LayerSpec | R
 def _resolve(
     facts: LayerFacts, user_rules: list[tuple[str, LayerSpec | Recipe | None]], recipe: Recipe
 ) -> tuple[LayerSpec | None, str]:
+    optional = bool(facts.types & OPTIONAL)
+    chosen, rule = recipe.resolve(facts)
     for pattern, value in user_rules:
-        if name_matches(pattern, facts.name):
+        # A regular expression changes what an optional layer does, but does not bring it in.
+        reaches = not optional or chosen is not None or pattern == facts.name
+        if reaches and name_matches(pattern, facts.name):
             spec = value.spec if isinstance(value, Recipe) else value
             return spec, f"user rule {pattern}"
-    spec, rule = recipe.resolve(facts)
-    return spec, recipe.name if rule is None else f"{recipe.name}: {rule.describe()}"
+    return chosen, recipe.name if rule is None else f"{recipe.name}: {rule.describe()}"

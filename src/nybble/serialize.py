@@ -26,8 +26,9 @@ from torch import Tensor, nn
 
 from nybble.errors import UserError
 from nybble.nn.fastpath import block_fast_paths
-from nybble.nn.registry import converted_class, quantized_layers
-from nybble.nn.state import STATE, QuantizedLayer
+from nybble.nn.parts import adopt, targets
+from nybble.nn.registry import quantized_layers
+from nybble.nn.state import STATE
 from nybble.ops.dispatch import choose_backend
 from nybble.ops.spec import LayerSpec
 from nybble.quantizers.storage import digest
@@ -134,16 +135,14 @@ def _layers(model: nn.Module) -> dict[str, dict[str, Any]]:
 def _match(model: nn.Module, layers: dict[str, dict[str, Any]], path: Path) -> None:
     present = dict(quantized_layers(model))
     if not present:
-        modules = dict(model.named_modules())
-        found = []
-        for name, info in layers.items():
-            module = modules.get(name)
-            cls = None if module is None else converted_class(module)
-            if module is None or cls is None:
+        places = {target.name: target for target in targets(model)}
+        for name in layers:
+            if name not in places:
                 raise UserError(f"load: {path} has a converted layer {name!r}, the model has none")
-            found.append((module, cls, name, info))
-        for entry in found:
-            _attach(*entry)
+        for name, info in layers.items():
+            layer = places[name].place()
+            layer.attach_(name=name, backend=choose_backend("auto"), inputs=None, **info)
+        adopt(model)
         block_fast_paths(model)
         return
     if set(present) != set(layers):
@@ -155,13 +154,6 @@ def _match(model: nn.Module, layers: dict[str, dict[str, Any]], path: Path) -> N
                 f"load: layer {name!r} of {path} has another recipe than this model's;"
                 " load it into the plain model"
             )
-
-
-def _attach(module: nn.Module, cls: type[QuantizedLayer], name: str, info: dict[str, Any]) -> None:
-    module.__class__ = cls
-    if not isinstance(module, QuantizedLayer):
-        raise TypeError(f"{cls.__name__} is no QuantizedLayer")
-    module.attach_(name=name, backend=choose_backend("auto"), inputs=None, **info)
 
 
 def _check_shapes(own: dict[str, Tensor], tensors: dict[str, Tensor], path: Path) -> None:

@@ -83,7 +83,9 @@ class LayerFunction(torch.autograd.Function):
         x, weight = dense(x), dense(weight)
         needs = ctx.needs_input_grad
         save = needs[0] or needs[1] or needs[3]
-        y, saved = torch.ops.nybble.layer_forward(x, weight, bias, alpha, *call.arguments(), save)
+        y, saved = torch.ops.nybble.layer_forward(
+            x, weight, bias, alpha, *call.arguments(), save, list(call.geometry.output_padding)
+        )
         ctx.call, ctx.save = call, save
         ctx.set_materialize_grads(False)
         if not save:
@@ -109,8 +111,7 @@ class LayerFunction(torch.autograd.Function):
         grad = grad.float()
         dbias = None
         if needs[2]:
-            dims = [0, 2, 3] if ctx.call.geometry.kind == "conv2d" else list(range(grad.dim() - 1))
-            dbias = grad.sum(dims)
+            dbias = grad.sum(ctx.call.geometry.channel_dims(grad.dim()))
         if not ctx.save:  # only the bias learns
             return None, None, dbias, None, None, None
         raw_x, raw_weight, *saved = ctx.saved_tensors

@@ -18,9 +18,15 @@ from typing import Any, Literal
 from nybble.errors import UserError, suggest
 from nybble.ops.spec import LayerSpec
 
-LayerType = Literal["conv1x1", "depthwise", "conv", "linear"]
+LayerType = Literal[
+    "conv1x1", "depthwise", "transposed", "conv", "linear", "embedding", "attention"
+]
 Position = Literal["first", "last"]
 Family = Literal["bottleneck", "depthwise-separable"]
+
+
+OPTIONAL = frozenset({"embedding", "attention"})
+"""Types of layers that stay in float32 unless a rule names their type, or them by their name."""
 
 
 @dataclass(frozen=True)
@@ -38,7 +44,8 @@ class Rule:
     """One exception: `spec` for the layers that meet every condition that is set.
 
     name: exact module name, or `re:` and a regular expression that is searched in the name.
-    type: `conv1x1`, `depthwise`, `conv` or `linear`; position: `first` or `last` in module order;
+    type: `conv1x1`, `depthwise`, `transposed`, `conv` or `linear`; `embedding` (tables) and
+    `attention` (the products Q K^T and P V), which no other rule speaks of; position: `first` or `last` in module order;
     family: only in networks of this family: `bottleneck` (most dense convolutions are 1x1, as in
     ResNet-50) or `depthwise-separable` (MobileNet). `spec=None` leaves the layer in float32.
     """
@@ -55,6 +62,8 @@ class Rule:
         if self.name is not None and not name_matches(self.name, layer.name):
             return False
         if self.type is not None and self.type not in layer.types:
+            return False
+        if self.type is None and self.name is None and layer.types & OPTIONAL:
             return False
         if self.position is not None and self.position not in layer.position:
             return False
@@ -141,7 +150,7 @@ class Recipe:
         for rule in self.rules:
             if rule.matches(layer):
                 return rule.spec, rule
-        return self.spec, None
+        return (None if layer.types & OPTIONAL else self.spec), None
 
     @property
     def loss_scale(self) -> float:

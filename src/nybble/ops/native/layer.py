@@ -12,11 +12,12 @@ from torch import Tensor
 from nybble.errors import NybbleError
 from nybble.ops.exactness import finish_
 from nybble.ops.geometry import Geometry
-from nybble.ops.native import convolution
+from nybble.ops.native import convolution, shaped
 from nybble.ops.native.gemm import gemm
 from nybble.ops.native.gradient import quantize_gradient
 from nybble.ops.native.operand import Kept, codes_of, mask_, mask_gradient_, quantize_kept
 from nybble.ops.native.plan import why_not
+from nybble.ops.native.shaped import Stored
 from nybble.ops.reference import gemm as reference_gemm
 from nybble.ops.reference import layer as reference
 from nybble.ops.reference.operand import (
@@ -56,14 +57,21 @@ def layer_forward(
     last_x, last_w = is_channels_last(x), is_channels_last(weight)
     kept_x = quantize_kept(x, slot_x, draw, INPUT, alpha, want_inside=save)
     kept_w = quantize_kept(weight, slot_w, draw, WEIGHT, None, want_inside=save)
-    codes_x = codes_of(kept_x, slot_x, tuple(x.shape), last_x, geometry)
-    codes_w = codes_of(kept_w, slot_w, tuple(weight.shape), last_w, geometry)
-    scale_x, scale_w = _facing(kept_x[1], 0), _facing(kept_w[1], 0)
-    if geometry.kind == "linear":
-        y = gemm(codes_x, codes_w, trans_b=True, scale_a=scale_x, scale_b=scale_w, bias=bias)
+    x_shape, w_shape = tuple(x.shape), tuple(weight.shape)
+    scale_x, scale_w = _scales(kept_x, kept_w, geometry, "output")
+    if geometry.kind not in ("linear", "conv2d"):
+        shape = geometry.output_shape(x_shape, w_shape)
+        a = Stored(kept_x[0], slot_x, kept_x[2], x_shape, last_x, scale_x)
+        b = Stored(kept_w[0], slot_w, kept_w[2], w_shape, last_w, scale_w)
+        y = shaped.output(a, b, geometry, shape, bias)
     else:
-        y = convolution.output(codes_x, codes_w, geometry, scale_x, scale_w, bias)
-        y = _torch_layout(y, last_x or last_w)
+        codes_x = codes_of(kept_x, slot_x, x_shape, last_x, geometry)
+        codes_w = codes_of(kept_w, slot_w, w_shape, last_w, geometry)
+        if geometry.kind == "linear":
+            y = gemm(codes_x, codes_w, trans_b=True, scale_a=scale_x, scale_b=scale_w, bias=bias)
+        else:
+            y = convolution.output(codes_x, codes_w, geometry, scale_x, scale_w, bias)
+            y = _torch_layout(y, last_x or last_w)
     if not save:
         return y, []
     back_x = _for_backward(
@@ -163,9 +171,13 @@ class _Backward:
     def native_input(self, gradient: Kept | Operand) -> Tensor:
         slot_g, slot_w = self.spec.grad_input_grad, self.slot_w
         kept = _kept(gradient)
+        scale_g, scale_w = _scales(kept, self.kept_w, self.geometry, "grad_input")
+        if self.geometry.kind not in ("linear", "conv2d"):
+            a = self._stored(kept, slot_g, self.grad_shape, self.grad_last, scale_g)
+            b = self._stored(self.kept_w, slot_w, self.weight_shape, self.last[1], scale_w)
+            return shaped.grad_input(a, b, self.geometry, self.x_shape)
         g = codes_of(kept, _known(slot_g), self.grad_shape, self.grad_last, self.geometry)
         w = codes_of(self.kept_w, _known(slot_w), self.weight_shape, self.last[1], self.geometry)
-        scale_g, scale_w = _facing(kept[1], 0), _facing(self.kept_w[1], 1)
         if self.geometry.kind == "linear":
             return gemm(g, w, scale_a=scale_g, scale_b=scale_w)
         n, c, h, width = self.x_shape
@@ -175,21 +187,30 @@ class _Backward:
     def native_weight(self, gradient: Kept | Operand) -> Tensor:
         slot_g, slot_x = self.spec.grad_weight_grad, self.slot_x
         kept = _kept(gradient)
+        scale_g, scale_x = _scales(kept, self.kept_x, self.geometry, "grad_weight")
+        if self.geometry.kind not in ("linear", "conv2d"):
+            a = self._stored(kept, slot_g, self.grad_shape, self.grad_last, scale_g)
+            b = self._stored(self.kept_x, slot_x, self.x_shape, self.last[0], scale_x)
+            return shaped.grad_weight(a, b, self.geometry, self.weight_shape)
         g = codes_of(kept, _known(slot_g), self.grad_shape, self.grad_last, self.geometry)
         x = codes_of(self.kept_x, _known(slot_x), self.x_shape, self.last[0], self.geometry)
-        scale_g, scale_x = _facing(kept[1], 1), _facing(self.kept_x[1], 1)
         if self.geometry.kind == "linear":
             return gemm(g, x, trans_a=True, scale_a=scale_g, scale_b=scale_x)
         o, c, h, width = self.weight_shape
         dw = convolution.grad_weight(g, x, self.geometry, (o, h, width, c), scale_g, scale_x)
         return _torch_layout(dw, self.last[0] or self.grad_last)
 
+    def _stored(
+        self, kept: Kept, slot: Slot, shape: tuple[int, ...], last: bool, scale: Tensor | None
+    ) -> Stored:
+        return Stored(kept[0], _known(slot), kept[2], shape, last, scale)
+
     def reference_input(self, gradient: Kept | Operand) -> Tensor:
         g = self._gradient(gradient, self.spec.grad_input_grad)
         rank = len(self.x_shape)
-        free = 1 if self.geometry.groups == 1 else -1
-        tg, mg, limit_g = g.facing(0, 0, rank)
-        tw, mw, limit_w = self.operand_w().facing(free, 1, rank)
+        follow_g, follow_w = self.geometry.follow("grad_input")
+        tg, mg, limit_g = g.facing(*follow_g, rank)
+        tw, mw, limit_w = self.operand_w().facing(*follow_w, rank)
         acc = reference_gemm.grad_input(
             tg,
             tw,
@@ -205,9 +226,9 @@ class _Backward:
     def reference_weight(self, gradient: Kept | Operand) -> Tensor:
         g = self._gradient(gradient, self.spec.grad_weight_grad)
         rank = len(self.weight_shape)
-        free = 1 if self.geometry.groups == 1 else -1
-        tg, mg, limit_g = g.facing(1, 0, rank)
-        tx, mx, limit_x = self.operand_x().facing(free, 1, rank)
+        follow_g, follow_x = self.geometry.follow("grad_weight")
+        tg, mg, limit_g = g.facing(*follow_g, rank)
+        tx, mx, limit_x = self.operand_x().facing(*follow_x, rank)
         acc = reference_gemm.grad_weight(
             tg,
             tx,
@@ -263,6 +284,13 @@ def _facing(multiplier: Tensor, free: int) -> Tensor | None:
     if [d for d, size in enumerate(multiplier.shape) if size > 1] != [free]:
         raise NybbleError(f"a scale of shape {tuple(multiplier.shape)} cannot leave the sum")
     return multiplier.reshape(-1)
+
+
+def _scales(
+    a: Kept, b: Kept, geometry: Geometry, gemm_name: str
+) -> tuple[Tensor | None, Tensor | None]:
+    (free_a, _), (free_b, _) = geometry.follow(gemm_name)
+    return _facing(a[1], free_a), _facing(b[1], free_b)
 
 
 def _torch_layout(nhwc: Tensor, channels_last: bool) -> Tensor:
