@@ -126,7 +126,8 @@ def convert(
         )
         if runs_native(backend, target.sample):
             channels_last_(layer)
-    if not layers and chosen.spec.quantizes:
+    multiplying = any(not facts.types.intersection(OPTIONAL) for facts, _ in layers)
+    if not multiplying and not planned and chosen.spec.quantizes:
         warnings.warn(
             f"convert found no layer that {chosen.name} could convert in {type(model).__name__};"
             " nybble.summary(model, example_input) lists what was not converted",
@@ -170,7 +171,9 @@ def convertible_layers(model: nn.Module) -> list[tuple[LayerFacts, Target]]:
     attention, which recipes leave alone unless asked, are neither.
     """
     found = list(targets(model))
-    multiplying = [t.name for t in found if not t.types & OPTIONAL and t.part not in _SECOND]
+    multiplying = [
+        t.name for t in found if not t.types.intersection(OPTIONAL) and t.part not in _SECOND
+    ]
     ends = {"first": multiplying[:1], "last": multiplying[-1:]}
     family = _family([target.types for target in found])
     return [
@@ -310,7 +313,7 @@ def _user_rules(
 def _resolve(
     facts: LayerFacts, user_rules: list[tuple[str, LayerSpec | Recipe | None]], recipe: Recipe
 ) -> tuple[LayerSpec | None, str]:
-    optional = bool(facts.types & OPTIONAL)
+    optional = bool(facts.types.intersection(OPTIONAL))
     chosen, rule = recipe.resolve(facts)
     for pattern, value in user_rules:
         # A regular expression changes what an optional layer does, but does not bring it in.

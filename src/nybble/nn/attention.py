@@ -86,10 +86,8 @@ def attend(
     scores = query @ key.transpose(-2, -1) if qk is None else qk(query, key)
     scores = scores * factor
     if mask is not None:
-        if mask.dtype is torch.bool:
-            scores = scores.masked_fill(~mask, -math.inf)
-        else:
-            scores = scores + mask
+        gone = mask.dtype is torch.bool
+        scores = scores.masked_fill(~mask, -math.inf) if gone else scores + mask
     weights = torch._safe_softmax(scores, -1).to(query.dtype)
     weights = F.dropout(weights, dropout)
     if pv is None:

@@ -99,7 +99,7 @@ def _models_with_products(model: nn.Module) -> list[Any]:
 
 
 def _register() -> None:
-    from transformers import AttentionInterface, AttentionMaskInterface  # type: ignore[attr-defined]
+    from transformers import AttentionInterface, AttentionMaskInterface
     from transformers.masking_utils import eager_mask
 
     AttentionInterface.register(NAME, attention_forward)

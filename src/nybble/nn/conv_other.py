@@ -111,7 +111,8 @@ class _Transposed(QuantizedLayer):
             y = self._gemm(x.unsqueeze(2), weight, layer.bias, geometry).squeeze(2)
         else:
             kind: Kind = "conv_transpose2d" if dims == 2 else "conv_transpose3d"
-            geometry = Geometry(kind, *sizes[:3], layer.groups, sizes[3])
+            stride, padding, dilation, output_padding = sizes
+            geometry = Geometry(kind, stride, padding, dilation, layer.groups, output_padding)
             y = self._gemm(x, self.weight, layer.bias, geometry)
         return y if batched else y.squeeze(0)
 

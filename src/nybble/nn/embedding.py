@@ -61,9 +61,7 @@ class Embedding(QuantizedLayer, nn.Embedding):
                     f"{name}: an Embedding with {option}=True cannot be converted; leave it in"
                     f" float32 with rules={{{name!r}: None}}, or make it without {option}"
                 )
-        spec = LayerSpec(
-            output_weight=spec.output_weight, grad_weight_grad=spec.grad_weight_grad
-        )
+        spec = LayerSpec(output_weight=spec.output_weight, grad_weight_grad=spec.grad_weight_grad)
         super().attach_(replace(spec, grad_input_weight=None), **rest)
 
     def forward(self, input: Tensor) -> Tensor:
@@ -71,7 +69,7 @@ class Embedding(QuantizedLayer, nn.Embedding):
         if input.is_floating_point():
             raise UserError(f"{type(self).__name__}: indices are integers, not {input.dtype}")
         weight = self.weight
-        if input.numel() and not (0 <= int(input.min()) and int(input.max()) < weight.shape[0]):
+        if input.numel() and not (int(input.min()) >= 0 and int(input.max()) < weight.shape[0]):
             raise UserError(
                 f"{self.nybble_name or type(self).__name__}: an index is out of range: they go from"
                 f" 0 to {weight.shape[0] - 1}, but {int(input.min())} to {int(input.max())} came in"

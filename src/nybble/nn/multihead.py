@@ -71,7 +71,7 @@ class OutProjection(QuantizedLayer, NonDynamicallyQuantizableLinear):
 class MultiheadAttention(nn.MultiheadAttention):
     """A converted `torch.nn.MultiheadAttention`."""
 
-    def forward(  # type: ignore[override]
+    def forward(
         self,
         query: Tensor,
         key: Tensor,
@@ -125,7 +125,9 @@ class MultiheadAttention(nn.MultiheadAttention):
 
     def _check(self, query: Tensor, key: Tensor, value: Tensor) -> None:
         sizes = (self.embed_dim, self.kdim, self.vdim)
-        for name, x, size in zip(("query", "key", "value"), (query, key, value), sizes, strict=True):
+        for name, x, size in zip(
+            ("query", "key", "value"), (query, key, value), sizes, strict=True
+        ):
             if x.is_nested:
                 raise UserError(f"{type(self).__name__}: {name} is nested; pad it to one length")
             if x.dim() not in (2, 3) or x.dim() != query.dim() or x.shape[-1] != size:

@@ -33,9 +33,7 @@ def plain_class(module: nn.Module) -> type[nn.Module]:
     return cls
 
 
-def parametrized_class(
-    module: nn.Module, converted: type[QuantizedLayer]
-) -> type[QuantizedLayer]:
+def parametrized_class(module: nn.Module, converted: type[QuantizedLayer]) -> type[QuantizedLayer]:
     """The converted class of a parametrized module, made once a class."""
     own = type(module)
     if _MADE not in own.__dict__:

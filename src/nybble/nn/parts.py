@@ -138,7 +138,7 @@ def release(model: nn.Module) -> None:
             if isinstance(child, Projection | Product):
                 delattr(module, name)
         if type(module) is MultiheadAttention:
-            module.__class__ = nn.MultiheadAttention
+            cast(nn.Module, module).__class__ = nn.MultiheadAttention
         if isinstance(module, QuantizedLayer) and not isinstance(module, Projection | Product):
             module.detach_()
             # (QuantizedLayer, torch's class): the second base is what the layer was.
@@ -149,7 +149,9 @@ def check_release(model: nn.Module) -> None:
     """Raise UserError where a converted layer got another class meanwhile."""
     for name, module in model.named_modules():
         bases = type(module).__bases__
-        changed = isinstance(module, QuantizedLayer) and not isinstance(module, Projection | Product)
+        changed = isinstance(module, QuantizedLayer) and not isinstance(
+            module, Projection | Product
+        )
         if changed and not (len(bases) == 2 and issubclass(bases[0], QuantizedLayer)):
             raise UserError(
                 f"revert: layer {name!r} was changed after its conversion (its class is"
@@ -158,9 +160,11 @@ def check_release(model: nn.Module) -> None:
 
 
 def weights_of(module: nn.Module) -> bool:
-    """Whether a module itself holds a weight of two or more dimensions, maybe a parametrized one."""
+    """Whether a module itself holds a weight of two or more dimensions, parametrized or not."""
     own = [p for p in module.parameters(recurse=False) if p.dim() >= 2 and p.is_floating_point()]
     if own:
         return True
-    lists = module.parametrizations.values() if parametrize.is_parametrized(module) else ()
-    return any(p.dim() >= 2 for each in lists for p in each.parameters())
+    if not parametrize.is_parametrized(module):
+        return False
+    made_of = cast(nn.ModuleDict, module.parametrizations)
+    return any(p.dim() >= 2 for each in made_of.values() for p in each.parameters())

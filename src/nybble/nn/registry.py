@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import cast
 
 from torch import nn
 
@@ -33,6 +32,7 @@ LAYERS: dict[type[nn.Module], type[QuantizedLayer]] = {
     nn.ConvTranspose3d: ConvTranspose3d,
     nn.Embedding: Embedding,
 }
+
 
 def converted_class(module: nn.Module) -> type[QuantizedLayer] | None:
     """The class that `module` would become, or None.
@@ -75,4 +75,4 @@ def quantized_layers(model: nn.Module) -> Iterator[tuple[str, QuantizedLayer]]:
     """(name, layer) of every converted layer, in module order; shared layers once."""
     for name, module in model.named_modules():
         if isinstance(module, QuantizedLayer):
-            yield name, cast(QuantizedLayer, module)
+            yield name, module

@@ -69,9 +69,7 @@ def embedding_backward(
         flat = flat.masked_fill((rows == padding).unsqueeze(1), 0.0)
     flat = flat.contiguous()
     quantize = native_gradient if native else reference_gradient
-    _, found, amax, scale = quantize.quantize_gradient(
-        flat, spec, grad_scale, draw, (False, True)
-    )
+    _, found, amax, scale = quantize.quantize_gradient(flat, spec, grad_scale, draw, (False, True))
     slot = spec.grad_weight_grad
     if isinstance(found, list):
         found = restore(found, slot, None, tuple(flat.shape), False)

@@ -25,7 +25,7 @@ Position = Literal["first", "last"]
 Family = Literal["bottleneck", "depthwise-separable"]
 
 
-OPTIONAL = frozenset({"embedding", "attention"})
+OPTIONAL: tuple[LayerType, ...] = ("embedding", "attention")
 """Types of layers that stay in float32 unless a rule names their type, or them by their name."""
 
 
@@ -45,7 +45,8 @@ class Rule:
 
     name: exact module name, or `re:` and a regular expression that is searched in the name.
     type: `conv1x1`, `depthwise`, `transposed`, `conv` or `linear`; `embedding` (tables) and
-    `attention` (the products Q K^T and P V), which no other rule speaks of; position: `first` or `last` in module order;
+    `attention` (the products Q K^T and P V), which no other rule speaks of;
+    position: `first` or `last` in module order;
     family: only in networks of this family: `bottleneck` (most dense convolutions are 1x1, as in
     ResNet-50) or `depthwise-separable` (MobileNet). `spec=None` leaves the layer in float32.
     """
@@ -63,7 +64,7 @@ class Rule:
             return False
         if self.type is not None and self.type not in layer.types:
             return False
-        if self.type is None and self.name is None and layer.types & OPTIONAL:
+        if self.type is None and self.name is None and layer.types.intersection(OPTIONAL):
             return False
         if self.position is not None and self.position not in layer.position:
             return False
@@ -150,7 +151,7 @@ class Recipe:
         for rule in self.rules:
             if rule.matches(layer):
                 return rule.spec, rule
-        return (None if layer.types & OPTIONAL else self.spec), None
+        return (None if layer.types.intersection(OPTIONAL) else self.spec), None
 
     @property
     def loss_scale(self) -> float:

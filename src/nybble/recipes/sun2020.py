@@ -27,7 +27,7 @@ from nybble.ops.spec import LayerSpec
 from nybble.quantizers import PACT, SAWB, GradScale, Quantizer, Unit
 from nybble.recipes.hfp8 import ACCUMULATOR, accumulator_of
 from nybble.recipes.parts import hfp8_spec, uniform_spec
-from nybble.recipes.recipe import LayerType, Recipe, Rule, Switch, read_settings
+from nybble.recipes.recipe import OPTIONAL, Recipe, Rule, Switch, read_settings
 
 SWITCHES = (
     Switch(
@@ -205,16 +205,17 @@ def four_bit_spec(settings: dict[str, str]) -> LayerSpec:
     )
 
 
+def optional_rules(settings: dict[str, str], spec: LayerSpec) -> list[Rule]:
+    """Rules for what is in 4 bits only where it is asked for: tables, products of attention."""
+    return [Rule(spec, type=kind, why="asked for") for kind in OPTIONAL if settings[kind] == "yes"]
+
+
 def sun2020(**switches: str) -> Recipe:
     """The paper's system; every open point is a switch (`nybble recipes show sun2020`)."""
     settings = read_settings("sun2020", SWITCHES, switches)
     spec = four_bit_spec(settings)
     accumulator = accumulator_of(settings["accumulator"])
-    rules = [
-        Rule(spec, type=cast("LayerType", kind), why="asked for")
-        for kind in ("embedding", "attention")
-        if settings[kind] == "yes"
-    ]
+    rules = optional_rules(settings, spec)
     if settings["first_last"] != "int4":
         wide = {"fp16": uniform_spec("fp16", accumulator), "hfp8": hfp8_spec(accumulator)}.get(
             settings["first_last"]

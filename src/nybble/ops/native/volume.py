@@ -91,7 +91,8 @@ def output(
     y = convolution.output(
         x.planes(index), w.kernel(rows=False), _flat(geometry), scale_x, scale_w, bias
     )
-    return y.unflatten(0, (n, index.shape[0])).permute(0, 4, 1, 2, 3).contiguous()
+    out = y.view(n, index.shape[0], *y.shape[1:])
+    return out.permute(0, 4, 1, 2, 3).contiguous()
 
 
 def grad_input(
@@ -106,7 +107,12 @@ def grad_input(
     n, c, d, h, width = x_shape
     index = _sources(geometry, d, g.codes.shape[2], w.codes.shape[2])
     dx = convolution.grad_input(
-        g.planes(index), w.kernel(rows=True), _flat(geometry), (n * d, h, width, c), scale_g, scale_w
+        g.planes(index),
+        w.kernel(rows=True),
+        _flat(geometry),
+        (n * d, h, width, c),
+        scale_g,
+        scale_w,
     )
     return dx.view(n, d, h, width, c).permute(0, 4, 1, 2, 3).contiguous()
 

@@ -237,7 +237,7 @@ def _chunked_output(
         return _chunked_grad_input(x, weight, geometry.mirror, shape, accumulator)
     if geometry.kind == "conv3d":
         planes = _chunked_output(*_flat(x, weight, geometry), accumulator)
-        return planes.unflatten(0, (shape[0], shape[2])).transpose(1, 2).contiguous()
+        return planes.view(shape[0], shape[2], *planes.shape[1:]).transpose(1, 2).contiguous()
     columns = _columns(x, tuple(weight.shape), geometry)
     rows = weight.unflatten(0, (geometry.groups, -1)).flatten(2)
     return _chunked_matmul(rows, columns, accumulator).reshape(shape)
@@ -262,7 +262,8 @@ def _chunked_grad_input(
         *grad.shape[:2],
         *((o - 1) * s + 1 if o else 0 for o, s in zip(out, geometry.stride, strict=True)),
     )
-    dilated[(..., *(slice(None, None, s) for s in geometry.stride))] = grad
+    every: list[slice] = [slice(None, None, s) for s in (1, 1, *geometry.stride)]
+    dilated[tuple(every)] = grad
     pads: list[int] = []
     for i in reversed(range(dims)):
         reach = geometry.dilation[i] * (kernel[i] - 1)
