@@ -101,9 +101,11 @@ def convert(
         raise UserError("the model is converted already: call nybble.revert(model) first")
     layers = convertible_layers(model)
     names = [facts.name for facts, _ in layers]
-    user_rules = _user_rules(rules or {}, names, [name for name, _ in unconverted_layers(model)])
+    others = [name for name, _ in unconverted_layers(model) + table_layers(model)]
+    user_rules = _user_rules(rules or {}, names, others)
     if strict:
-        refuse_unconverted(model, user_rules)
+        tables = chosen.resolve(LayerFacts("", frozenset({"embedding"}), frozenset()))[0]
+        refuse_unconverted(model, user_rules, tables=tables is not None)
     planned = []
     for index, (facts, target) in enumerate(layers):
         spec, why = _resolve(facts, user_rules, chosen)
@@ -206,34 +208,42 @@ def unconverted_layers(model: nn.Module) -> list[tuple[str, str]]:
         if isinstance(module, MultiheadAttention):
             continue
         skipped = isinstance(module, QuantizedLayer | nn.LayerNorm | nn.RMSNorm | nn.GroupNorm)
-        if skipped or id(module) in inner or type(module) is nn.Embedding:
+        if skipped or id(module) in inner or isinstance(module, nn.Embedding):
             continue
         if weights_of(module):
             missed.append((name, type(module).__name__))
     return missed
 
 
-def table_layers(model: nn.Module) -> list[str]:
-    """Names of embeddings in float32: a look-up, which multiplies nothing."""
-    return [name for name, module in model.named_modules() if type(module) is nn.Embedding]
+def table_layers(model: nn.Module) -> list[tuple[str, str]]:
+    """(name, class name) of embeddings in float32: a look-up multiplies nothing."""
+    return [
+        (name, type(module).__name__)
+        for name, module in model.named_modules()
+        if isinstance(module, nn.Embedding) and not isinstance(module, QuantizedLayer)
+    ]
 
 
 def refuse_unconverted(
-    model: nn.Module, user_rules: list[tuple[str, LayerSpec | Recipe | None]]
+    model: nn.Module,
+    user_rules: list[tuple[str, LayerSpec | Recipe | None]],
+    *,
+    tables: bool,
 ) -> None:
-    """Raise UserError if some layer with weights has no converted class, and no rule accepts it."""
+    """Raise UserError if some layer with weights has no converted class, and no rule accepts it.
+    tables: look-up tables are to be converted too."""
     known = {target.name for target in targets(model)}
     whole = {id(t.module) for t in targets(model) if t.part and t.part != "out_proj"}
     known |= {name for name, module in model.named_modules() if id(module) in whole}
     accepted = [pattern for pattern, value in user_rules if value is None]
     missed = [
         f"{name} ({cls})"
-        for name, cls in unconverted_layers(model)
+        for name, cls in unconverted_layers(model) + (table_layers(model) if tables else [])
         if name not in known and not any(name_matches(pattern, name) for pattern in accepted)
     ]
     if missed:
         raise UserError(
-            f"strict=True: {len(missed)} layers multiply weights and cannot be converted:"
+            f"strict=True: {len(missed)} layers hold weights and cannot be converted:"
             f" {', '.join(missed[:5])}; name them in rules as None, or use strict=False"
         )
 

@@ -84,7 +84,7 @@ class Summary:
     unconverted: tuple[tuple[str, str], ...]
     clips: tuple[str, ...]
     loss_scale: float
-    tables: tuple[str, ...] = ()
+    tables: tuple[tuple[str, str], ...] = ()
     kept: tuple[Kept, ...] = ()
     not_joined: tuple[tuple[str, str], ...] = ()
 
@@ -97,7 +97,9 @@ class Summary:
         return sum(row.share for row in self.rows if max(row.bits) <= bits)
 
     def __str__(self) -> str:
-        widths = (28, 8, 12, 26, 8, 12, 14, 7, 12)
+        longest = max((len(row.layer) for row in self.rows), default=0)
+        kinds = max((len(row.type) for row in self.rows), default=0)
+        widths = (max(28, longest), max(8, kinds), 12, 26, 8, 12, 14, 7, 12)
         head = (
             "layer",
             "type",
@@ -149,8 +151,8 @@ class Summary:
             ]
         lines += [f"not converted: {name} ({cls})" for name, cls in self.unconverted]
         lines += [
-            f"in float32 by the recipe: {name} (Embedding), a look-up that multiplies nothing"
-            for name in self.tables
+            f"a look-up in float32, which multiplies nothing: {name} ({cls})"
+            for name, cls in self.tables
         ]
         if self.loss_scale != 1:
             lines.append(
