@@ -179,7 +179,13 @@ def summary(model: nn.Module, example_input: Any) -> Summary:
     >>> [row.gemm for row in summary(model, torch.ones(4, 8)).rows][:3]
     ['output', 'grad_input', 'grad_weight']
     """
-    twin = copy.deepcopy(model).train()
+    try:
+        twin = copy.deepcopy(model).train()
+    except RuntimeError as error:
+        raise UserError(
+            f"summary runs a copy of the model, which cannot be copied ({error}); with"
+            " torch.nn.utils.weight_norm or spectral_norm, use torch.nn.utils.parametrizations"
+        ) from error
     calls: dict[str, int] = {}
     flowing: dict[str, int] = {}  # the part of `calls` whose input has a gradient
     saved: dict[str, int] = {}

@@ -101,19 +101,27 @@ class _Transposed(QuantizedLayer):
             layer.dilation,
         )
         x, batched = _checked(self, input, dims)
+        # Output padding up to the dilation is allowed; from the stride on no product reaches it.
+        within = [min(int(n), int(s) - 1) for n, s in zip(more, layer.stride, strict=True)]
+        beyond = [int(n) - m for n, m in zip(more, within, strict=True)]
+        bias = None if any(beyond) else layer.bias
         sizes = tuple(
             tuple(int(n) for n in size)
-            for size in (layer.stride, layer.padding, layer.dilation, more)
+            for size in (layer.stride, layer.padding, layer.dilation, within)
         )
         if dims == 1:
             geometry = _lined("conv_transpose2d", sizes, layer.groups)
             weight = self.weight.unsqueeze(2)
-            y = self._gemm(x.unsqueeze(2), weight, layer.bias, geometry).squeeze(2)
+            y = self._gemm(x.unsqueeze(2), weight, bias, geometry).squeeze(2)
         else:
             kind: Kind = "conv_transpose2d" if dims == 2 else "conv_transpose3d"
             stride, padding, dilation, output_padding = sizes
             geometry = Geometry(kind, stride, padding, dilation, layer.groups, output_padding)
-            y = self._gemm(x, self.weight, layer.bias, geometry)
+            y = self._gemm(x, self.weight, bias, geometry)
+        if any(beyond):
+            y = F.pad(y, [n for size in reversed(beyond) for n in (0, size)])
+            if layer.bias is not None:
+                y = y + layer.bias.to(y.dtype).view(-1, *[1] * dims)
         return y if batched else y.squeeze(0)
 
 

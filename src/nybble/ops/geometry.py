@@ -58,6 +58,11 @@ class Geometry:
     def __post_init__(self) -> None:
         if self.kind not in KINDS:
             raise UserError(f"unknown kind of Gemm {self.kind!r}: use one of {', '.join(KINDS)}")
+        if any(more >= s for more, s in zip(self.output_padding, self.stride, strict=False)):
+            raise UserError(
+                f"output_padding {self.output_padding} must be below the stride {self.stride}: what"
+                " lies beyond is reached by no product, and layers append it"
+            )
 
     @cached_property
     def mirror(self) -> Geometry | None:
