@@ -69,7 +69,8 @@ Batch batch(int64_t count, int64_t m, int64_t n, int64_t k, const Operand& a, co
   if (limit < 1 || limit > INT32_MAX) throw std::invalid_argument("gemm: limit is beyond int32");
   const int64_t codes_a = checked_product(m, k, "gemm_batch a");
   const int64_t codes_b = checked_product(n, k, "gemm_batch b");
-  if (count > 1 && ((all_a.bits == 4 && codes_a % 64 != 0) || (all_b.bits == 4 && codes_b % 64 != 0)))
+  if (count > 1 &&
+      ((all_a.bits == 4 && codes_a % 64 != 0) || (all_b.bits == 4 && codes_b % 64 != 0)))
     throw std::invalid_argument("gemm_batch: 4-bit matrices must be whole blocks of 64 codes");
   Batch of{{m, n, k, all_a, all_b, nullptr, threads, limit},
            count,
@@ -78,9 +79,9 @@ Batch batch(int64_t count, int64_t m, int64_t n, int64_t k, const Operand& a, co
            checked_product(m, n, "gemm_batch out")};
   of.first.a.free = m;
   of.first.b.free = n;
-  of.first.out = checked_array<float>(std::get<0>(out), std::get<1>(out),
-                                      checked_product(count, of.out_step, "gemm_batch out"),
-                                      "gemm_batch out");
+  of.first.out =
+      checked_array<float>(std::get<0>(out), std::get<1>(out),
+                           checked_product(count, of.out_step, "gemm_batch out"), "gemm_batch out");
   return of;
 }
 
