@@ -3,38 +3,27 @@
 
 #include <cstddef>
 #include <cstdint>
-#include <new>
+
+#include "core/pool.hpp"
 
 namespace nybble {
 
 class Buffer {
 public:
   Buffer() = default;
-  explicit Buffer(int64_t bytes)
-      : data_(static_cast<uint8_t*>(::operator new(std::size_t(bytes + kSlack), kAlign))) {
+  explicit Buffer(int64_t bytes) : memory_(std::size_t(bytes + kSlack)) {
     for (int64_t i = 0; i < kSlack; ++i)
-      data_[bytes + i] = 0;
+      memory_.data()[bytes + i] = 0;
   }
-  Buffer(Buffer&& other) noexcept : data_(other.data_) { other.data_ = nullptr; }
-  Buffer& operator=(Buffer&& other) noexcept {
-    uint8_t* mine = data_;
-    data_ = other.data_;
-    other.data_ = mine;
-    return *this;
-  }
-  ~Buffer() {
-    if (data_ != nullptr) ::operator delete(data_, kAlign);
-  }
-  uint8_t* data() const { return data_; }
+  uint8_t* data() const { return memory_.data(); }
   template <class T>
   T* as() const {
-    return reinterpret_cast<T*>(data_);
+    return reinterpret_cast<T*>(data());
   }
 
 private:
   static constexpr int64_t kSlack = 64;
-  static constexpr std::align_val_t kAlign{64};
-  uint8_t* data_ = nullptr;
+  Memory memory_;
 };
 
 inline int64_t round_up(int64_t n, int64_t to) { return (n + to - 1) / to * to; }

@@ -4,11 +4,9 @@
 
 #include <atomic>
 #include <cstdint>
-#include <cstdlib>
-#include <memory>
-#include <new>
 
 #include "core/parallel.hpp"
+#include "core/pool.hpp"
 
 namespace nybble {
 
@@ -30,19 +28,15 @@ public:
   T* piece(int64_t count) {
     const size_t at = used_;
     used_ += (size_t(count) * sizeof(T) + 63) / 64 * 64;
-    return base_ == nullptr ? nullptr : reinterpret_cast<T*>(base_.get() + at);
+    return base_.data() == nullptr ? nullptr : reinterpret_cast<T*>(base_.data() + at);
   }
   void reserve() {
-    base_.reset(static_cast<char*>(std::aligned_alloc(64, used_ + 64)));
-    if (base_ == nullptr) throw std::bad_alloc();
+    base_ = Memory(used_ + 64);
     used_ = 0;
   }
 
 private:
-  struct Free {
-    void operator()(char* at) const { std::free(at); }
-  };
-  std::unique_ptr<char, Free> base_;
+  Memory base_;
   size_t used_ = 0;
 };
 

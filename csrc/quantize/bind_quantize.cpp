@@ -8,6 +8,7 @@
 
 #include "core/bind.hpp"
 #include "quantize/drivers.hpp"
+#include "quantize/fit.hpp"
 
 namespace nb = nanobind;
 
@@ -28,6 +29,14 @@ Rule rule_of(const nb::bytes& bytes, const char* what) {
     throw std::invalid_argument(std::string(what) + ": a rule has " + std::to_string(sizeof(Rule)) +
                                 " bytes, got " + std::to_string(bytes.size()));
   std::memcpy(&rule, bytes.c_str(), sizeof(Rule));
+  return rule;
+}
+
+LogRule log_rule_of(const nb::bytes& bytes) {
+  const auto rule = rule_of<LogRule>(bytes, "pack_log");
+  for (const LogPhase& phase : rule.phase)
+    if (phase.shift > 15 || phase.top > 7)
+      throw std::invalid_argument("pack_log: a shift or a top code is too large");
   return rule;
 }
 
@@ -115,11 +124,45 @@ void bind_quantize(nb::module_& m) {
            const nb::bytes& rule_bytes, int threads) {
           const Input in = input(x, x_bytes, bf16, n, inv, inv_bytes, run, codes, codes_bytes,
                                  second, second_bytes, mask, mask_bytes, inside_low, inside_high);
-          const auto rule = rule_of<LogRule>(rule_bytes, "pack_log");
-          for (const LogPhase& phase : rule.phase)
-            if (phase.shift > 15 || phase.top > 7)
-              throw std::invalid_argument("pack_log: a shift or a top code is too large");
+          const LogRule rule = log_rule_of(rule_bytes);
           return released([&] { return pack_log(in.target, in.factors, rule, threads); });
+        });
+  // The scale and the codes of a whole tensor; `clip` is (0, 0) where the rule has a statistic.
+  m.def("quantize_integer",
+        [](uintptr_t x, size_t x_bytes, int64_t n, const nb::bytes& rule_bytes, uintptr_t clip,
+           size_t clip_bytes, uintptr_t codes, size_t codes_bytes, uintptr_t mask,
+           size_t mask_bytes, uintptr_t multiplier, size_t multiplier_bytes, int threads) {
+          const auto rule = rule_of<FitRule>(rule_bytes, "quantize_integer");
+          if (rule.bits < 2 || rule.bits > 4 || rule.low < -8 || rule.high > 15 ||
+              rule.low >= rule.high || rule.statistic < 0 || rule.statistic > 2)
+            throw std::invalid_argument("quantize_integer: a statistic and 2 to 4 bits are needed");
+          const float one = 1.0f;
+          const Input in = input(x, x_bytes, false, n, reinterpret_cast<uintptr_t>(&one), 4, 1,
+                                 codes, codes_bytes, 0, 0, mask, mask_bytes, 0.0f, 0.0f);
+          const bool clipped = rule.statistic == int32_t(Statistic::Clip);
+          const float bound =
+              clipped ? *checked_array<const float>(clip, clip_bytes, 1, "quantize clip") : 0.0f;
+          auto* to = checked_array<float>(multiplier, multiplier_bytes, 1, "quantize multiplier");
+          nb::gil_scoped_release release;
+          *to = quantize_integer(in.target, rule, bound, threads);
+        });
+  // Both phases of a gradient under the scale `used`: numbers = max|x|, used, and for each phase
+  // fl(fl(1 / used) * unit), NaN where x is not finite.
+  m.def("quantize_gradient",
+        [](uintptr_t x, size_t x_bytes, int64_t n, float used, const nb::bytes& rule_bytes,
+           float unit, float second_unit, uintptr_t codes, size_t codes_bytes, uintptr_t second,
+           size_t second_bytes, uintptr_t numbers, size_t numbers_bytes, int threads) {
+          const Input in = input(x, x_bytes, false, n, reinterpret_cast<uintptr_t>(&used), 4, 1,
+                                 codes, codes_bytes, second, second_bytes, 0, 0, 0.0f, 0.0f);
+          const LogRule rule = log_rule_of(rule_bytes);
+          auto* to = checked_array<float>(numbers, numbers_bytes, 4, "quantize_gradient numbers");
+          nb::gil_scoped_release release;
+          const Packed packed = pack_log(in.target, in.factors, rule, threads);
+          const float top = float(number(packed.top));
+          // top * 0 is 0, or NaN where the gradient is not finite.
+          const float inverse = 1.0f / used + top * 0.0f;
+          to[0] = top, to[1] = used;
+          to[2] = inverse * unit, to[3] = inverse * second_unit;
         });
   m.def("pack_thresholds",
         [](uintptr_t x, size_t x_bytes, bool bf16, int64_t n, uintptr_t inv, size_t inv_bytes,

@@ -75,8 +75,8 @@ public:
     // eight lines.
     v_position_ = tiles * v_tile_ + 64;
     const int64_t row = row_elements<T>(2 * blocks_.columns + 2, c_.channels);
-    std::vector<Scratch<T>> rows, v;
-    std::vector<Scratch<int32_t>> m;
+    std::vector<Array<T>> rows, v;
+    std::vector<Array<int32_t>> m;
     for (int64_t i = 0; i < workers; ++i) {
       rows.emplace_back(4 * row);
       v.emplace_back(kPositions * v_position_);
@@ -101,7 +101,7 @@ private:
 
   void transform_weights() {
     const int64_t count = 9 * c_.outputs * c_.channels, chunk = 1 << 14;
-    Scratch<T> w(count + kSlackBytes);
+    Array<T> w(count + kSlackBytes);
     T table[16];
     for (int i = 0; i < 16; ++i)
       table[i] = T(c_.kernels.table[i]);
@@ -239,7 +239,7 @@ private:
   Image<T> image_;
   int64_t groups_, panel_, panels_, out_height_, out_width_;
   bool stream_;
-  Scratch<T> u_;
+  Array<T> u_;
   std::vector<int32_t> add_;
   Blocks blocks_;
   int64_t flush_[kPositions];

@@ -61,7 +61,7 @@ public:
     if (!at_once_ && workers > 1 && workers * m_bytes <= kOwnBytes && row_pairs_ <= limit_pairs_)
       return by_worker(int(std::min<int64_t>(workers, kMostThreads)));
     Tiles tiles(*this);
-    std::vector<Scratch<int16_t>> memory;
+    std::vector<Array<int16_t>> memory;
     for (int i = 0; i < std::max(c_.threads, 1); ++i)
       memory.push_back(row_memory());
     if (at_once_)
@@ -73,7 +73,7 @@ public:
 private:
   // The transformed tiles of a chunk; lanes beyond the last channel are never read, but defined.
   struct Tiles {
-    Scratch<int16_t> g, x;
+    Array<int16_t> g, x;
     explicit Tiles(const GradWeight& all)
         : g(kPositions * all.g_position_), x(kPositions * all.x_position_) {
       if (all.c_.outputs % kPanel != 0)
@@ -83,10 +83,10 @@ private:
     }
   };
 
-  Scratch<int16_t> row_memory() const {
+  Array<int16_t> row_memory() const {
     const int64_t row = 4 * row_elements<int16_t>(4 * columns_ + 2, c_.channels) +
                         2 * row_elements<int16_t>(4 * columns_, c_.outputs);
-    Scratch<int16_t> memory(row);
+    Array<int16_t> memory(row);
     std::memset(memory.data(), 0, size_t(row) * sizeof(int16_t));
     return memory;
   }
@@ -95,8 +95,8 @@ private:
   // where the rows are cut makes no difference. A round has no more pairs than int32 can hold.
   void by_worker(int workers) {
     std::vector<Tiles> tiles;
-    std::vector<Scratch<int16_t>> memory;
-    std::vector<Scratch<int32_t>> sums;
+    std::vector<Array<int16_t>> memory;
+    std::vector<Array<int32_t>> sums;
     for (int i = 0; i < workers; ++i) {
       tiles.emplace_back(*this);
       memory.push_back(row_memory());
@@ -137,7 +137,7 @@ private:
 
   // One chunk: the 16 positions of one block of outputs and channels, one after the other, then
   // straight to the result. Deep layers have few tiles and a large M.
-  void at_once(const std::vector<Scratch<int16_t>>& memory, int16_t* g, int16_t* x) const {
+  void at_once(const std::vector<Array<int16_t>>& memory, int16_t* g, int16_t* x) const {
     const int64_t pairs = rows_ * columns_;
     if (pairs > 0) transform(0, rows_, 0, columns_, memory, g, x);
     parallel_for(c_.threads, o_panels_, [&](int64_t a) {
@@ -152,8 +152,8 @@ private:
     });
   }
 
-  void chunk_by_chunk(const std::vector<Scratch<int16_t>>& memory, int16_t* g, int16_t* x) {
-    Scratch<int32_t> m(kPositions * m_position_);
+  void chunk_by_chunk(const std::vector<Array<int16_t>>& memory, int16_t* g, int16_t* x) {
+    Array<int32_t> m(kPositions * m_position_);
     const size_t m_bytes = size_t(kPositions * m_position_) * sizeof(int32_t);
     std::memset(m.data(), 0, m_bytes);
     const int64_t all = c_.n * tile_rows_;
@@ -181,7 +181,7 @@ private:
   }
 
   void transform(int64_t row0, int64_t rows, int64_t column0, int64_t columns,
-                 const std::vector<Scratch<int16_t>>& memory, int16_t* g, int16_t* x) const {
+                 const std::vector<Array<int16_t>>& memory, int16_t* g, int16_t* x) const {
     const int64_t workers = std::min<int64_t>(int64_t(memory.size()), rows);
     parallel_for(c_.threads, workers, [&](int64_t worker) {
       transform_rows(row0, rows * worker / workers, rows * (worker + 1) / workers, column0, columns,

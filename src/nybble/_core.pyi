@@ -1,3 +1,5 @@
+import torch
+
 def version() -> str: ...
 def cpu_features() -> dict[str, bool]: ...
 def isas() -> tuple[str, ...]: ...
@@ -193,6 +195,37 @@ def pack_stochastic(
     pixels: int,
     threads: int,
 ) -> tuple[float, float]: ...
+def quantize_integer(
+    x: int,
+    x_bytes: int,
+    n: int,
+    rule: bytes,
+    clip: int,
+    clip_bytes: int,
+    codes: int,
+    codes_bytes: int,
+    mask: int,
+    mask_bytes: int,
+    multiplier: int,
+    multiplier_bytes: int,
+    threads: int,
+) -> None: ...
+def quantize_gradient(
+    x: int,
+    x_bytes: int,
+    n: int,
+    used: float,
+    rule: bytes,
+    unit: float,
+    second_unit: float,
+    codes: int,
+    codes_bytes: int,
+    second: int,
+    second_bytes: int,
+    numbers: int,
+    numbers_bytes: int,
+    threads: int,
+) -> None: ...
 def absmax(
     x: int, x_bytes: int, bf16: bool, rows: int, run: int, out: int, out_bytes: int, threads: int
 ) -> None: ...
@@ -261,3 +294,6 @@ def layer_norm_backward(
 ) -> None: ...
 def pack_slopes(slopes: _Span, count: int, packed: _Span, threads: int) -> None: ...
 def slope_grad(dy: _Span, packed: _Span, count: int, dx: _Span, threads: int) -> None: ...
+def take(shape: list[int], strides: list[int], dtype: str, kind: str) -> torch.Tensor: ...
+def pool_use() -> dict[str, int]: ...
+def pool_release() -> int: ...

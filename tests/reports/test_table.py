@@ -47,7 +47,7 @@ def test_notes_name_failures_dead_layers_and_the_choice() -> None:
     text = "\n".join(notes(RECORD))
     assert "sun2020: seed 2 failed: loss is NaN <at> step 7." in text
     assert "sun2020: layers without any gradient: layer2.conv1." in text
-    assert "Chosen among 2 settings" in text and "other seeds (10, 11; the test images" in text
+    assert "Chosen among 2 settings" in text and "other seeds (10, 11; the test items" in text
     assert "1 thread, backend torch, reference" in text
     assert "3 seeds (0, 1, 2)" in text
 

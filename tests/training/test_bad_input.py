@@ -139,7 +139,7 @@ def test_a_folder_with_another_run_is_left_alone(nybble: Call, tmp_path: Path) -
     before = tree(tmp_path / "run")
     for arguments, message in (
         (["--seed", "1"], "holds another run (seed is 0 there, 1 was asked for)"),
-        (["--resume", "--lr", "0.5"], "holds another run (lr is None there, 0.5 was asked for)"),
+        (["--resume", "--lr", "0.5"], "holds another run (lr is 0.009375"),
         ([], "holds this run already; add --resume"),
     ):
         status, _, err = nybble(*arguments)

@@ -19,6 +19,7 @@ from nybble.cli import train
 
 if TYPE_CHECKING:
     from nybble.studies.spec import RecipeSpec
+    from nybble.training.config import TrainConfig
 
 _STUDY, _SHOW = "Comparison", "Output"
 NOT_SHARED = ("recipe", "seed", "out", "resume", "tensorboard", "quiet")
@@ -116,14 +117,12 @@ def command(
     from nybble.studies.compare import CompareConfig, compare
     from nybble.studies.spec import apply_switches, other_seeds, parse_recipes, parse_seeds
     from nybble.training.allocator import keep_freed_memory
-    from nybble.training.config import TrainConfig
     from nybble.training.signals import Interrupted
 
     keep_freed_memory()
     if record is not None:
         results.check_name(record, Path("results"))
-    rules = tuple(train.parse_rule(text) for text in training.pop("rule", None) or [])
-    base = TrainConfig(**training, rules=rules, quiet=quiet)
+    base = train.configuration({**training, "quiet": quiet})
     specs = apply_switches(parse_recipes(recipes), switches)
     reported = parse_seeds(seeds)
     settings = candidates(specs) if best_of == "auto" else ()
@@ -178,7 +177,7 @@ def candidates(specs: Sequence[RecipeSpec]) -> tuple[str, ...]:
     return ()
 
 
-def default_folder(base: Any) -> Path:
+def default_folder(base: TrainConfig) -> Path:
     """runs/compare-<task>-<data>-<model>, with characters that a folder's name may have.
 
     >>> from nybble.training.config import TrainConfig
@@ -187,7 +186,8 @@ def default_folder(base: Any) -> Path:
     """
     from nybble.training.config import folder_name
 
-    return Path("runs") / folder_name("-".join(("compare", base.task, base.data, base.model)))
+    whole = base.resolved()
+    return Path("runs") / folder_name("-".join(("compare", base.task, whole.data, whole.model)))
 
 
 def _share_training_options() -> None:

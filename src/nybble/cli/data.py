@@ -19,7 +19,7 @@ def _group() -> None:
 def list_sources(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """List every source: found or not, where it was looked for, how to install it.
+    """List every source by task: found or not, where it was looked for, how to install it.
 
     Example: nybble data list
     """
@@ -29,6 +29,13 @@ def list_sources(
     if as_json:
         typer.echo(json.dumps(rows, indent=1))
         return
+    for place, task in enumerate(dict.fromkeys(t for row in rows for t in row["tasks"])):
+        typer.echo(("\n" if place else "") + f"{task}:")
+        show([row for row in rows if task in row["tasks"]])
+
+
+def show(rows: list[dict[str, Any]]) -> None:
+    """Print the rows of one task."""
     for row in rows:
         typer.echo(f"{row['usage']:<18} {row['status']:<10} {row['summary']}")
         if row["path"]:
@@ -45,6 +52,7 @@ def describe(source: Any) -> dict[str, Any]:
     status = "found" if found.path else "missing" if found.looked_in else "yours"
     return {
         "name": source.name,
+        "tasks": list(source.tasks),
         "usage": source.usage,
         "status": status,
         "path": found.path,

@@ -4,25 +4,37 @@ from __future__ import annotations
 
 import shlex
 import sys
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from nybble.errors import UserError
 
+if TYPE_CHECKING:
+    from nybble.training.config import TrainConfig
+
 _RUN, _RECIPE, _SHOW = "Training", "Recipe", "Output"
 
 
 def command(
-    task: Annotated[str, typer.Argument(help="What to train: vision.")] = "vision",
+    task: Annotated[
+        str, typer.Argument(help="What to train: vision, ... or your own as module:Class.")
+    ] = "vision",
     data: Annotated[
-        str,
-        typer.Option(help="mnist5k, mnist10k, fashion-mnist, cifar10:DIR, folder:DIR or hf:NAME."),
-    ] = "mnist5k",
+        str | None,
+        typer.Option(help="A name of `nybble data list`; the task's default if not given."),
+    ] = None,
     model: Annotated[
-        str,
-        typer.Option(help="cnn, resnet8, resnet14, resnet20, resnet18 or module:function."),
-    ] = "resnet8",
+        str | None,
+        typer.Option(
+            help="A model of the task (vision: cnn, resnet8, resnet14, resnet20, resnet18) or "
+            "module:function; the task's default if not given."
+        ),
+    ] = None,
+    set_: Annotated[
+        list[str] | None,
+        typer.Option("--set", help="KEY=VALUE: an option of this task alone. Repeatable."),
+    ] = None,
     recipe: Annotated[
         str,
         typer.Option(
@@ -64,29 +76,41 @@ def command(
         typer.Option(help="Weight decay of learned clips.", rich_help_panel=_RECIPE),
     ] = None,
     seed: Annotated[int, typer.Option(help="Initial weights, order of batches, augmentation.")] = 0,
-    epochs: Annotated[int, typer.Option(help="Passes over the training set.")] = 8,
-    batch_size: Annotated[int, typer.Option(help="Images a step.")] = 128,
-    optimizer: Annotated[str, typer.Option(help="sgd or adamw.", rich_help_panel=_RUN)] = "sgd",
-    lr: Annotated[
-        float | None,
-        typer.Option(help="Peak learning rate; the model's if not given.", rich_help_panel=_RUN),
+    epochs: Annotated[int | None, typer.Option(help="Passes over the training set.")] = None,
+    batch_size: Annotated[
+        int | None, typer.Option(help="Items a step (images, sequences, recordings).")
     ] = None,
-    momentum: Annotated[float, typer.Option(help="Of SGD.", rich_help_panel=_RUN)] = 0.9,
+    optimizer: Annotated[
+        str | None, typer.Option(help="sgd or adamw.", rich_help_panel=_RUN)
+    ] = None,
+    lr: Annotated[
+        float | None, typer.Option(help="Peak learning rate.", rich_help_panel=_RUN)
+    ] = None,
+    momentum: Annotated[float | None, typer.Option(help="Of SGD.", rich_help_panel=_RUN)] = None,
     nesterov: Annotated[
-        bool, typer.Option(help="Nesterov's momentum.", rich_help_panel=_RUN)
-    ] = True,
+        bool | None,
+        typer.Option("--nesterov/--no-nesterov", help="Nesterov's momentum.", rich_help_panel=_RUN),
+    ] = None,
+    betas: Annotated[
+        str | None, typer.Option(help="Of AdamW, as in 0.9,0.98.", rich_help_panel=_RUN)
+    ] = None,
     weight_decay: Annotated[
-        float, typer.Option(help="Not on biases and batch norm.", rich_help_panel=_RUN)
-    ] = 5e-4,
+        float | None, typer.Option(help="Not on biases and batch norm.", rich_help_panel=_RUN)
+    ] = None,
+    clip_norm: Annotated[
+        float | None,
+        typer.Option(help="Largest norm of the gradients; 0: no limit.", rich_help_panel=_RUN),
+    ] = None,
     schedule: Annotated[
-        str, typer.Option(help="onecycle, cosine, step or constant.", rich_help_panel=_RUN)
-    ] = "onecycle",
+        str | None, typer.Option(help="onecycle, cosine, step or constant.", rich_help_panel=_RUN)
+    ] = None,
     warmup: Annotated[
-        float, typer.Option(help="Share of the run in which the rate rises.", rich_help_panel=_RUN)
-    ] = 0.2,
+        float | None,
+        typer.Option(help="Share of the run in which the rate rises.", rich_help_panel=_RUN),
+    ] = None,
     label_smoothing: Annotated[
-        float, typer.Option(help="Of the cross-entropy.", rich_help_panel=_RUN)
-    ] = 0.0,
+        float | None, typer.Option(help="Of the cross-entropy.", rich_help_panel=_RUN)
+    ] = None,
     zero_init: Annotated[
         bool, typer.Option(help="Residual blocks begin as the identity.", rich_help_panel=_RUN)
     ] = False,
@@ -101,11 +125,11 @@ def command(
         str, typer.Option(help="An image that cannot be decoded: stop or skip.")
     ] = "stop",
     limit_train: Annotated[
-        int | None, typer.Option(help="Use that many training images only.")
+        int | None, typer.Option(help="Use that many training items only.")
     ] = None,
-    limit_test: Annotated[int | None, typer.Option(help="Use that many test images only.")] = None,
+    limit_test: Annotated[int | None, typer.Option(help="Use that many test items only.")] = None,
     channels_last: Annotated[
-        bool, typer.Option(help="Keep images in the channels-last layout.", rich_help_panel=_RUN)
+        bool, typer.Option(help="Images in the channels-last layout.", rich_help_panel=_RUN)
     ] = True,
     threads: Annotated[
         int | None, typer.Option(help="Threads of torch.", rich_help_panel=_RUN)
@@ -136,16 +160,15 @@ def command(
 
     Example: nybble train vision --data mnist5k --model resnet8 --recipe sun2020 --epochs 3
 
-    Ctrl-C saves the run; the same command with --resume continues it, bit for bit.
+    What is not given is the default of the task and the model; the record holds all of it. Ctrl-C
+    saves the run; the same command with --resume continues it, bit for bit.
     """
     options = dict(locals())
-    options["rules"] = tuple(parse_rule(text) for text in options.pop("rule") or [])
     from nybble.training.allocator import keep_freed_memory
-    from nybble.training.config import TrainConfig
     from nybble.training.loop import train
     from nybble.training.signals import Interrupted
 
-    config = TrainConfig(**options)
+    config = configuration(options)
     keep_freed_memory()
     try:
         record = train(config)
@@ -153,6 +176,46 @@ def command(
         print(f"nybble: {stop}. Continue with: {_resume_command()}", file=sys.stderr)
         raise typer.Exit(stop.status) from None
     typer.echo(summary_line(record))
+
+
+def configuration(options: dict[str, Any]) -> TrainConfig:
+    """The options of this command (or of `compare`, which shares them) as a configuration."""
+    from nybble.training.config import TrainConfig
+
+    given = dict(options)
+    rules = tuple(parse_rule(text) for text in given.pop("rule", None) or [])
+    settings = tuple(parse_setting(text) for text in given.pop("set_", None) or [])
+    betas = given.pop("betas", None)
+    return TrainConfig(
+        **given, rules=rules, task_options=settings, betas=parse_betas(betas) if betas else None
+    )
+
+
+def parse_setting(text: str) -> tuple[str, str]:
+    """ "KEY=VALUE" -> (key, value); whether the task has such an option is the task's business.
+
+    >>> parse_setting("width=256")
+    ('width', '256')
+    """
+    key, equals, value = text.partition("=")
+    if not equals or not key.strip() or not value.strip():
+        raise UserError(f"--set must be KEY=VALUE, for example width=256, not '{text}'.")
+    return key.strip().replace("-", "_"), value.strip()
+
+
+def parse_betas(text: str) -> tuple[float, float]:
+    """ "0.9,0.98" -> (0.9, 0.98)
+
+    >>> parse_betas("0.9, 0.98")
+    (0.9, 0.98)
+    """
+    try:
+        first, second = (float(part) for part in text.split(","))
+    except ValueError:
+        raise UserError(
+            f"--betas must be two numbers, for example 0.9,0.98, not '{text}'."
+        ) from None
+    return first, second
 
 
 def parse_rule(text: str) -> tuple[str, str]:
@@ -169,10 +232,15 @@ def parse_rule(text: str) -> tuple[str, str]:
 
 def summary_line(record: dict[str, Any]) -> str:
     """One line for stdout: what was reached, and where the record is."""
+    from nybble.training.progress import with_unit
+    from nybble.training.result import unit_of
+
     metric = record["metric"]
     final = record["final"]
+    extras = "".join(f", {k} {v:.4g}" for k, v in (final.get("test_extras") or {}).items())
     return (
-        f"{metric} {100 * final[f'test_{metric}']:.2f} %, loss {final['test_loss']:.4f} after "
+        f"{metric} {with_unit(final[f'test_{metric}'], unit_of(record))}{extras}, "
+        f"loss {final['test_loss']:.4f} after "
         f"{final['epoch']} epochs, {final['step_ms']:.1f} ms/step: "
         f"{record['folder']}/result.json"
     )

@@ -24,9 +24,11 @@ from torch import Tensor
 
 from nybble.errors import UserError
 from nybble.formats.base import Format, Special, as_float32, step_up, unit_random
+from nybble.formats.hash_once import hash_once
 from nybble.formats.rounding import Nearest, Rounding, Stochastic
 
 
+@hash_once
 @dataclass(frozen=True)
 class Integer(Format):
     """Integers of 2 to 8 bits.

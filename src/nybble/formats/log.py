@@ -39,6 +39,7 @@ from nybble.formats.exact import (
     nearest_float32,
     number,
 )
+from nybble.formats.hash_once import hash_once
 from nybble.formats.magnitude import count_thresholds, stochastic_magnitude, with_sign
 from nybble.formats.rounding import LogNearest, Nearest, Rounding, Stochastic
 
@@ -47,6 +48,7 @@ _ALIGNED_OCTAVES = {2: 1, 4: 2, 16: 4}
 _NO_MANTISSA = -(1 << 23)
 
 
+@hash_once
 @dataclass(frozen=True)
 class LogFormat(Format):
     """Sign and exponent, no mantissa.

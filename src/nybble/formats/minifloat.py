@@ -30,6 +30,7 @@ from torch import Tensor
 from nybble.errors import UserError
 from nybble.formats.base import Format, Special, as_float32, unit_random, value_table
 from nybble.formats.exact import number
+from nybble.formats.hash_once import hash_once
 from nybble.formats.magnitude import stochastic_magnitude, with_sign
 from nybble.formats.rounding import Nearest, Rounding, Stochastic
 
@@ -39,6 +40,7 @@ _NATIVE = {(5, 10, 15): torch.float16, (8, 7, 127): torch.bfloat16}
 _OVERFLOWS = ("saturate", "infinity", "nan")
 
 
+@hash_once
 @dataclass(frozen=True)
 class Minifloat(Format):
     """A small floating point format.

@@ -24,12 +24,14 @@ from torch import Tensor
 
 from nybble.errors import UserError
 from nybble.formats.base import Format, Special, as_float32, unit_random
+from nybble.formats.hash_once import hash_once
 from nybble.formats.magnitude import stochastic_magnitude
 from nybble.formats.rounding import Nearest, Rounding, Stochastic
 
 _REACH = 257  # 2 * |x| for |x| <= 128.5; beyond it every level is on the same side
 
 
+@hash_once
 @dataclass(frozen=True)
 class Table16(Format):
     """Any 16 integers from -128 to 127.
@@ -157,6 +159,7 @@ def _nearest_values(fmt: Table16, device: torch.device) -> Tensor:
     return fmt.decode(_nearest_codes(fmt, device))
 
 
+@hash_once
 @dataclass(frozen=True)
 class ZeroLess(Format):
     """2^bits levels at the odd multiples of one half, symmetric, without zero.

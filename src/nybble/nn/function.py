@@ -14,10 +14,12 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from nybble.ops.dispatch import runs_native
 from nybble.ops.geometry import Geometry
-from nybble.ops.reference.operand import rereads
+from nybble.ops.native import layer as native
+from nybble.ops.reference.operand import Draw, rereads
 from nybble.ops.reference.storage import is_channels_last
-from nybble.ops.spec import LayerSpec
+from nybble.ops.spec import LayerSpec, parse_spec
 
 if TYPE_CHECKING:
     from nybble.nn.state import QuantizedLayer
@@ -67,6 +69,82 @@ def dense(x: Tensor) -> Tensor:
     return x.contiguous() if odd else x
 
 
+def _directly(backend: str, x: Tensor) -> bool:
+    """Whether the native functions may be called without torch's dispatcher, which takes longer
+    than they do on a small layer. Who traces or watches operators gets to see them."""
+    watched = torch.compiler.is_compiling() or torch._C._len_torch_dispatch_stack() > 0
+    return not watched and runs_native(backend, x)
+
+
+def _forward(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    alpha: Tensor | None,
+    call: LayerCall,
+    save: bool,
+) -> tuple[Tensor, list[Tensor]]:
+    """nybble::layer_forward."""
+    if _directly(call.backend, x):
+        spec, draw = parse_spec(call.spec.key), Draw(call.seed, call.layer, call.call)
+        return native.layer_forward(x, weight, bias, alpha, spec, call.geometry, draw, save)
+    found: tuple[Tensor, list[Tensor]]
+    more = list(call.geometry.output_padding)
+    found = torch.ops.nybble.layer_forward(x, weight, bias, alpha, *call.arguments(), save, more)
+    return found
+
+
+def _backward(
+    grad: Tensor,
+    x: Tensor | None,
+    weight: Tensor | None,
+    saved: list[Tensor],
+    grad_scale: Tensor,
+    x_shape: tuple[int, ...],
+    weight_shape: tuple[int, ...],
+    call: LayerCall,
+    spec: LayerSpec,
+    channels_last: tuple[bool, bool],
+    needs: list[bool],
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """nybble::layer_backward."""
+    if _directly(call.backend, grad):
+        spec, draw = parse_spec(spec.key), Draw(call.seed, call.layer, call.call)
+        return native.layer_backward(
+            grad,
+            x,
+            weight,
+            saved,
+            grad_scale,
+            x_shape,
+            weight_shape,
+            spec,
+            call.geometry,
+            draw,
+            channels_last,
+            needs,
+        )
+    return torch.ops.nybble.layer_backward(  # type: ignore[no-any-return]
+        grad,
+        x,
+        weight,
+        saved,
+        grad_scale,
+        list(x_shape),
+        list(weight_shape),
+        *call.arguments(spec),
+        list(channels_last),
+        needs,
+    )
+
+
+def infer(
+    x: Tensor, weight: Tensor, bias: Tensor | None, alpha: Tensor | None, call: LayerCall
+) -> Tensor:
+    """The output alone, where no gradient can be asked for; operands as for `LayerFunction`."""
+    return _forward(dense(x), dense(weight), bias, alpha, call, False)[0]
+
+
 class LayerFunction(torch.autograd.Function):
     """`apply(x, weight, bias, alpha, call, layer)`; x, weight, bias, alpha are float32."""
 
@@ -83,13 +161,11 @@ class LayerFunction(torch.autograd.Function):
         x, weight = dense(x), dense(weight)
         needs = ctx.needs_input_grad
         save = needs[0] or needs[1] or needs[3]
-        y, saved = torch.ops.nybble.layer_forward(
-            x, weight, bias, alpha, *call.arguments(), save, list(call.geometry.output_padding)
-        )
+        y, saved = _forward(x, weight, bias, alpha, call, save)
         ctx.call, ctx.save = call, save
         ctx.set_materialize_grads(False)
         if not save:
-            return y  # type: ignore[no-any-return]
+            return y
         spec = call.spec
         # A float32 slot of a backward Gemm needs the operand itself (and 16-bit weights are read
         # again): autograd keeps it by reference, so it costs memory only where the caller would
@@ -99,8 +175,8 @@ class LayerFunction(torch.autograd.Function):
         ctx.save_for_backward(raw_x, raw_weight, *saved)
         ctx.layer = layer
         ctx.x_shape, ctx.weight_shape = tuple(x.shape), tuple(weight.shape)
-        ctx.channels_last = [is_channels_last(x), is_channels_last(weight)]
-        return y  # type: ignore[no-any-return]
+        ctx.channels_last = (is_channels_last(x), is_channels_last(weight))
+        return y
 
     @staticmethod
     @torch.autograd.function.once_differentiable
@@ -116,15 +192,16 @@ class LayerFunction(torch.autograd.Function):
             return None, None, dbias, None, None, None
         raw_x, raw_weight, *saved = ctx.saved_tensors
         layer: QuantizedLayer = ctx.layer
-        dx, dw, dalpha, amax, scale = torch.ops.nybble.layer_backward(
+        dx, dw, dalpha, amax, scale = _backward(
             grad,
             raw_x,
             raw_weight,
             saved,
             layer.nybble_grad_scale,
-            list(ctx.x_shape),
-            list(ctx.weight_shape),
-            *ctx.call.arguments(layer.backward_spec(ctx.call.spec)),
+            ctx.x_shape,
+            ctx.weight_shape,
+            ctx.call,
+            layer.backward_spec(ctx.call.spec),
             ctx.channels_last,
             [needs[0], needs[1], needs[3]],
         )

@@ -19,8 +19,10 @@ moving the scale of a layer that trains in eval mode under reentrant checkpointi
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections.abc import Callable
+from ctypes import c_float
 from dataclasses import replace
 from functools import lru_cache
 from math import prod
@@ -32,11 +34,12 @@ from torch import Tensor, nn
 from nybble.errors import UserError
 from nybble.formats import get_format
 from nybble.nn.calls import Calls
-from nybble.nn.function import LayerCall, LayerFunction
+from nybble.nn.function import LayerCall, LayerFunction, infer
 from nybble.ops.geometry import Geometry
 from nybble.ops.spec import LayerSpec
-from nybble.quantizers import PACT, SAWB, GradScale, Quantizer, Stochastic
-from nybble.quantizers.scales.gradscale import usable
+from nybble.quantizers import PACT, SAWB, GradScale, Quantizer
+from nybble.quantizers.scales.gradscale import is_number, update_number, usable
+from nybble.quantizers.scales.pact import has_negative
 
 _LINEAR = Geometry("linear")
 
@@ -179,6 +182,8 @@ class QuantizedLayer(nn.Module):
                 f"{type(self).__name__}: the input's shape is {tuple(x.shape)}, but its last"
                 f" dimension must be {weight.shape[1]}"
             )
+        if x.dim() == 2:
+            return self._gemm(x, weight, bias, _LINEAR)
         rows = x.reshape(prod(x.shape[:-1]), weight.shape[1])
         y = self._gemm(rows, weight, bias, _LINEAR)
         return y.view(*x.shape[:-1], weight.shape[0])
@@ -203,14 +208,15 @@ class QuantizedLayer(nn.Module):
             layer=self.nybble_index,
             call=self._next_call(x),
         )
-        result: Tensor = LayerFunction.apply(  # type: ignore[no-untyped-call]
+        operands = (
             x.float(),
             weight.float(),
             None if bias is None else bias.float(),
             self._clips(call.spec),
-            call,
-            self,
         )
+        if not torch.is_grad_enabled():
+            return infer(*operands, call)
+        result: Tensor = LayerFunction.apply(*operands, call, self)  # type: ignore[no-untyped-call]
         return result
 
     def _clips(self, spec: LayerSpec) -> Tensor | None:
@@ -239,7 +245,7 @@ class QuantizedLayer(nn.Module):
         if not x.numel():
             return False
         if self._nybble_kind == UNSEEN:
-            self._nybble_kind = SIGNED if bool((x.detach() < 0).any()) else UNSIGNED
+            self._nybble_kind = SIGNED if has_negative(x.detach()) else UNSIGNED
             with torch.no_grad():
                 self.nybble_input_kind.fill_(self._nybble_kind)
         quantizer = self._resolved_spec().output_input
@@ -261,14 +267,15 @@ class QuantizedLayer(nn.Module):
         if not in_backward():
             self._watch_clip()
             self._move_grad_scale()
-            self._nybble_moved = False
-            self.nybble_calls += 1
-            if not self._draws_random_bits():
+            if self._nybble_moved:  # setting an attribute of a module takes longer than asking
+                self._nybble_moved = False
+            self.nybble_calls.add_(1)
+            if not self.nybble_spec.draws:
                 return 0
             call = int(self.nybble_calls.item())
             self._nybble_calls_seen.note(x, call)
             return call
-        if not self._draws_random_bits():
+        if not self.nybble_spec.draws:
             return 0
         known = self._nybble_calls_seen.repeat(x)
         if known is None:  # in eval mode a reentrant checkpoint's first forward had the number 0
@@ -286,8 +293,10 @@ class QuantizedLayer(nn.Module):
         torch counts in-place changes of a tensor, and an optimizer's step is one. The weight's
         count at the first gradient of the clip is compared with the one two steps later.
         """
+        if self._nybble_versions == (-1, -1):
+            return
         alpha = self.nybble_alpha
-        if alpha is None or alpha.grad is None or self._nybble_versions == (-1, -1):
+        if alpha is None or alpha.grad is None:
             return
         now = (self.weight._version, alpha._version)
         before = self._nybble_versions
@@ -303,11 +312,6 @@ class QuantizedLayer(nn.Module):
                 stacklevel=5,
             )
 
-    def _draws_random_bits(self) -> bool:
-        spec = self.nybble_spec
-        slots = (spec.output_input, spec.output_weight, spec.grad_input_grad, spec.grad_weight_grad)
-        return any(isinstance(q, Quantizer) and isinstance(q.rounding, Stochastic) for q in slots)
-
     # ---- GradScale --------------------------------------------------------------------------
 
     def backward_spec(self, spec: LayerSpec) -> LayerSpec:
@@ -318,7 +322,6 @@ class QuantizedLayer(nn.Module):
             return spec
         return held(spec)
 
-    @torch.no_grad()
     def observe_gradient(self, amax: Tensor, scale: Tensor) -> None:
         """Called by backward: keep the scale that was used and note the gradient's maximum."""
         if amax.numel() == 0:
@@ -326,17 +329,32 @@ class QuantizedLayer(nn.Module):
         rule = self.nybble_spec.grad_scale
         if rule is not None and rule[0].mode == "immediate" and not self._nybble_moved:
             self._nybble_moved = bool(usable(amax))  # a zero or bad gradient moves nothing
-        self.nybble_grad_scale.copy_(scale)
+        kept, noted = self.nybble_grad_scale, self.nybble_grad_amax
+        if is_number(amax) and is_number(noted):
+            used, largest = scale.item(), amax.item()
+            if kept.item() != used:
+                kept.fill_(used)
+            if noted.item() < largest < math.inf:
+                noted.fill_(largest)
+            return
+        kept.copy_(scale)
         finite = torch.where(torch.isfinite(amax), amax, torch.zeros_like(amax))
-        torch.maximum(self.nybble_grad_amax, finite, out=self.nybble_grad_amax)
+        torch.maximum(noted, finite, out=noted)
 
-    @torch.no_grad()
     def _move_grad_scale(self) -> None:
         rule = self.nybble_spec.grad_scale
         if rule is None or rule[0].mode != "delayed":
             return
         config, top = rule
         scale, amax = self.nybble_grad_scale, self.nybble_grad_amax
+        if is_number(amax) and is_number(scale):  # `update` and its product, without tensors
+            largest, now = amax.item(), scale.item()
+            if largest != 0.0:  # 0: no gradient came
+                moved = update_number(now, c_float(largest * now).value, top)
+                if moved != now:
+                    scale.fill_(moved)
+                amax.zero_()
+            return
         scale.copy_(config.update(scale, amax * scale, top))
         amax.zero_()
 

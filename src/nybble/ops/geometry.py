@@ -24,6 +24,7 @@ from math import prod
 from typing import Literal
 
 from nybble.errors import UserError
+from nybble.formats.hash_once import hash_once
 
 Kind = Literal["linear", "bmm", "conv2d", "conv3d", "conv_transpose2d", "conv_transpose3d"]
 KINDS: tuple[Kind, ...] = (
@@ -40,6 +41,7 @@ Follow = tuple[tuple[int, int], tuple[int, int]]
 """For both operands of a Gemm: (the dimension that a scale may follow, that of the result)."""
 
 
+@hash_once
 @dataclass(frozen=True)
 class Geometry:
     """One layer's Gemm: `kind`, and for convolutions stride, padding, dilation and groups.

@@ -83,6 +83,11 @@ def _check_float32(**tensors: Tensor | None) -> None:
             raise UserError(f"layer: {name} is {x.dtype}; convert it to torch.float32")
 
 
+def _distinct(tensors: list[Tensor]) -> list[Tensor]:
+    """Results of an operator share no memory, as empty ones of the native functions do."""
+    return [t if t.numel() else t.clone() for t in tensors]
+
+
 def _layer_forward(
     x: Tensor,
     weight: Tensor,
@@ -106,7 +111,8 @@ def _layer_forward(
     layer_spec, draw = parse_spec(spec), Draw(seed, layer, call)
     geometry = _geometry(kind, stride, padding, dilation, groups, output_padding)
     if runs_native(backend, x):
-        return native.layer_forward(x, weight, bias, alpha, layer_spec, geometry, draw, save)
+        y, saved = native.layer_forward(x, weight, bias, alpha, layer_spec, geometry, draw, save)
+        return y, _distinct(saved)
     return reference.layer_forward(
         x, weight, bias, alpha, layer_spec, geometry, accumulate, draw, save
     )
@@ -140,9 +146,11 @@ def _layer_backward(
     shapes = (tuple(x_shape), tuple(weight_shape))
     last = (channels_last[0], channels_last[1])
     if runs_native(backend, grad):
-        return native.layer_backward(
+        dx, dw, *others = native.layer_backward(
             grad, x, weight, saved, grad_scale, *shapes, layer_spec, geometry, draw, last, needs
         )
+        dx, dw, dalpha, amax, scale = *_distinct([dx, dw]), *(t.clone() for t in others)
+        return dx, dw, dalpha, amax, scale
     return reference.layer_backward(
         grad,
         x,

@@ -20,7 +20,8 @@ from typing import Any, Final, Literal
 
 from nybble.errors import UserError
 from nybble.formats import LogFormat, get_format
-from nybble.quantizers import PACT, GradScale, Quantizer, Unit
+from nybble.formats.hash_once import hash_once
+from nybble.quantizers import PACT, GradScale, Quantizer, Stochastic, Unit
 
 LOSS_SCALE: Final = 1024.0
 _WIDE: Final = 2.0**100  # formats that end above it have float32's range, about
@@ -69,6 +70,7 @@ class Accumulator:
 EXACT: Final = Accumulator()
 
 
+@hash_once
 @dataclass(frozen=True)
 class LayerSpec:
     """Six slots and an accumulator: all that a layer needs to know of its recipe.
@@ -128,6 +130,12 @@ class LayerSpec:
                 even = replace(fmt, phase="even") if isinstance(fmt, LogFormat) else fmt
                 return slot.scale, even.max_value
         return None
+
+    @cached_property
+    def draws(self) -> bool:
+        """Whether a slot rounds with random bits."""
+        slots = (self.output_input, self.output_weight, self.grad_input_grad, self.grad_weight_grad)
+        return any(q is not None and isinstance(q.rounding, Stochastic) for q in slots)
 
     @property
     def loss_scale(self) -> float:

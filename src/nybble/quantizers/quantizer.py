@@ -24,6 +24,7 @@ from torch import Tensor
 import nybble.formats
 from nybble.errors import UserError, suggest
 from nybble.formats import Format, LogNearest, Nearest, Rounding, Stochastic, get_format
+from nybble.formats.hash_once import hash_once
 from nybble.formats.rounding import parse_rounding, rounding_name
 from nybble.quantizers.qtensor import QTensor
 from nybble.quantizers.random import RandomKey, random24
@@ -74,6 +75,7 @@ _ROUNDINGS: dict[str, type[Nearest] | type[LogNearest] | type[Stochastic]] = {
 }
 
 
+@hash_once
 @dataclass(frozen=True)
 class Quantizer:
     """What happens to one operand; see the module. `rounding=None` is the format's default.

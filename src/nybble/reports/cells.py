@@ -30,12 +30,32 @@ def header(record: Mapping[str, Any]) -> list[str]:
     return [
         "recipe",
         f"{metric['name']}{unit}",
-        f"difference to {baseline} [95 %]",
+        change_title(record),
         "step time",
         f"time to {baseline}'s {metric['name']}",
         "saved for backward",
         "runs",
     ]
+
+
+def change_title(record: Mapping[str, Any]) -> str:
+    """What the column of differences holds: differences, or per cent of the baseline.
+
+    >>> from nybble.studies import sample
+    >>> change_title(sample.record(metric={"name": "perplexity", "comparison": "ratio"}))
+    'change to fp32 (%) [95 %]'
+    """
+    baseline = record["baseline"] or "baseline"
+    return (
+        f"change to {baseline} (%) [95 %]"
+        if by_ratio(record)
+        else (f"difference to {baseline} [95 %]")
+    )
+
+
+def by_ratio(record: Mapping[str, Any]) -> bool:
+    """Whether recipes are compared by the ratio of their metrics, in per cent of the baseline."""
+    return bool(record["metric"].get("comparison") == "ratio")
 
 
 def cells(record: Mapping[str, Any], row: Mapping[str, Any]) -> list[str]:
@@ -198,7 +218,19 @@ def notes(record: Mapping[str, Any]) -> list[str]:
         f"{metric['name'].capitalize()} at the end of training, mean ± standard deviation over "
         f"{_count(len(seeds), 'seed')} ({', '.join(map(str, seeds))})."
     ]
-    if record["baseline"]:
+    if not metric.get("higher_is_better", True):
+        found.append(f"Lower {metric['name']} is better.")
+    if record["baseline"] and by_ratio(record):
+        found.append(
+            f"Change to {record['baseline']}: the ratio of the two, paired by seed, as per cent "
+            f"more (+) or less (-) than {record['baseline']}; geometric mean"
+            + (
+                " with its 95 % t interval (of the logarithms)."
+                if len(seeds) > 1
+                else "; one seed gives no interval."
+            )
+        )
+    elif record["baseline"]:
         found.append(
             f"Difference to {record['baseline']}: paired by seed, with the 95 % t interval of the "
             "mean" + ("." if len(seeds) > 1 else "; one seed gives no interval.")
@@ -209,6 +241,7 @@ def notes(record: Mapping[str, Any]) -> list[str]:
     found += _timing_notes(record)
     if record.get("selection"):
         found.append(_selection_note(record["selection"]))
+    found += _extra_notes(record)
     found += _origin_notes(record["runs"])
     for row in record["rows"]:
         found += [f"{row['recipe']}: {problem}." for problem in row["problems"]]
@@ -225,7 +258,8 @@ def notes(record: Mapping[str, Any]) -> list[str]:
 
 def _precision_notes(record: Mapping[str, Any]) -> list[str]:
     """How many seeds would narrow a wide interval; only for percent, and from three pairs on."""
-    if record["metric"].get("unit") != "%":
+    ratio = by_ratio(record)
+    if record["metric"].get("unit") != "%" and not ratio:
         return []
     found = []
     for row in record["rows"]:
@@ -236,8 +270,22 @@ def _precision_notes(record: Mapping[str, Any]) -> list[str]:
         if needed > pairs["n"]:
             found.append(
                 f"{row['recipe']}: with this spread between seeds, about {needed} seeds would "
-                f"narrow the interval to ±{PRECISION} points."
+                f"narrow the interval to ±{PRECISION} {'%' if ratio else 'points'}."
             )
+    return found
+
+
+def _extra_notes(record: Mapping[str, Any]) -> list[str]:
+    """The task's other numbers about the test set, a line each."""
+    names = dict.fromkeys(name for row in record["rows"] for name in row.get("extras", ()))
+    found = []
+    for name in names:
+        values = [
+            f"{row['recipe']} {mean_sd(row['extras'][name], 3)}"
+            for row in record["rows"]
+            if name in row["extras"]
+        ]
+        found.append(f"{name}: {'; '.join(values)}.")
     return found
 
 
@@ -269,7 +317,7 @@ def _selection_note(selection: Mapping[str, Any]) -> str:
         return f"No switch setting was chosen: none finished on the seeds {seeds}."
     return (
         f"(1) Chosen among {_count(len(selection['candidates']), 'setting')} by the best mean "
-        f"after {_count(selection['epochs'], 'epoch')} on other seeds ({seeds}; the test images "
+        f"after {_count(selection['epochs'], 'epoch')} on other seeds ({seeds}; the test items "
         "are the same); the rows without this mark were not chosen."
     )
 

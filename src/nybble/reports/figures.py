@@ -16,6 +16,8 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from nybble.reports.cells import by_ratio
+
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
@@ -151,6 +153,9 @@ def differences(record: Mapping[str, Any]) -> str | None:
         return None
     metric = record["metric"]
     unit = " (points)" if metric.get("unit") == "%" else ""
+    label = f"{metric['name']} minus {record['baseline']}'s{unit}"
+    if by_ratio(record):
+        label = f"{metric['name']}: per cent above {record['baseline']}'s"
 
     def draw(axes: Axes) -> None:
         colours = palette(record)
@@ -165,9 +170,10 @@ def differences(record: Mapping[str, Any]) -> str | None:
         axes.axvline(0, color=BASELINE, linewidth=1)
         axes.set_yticks(range(len(rows)), [row["recipe"] for row in reversed(rows)])
         axes.set_ylim(-0.6, len(rows) - 0.4)
-        axes.set_xlabel(f"{metric['name']} minus {record['baseline']}'s{unit}")
+        axes.set_xlabel(label)
 
-    title = f"paired difference to {record['baseline']}"
+    what = "change" if by_ratio(record) else "difference"
+    title = f"paired {what} to {record['baseline']}"
     return _svg(draw, title, (6.4, 1.1 + 0.5 * len(rows)), "difference")
 
 

@@ -71,7 +71,7 @@ def page(record: Mapping[str, Any]) -> str:
         "<h2>To repeat it</h2>",
         f"<pre>{escape(str(record['command']))}</pre>",
         "<p>The same seed gives every recipe the same initial weights, batches and augmentation; "
-        "on the same machine, threads and versions, the accuracies repeat exactly.</p>",
+        "on the same machine, threads and versions, the results repeat exactly.</p>",
     ]
     return (
         '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'

@@ -7,7 +7,7 @@
     5. write OUT/comparison.json (after every run too, so that a stopped comparison has a record)
 
 The seeds that choose a setting must not be among the seeds that are reported: the best of several
-settings on the same seeds would look better than it is.  The test images are the same for both, so
+settings on the same seeds would look better than it is.  The test items are the same for both, so
 a small optimism remains, which the report says.
 
 Not done: tuning learning rates per recipe; correction for the number of recipes.
@@ -19,6 +19,7 @@ import shlex
 from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -27,12 +28,14 @@ from nybble.recipes import get_recipe
 from nybble.studies.outcome import Outcome
 from nybble.studies.plan import FLOAT32, Plan, claim, shared
 from nybble.studies.record import make_record, read_record, write_record
-from nybble.studies.runs import PERCENT, run_all
+from nybble.studies.runs import run_all
 from nybble.studies.statistics import spread
 from nybble.training.config import SESSION_FIELDS, TrainConfig
 
 if TYPE_CHECKING:
-    from nybble.training.tasks.base import Task
+    from torch import Tensor, nn
+
+    from nybble.training.tasks.base import Inputs, Task
 
 RECORD = "comparison.json"
 Say = Callable[[str], None]
@@ -62,7 +65,7 @@ class CompareConfig:
     @property
     def choosing_epochs(self) -> int:
         """Epochs of the runs that choose a setting: a quarter of the others', if not given."""
-        return self.select_epochs or max(1, self.base.epochs // 4)
+        return self.select_epochs or max(1, self.base.resolved().epochs // 4)
 
     def __post_init__(self) -> None:
         for name, low in (("jobs", 1), ("step_pairs", 0)):
@@ -202,7 +205,8 @@ def measure_steps(
     from nybble.convert import loss_scale
     from nybble.nn import quantized_layers
     from nybble.ops.dispatch import BACKENDS, runs_native
-    from nybble.studies.steptime import interleave, ratios, training_step
+    from nybble.studies.steptime import interleave, loss_step, ratios
+    from nybble.training.inputs import laid_out
     from nybble.training.prepare import build_model
     from nybble.training.seeds import derive, globals_restored, seed_globals
 
@@ -212,16 +216,15 @@ def measure_steps(
             torch.set_num_threads(base.threads)
         with globals_restored():
             inputs, target = task.batch(0, 0)
-            if base.channels_last and inputs.dim() == 4:
-                inputs = inputs.contiguous(memory_format=torch.channels_last)
+            inputs = laid_out(inputs, base.channels_last)
             steps, backends = {}, {}
             for run in Plan(base, recipes, (base.seed,), Path()).configs():
                 seed_globals(derive(base.seed, "init"))
                 model, _ = build_model(run, task)
                 scale = run.loss_scale or loss_scale(model)
-                steps[run.recipe] = training_step(
-                    model, task.loss, inputs, target, loss_scale=scale
-                )
+                model.train()
+                loss = partial(_loss, task, model, inputs, target)
+                steps[run.recipe] = loss_step(model, loss, loss_scale=scale)
                 native = {
                     runs_native(m.nybble_backend, m.weight) for _, m in quantized_layers(model)
                 }
@@ -233,12 +236,18 @@ def measure_steps(
             "backend": backends,
             "baseline": baseline,
             "threads": torch.get_num_threads(),
-            "batch_size": len(target),
+            "batch_size": base.resolved().batch_size,
             "pairs": pairs,
             "ratios": ratios(samples, baseline),
         }
     finally:
         torch.set_num_threads(threads)
+
+
+def _loss(task: Task, model: nn.Module, inputs: Inputs, target: Any) -> Tensor:
+    from nybble.training.inputs import call
+
+    return task.loss(call(model, inputs), target)
 
 
 def environment() -> dict[str, Any]:
@@ -258,17 +267,18 @@ def assemble(
     choice: dict[str, Any] | None,
 ) -> dict[str, Any]:
     """The record of what is known so far, made in the environment `where`."""
-    percent = task.metric in PERCENT
+    whole = config.base.resolved()
     return make_record(
-        title=f"{config.base.model} on {config.base.data}",
+        title=f"{whole.model} on {whole.data}",
         command=command(config),
         created=datetime.now(UTC).isoformat(timespec="seconds"),
         task=config.base.task,
         metric={
             "name": task.metric,
-            "unit": "%" if percent else "",
-            "digits": 2 if percent else 4,
+            "unit": task.unit,
+            "digits": task.digits,
             "higher_is_better": task.higher_is_better,
+            "comparison": task.comparison,
         },
         baseline=config.baseline,
         configuration={**shared(config.base), "data_set": task.describe()},
@@ -290,10 +300,10 @@ def command(config: CompareConfig) -> str:
     nybble compare vision --data fashion-mnist --model resnet8 --recipes fp32,sun2020
         --seeds 0,1 --epochs 3 --best-of none
     """
-    base, default = config.base, TrainConfig()
-    words = ["nybble", "compare", base.task, "--data", base.data, "--model", base.model]
+    base, default, whole = config.base, TrainConfig(), config.base.resolved()
+    words = ["nybble", "compare", base.task, "--data", whole.data, "--model", whole.model]
     words += ["--recipes", ",".join(config.recipes), "--seeds", ",".join(map(str, config.seeds))]
-    told = {"task", "data", "model", "recipe", "seed", "rules", *SESSION_FIELDS}
+    told = {"task", "data", "model", "recipe", "seed", "rules", "task_options", *SESSION_FIELDS}
     for entry in fields(TrainConfig):
         value = getattr(base, entry.name)
         if entry.name in told or value == getattr(default, entry.name):
@@ -302,7 +312,10 @@ def command(config: CompareConfig) -> str:
         if isinstance(value, bool):
             words.append(f"--{option}" if value else f"--no-{option}")
         else:
-            words += [f"--{option}", str(value)]
+            text = ",".join(map(str, value)) if isinstance(value, tuple) else str(value)
+            words += [f"--{option}", text]
+    for key, text in base.task_options:
+        words += ["--set", f"{key}={text}"]
     for pattern, recipe in base.rules:
         words += ["--rule", f"{pattern}={recipe}"]
     if config.best_of:

@@ -22,7 +22,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from nybble.studies.statistics import paired_difference, spread
+from nybble.studies.statistics import paired_change, paired_difference, spread
 from nybble.training.files import finite
 
 COMPLETE = "complete"
@@ -45,8 +45,9 @@ class Outcome:
 
     `metric` is in the units of the report (accuracy in percent) and None without a result;
     `dead_layers` are the converted layers whose weight gradient was zero in every step that was
-    looked at; `origin` says where it ran (commit, cpu, threads, torch), so that a comparison whose
-    runs come from different places can say so.
+    looked at; `extras` are more numbers of the task about the test set; `origin` says where it ran
+    (commit, cpu, threads, torch), so that a comparison whose runs come from different places can
+    say so.
     """
 
     recipe: str
@@ -59,6 +60,7 @@ class Outcome:
     saved_bytes: int | None = None
     dead_layers: tuple[str, ...] = ()
     curve: tuple[Point, ...] = ()
+    extras: Mapping[str, float | None] = field(default_factory=dict)
     reused: bool = False
     origin: Mapping[str, Any] = field(default_factory=dict)
 
@@ -147,11 +149,13 @@ def make_row(
     seeds: Sequence[int],
     baseline: str | None,
     higher_is_better: bool = True,
+    comparison: str = "difference",
 ) -> dict[str, Any]:
     """The row of one recipe as JSON values, from all outcomes of the comparison.
 
     `baseline` is the recipe that the others are compared with, or None when it is not among them;
-    then there are no differences and no times.
+    then there are no differences and no times. `comparison`: "difference" of the metric, or "ratio"
+    of it (the difference in per cent).
     """
     runs = {run.seed: run for run in outcomes if run.recipe == recipe}
     reference = {run.seed: run for run in outcomes if run.recipe == baseline}
@@ -160,6 +164,10 @@ def make_row(
         "recipe": recipe,
         "baseline": recipe == baseline,
         "metric": {**spread(metrics).to_dict(), "values": metrics},
+        "extras": {
+            name: spread([_extra(runs.get(seed), name) for seed in seeds]).to_dict()
+            for name in dict.fromkeys(name for run in runs.values() for name in run.extras)
+        },
         "difference": None,
         "time_to_baseline": None,
         "finished": sum(run.finished for run in runs.values()),
@@ -173,12 +181,17 @@ def make_row(
         row["time_to_baseline"] = reach(runs, reference, higher_is_better).to_dict()
         if recipe != baseline:
             against = [_metric(reference.get(seed)) for seed in seeds]
-            row["difference"] = paired_difference(metrics, against).to_dict()
+            compare = paired_change if comparison == "ratio" else paired_difference
+            row["difference"] = compare(metrics, against).to_dict()
     return row
 
 
 def _metric(run: Outcome | None) -> float | None:
     return run.metric if run is not None and run.finished else None
+
+
+def _extra(run: Outcome | None, name: str) -> float | None:
+    return run.extras.get(name) if run is not None and run.finished else None
 
 
 def _problem(run: Outcome) -> str:

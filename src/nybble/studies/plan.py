@@ -70,9 +70,7 @@ def shared(base: TrainConfig) -> dict[str, Any]:
     >>> sorted(shared(TrainConfig()).keys() & {"recipe", "seed", "epochs", "out"})
     ['epochs']
     """
-    same = {k: v for k, v in base.identity().items() if k not in _VARIES}
-    same["lr"] = base.resolved_lr()
-    return same
+    return {k: v for k, v in base.identity().items() if k not in _VARIES}
 
 
 def claim(out: Path, base: TrainConfig) -> bool:
@@ -107,8 +105,8 @@ def _must_match(plan: Path, wanted: Mapping[str, Any]) -> None:
         found = json.loads(plan.read_text(encoding="utf-8"))
         if found.get("schema") != SCHEMA:
             raise ValueError(f"schema {found.get('schema')!r}")
-        held = found["configuration"]
-    except (OSError, ValueError, KeyError, AttributeError) as error:
+        held = shared(TrainConfig.from_dict(found["configuration"]))  # of an earlier version too
+    except (OSError, ValueError, KeyError, AttributeError, TypeError) as error:
         raise UserError(f"{plan} cannot be read as a comparison's plan: {error}.") from error
     different = differences(held, wanted)
     if different:

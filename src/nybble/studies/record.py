@@ -3,7 +3,9 @@
     schema          "nybble.comparison/1"
     title, command  what was compared, and the command that repeats it
     created         UTC, ISO 8601
-    task, metric    metric: name, unit, and how many digits a report shows
+    task, metric    metric: name, unit, how many digits a report shows, and the comparison:
+                    "difference" of two recipes (as in records without this field), or "ratio": then
+                    a row's difference is in per cent of the baseline
     baseline        the recipe that others are compared with ("fp32"), or null
     configuration   the training configuration shared by all runs, the recipes and the seeds
     jobs            how many runs went on at the same time, which slows each of them
@@ -62,7 +64,8 @@ def make_record(
     if baseline is not None and baseline not in recipes:
         raise UserError(f"baseline '{baseline}' is not among the recipes {', '.join(recipes)}")
     better = bool(metric.get("higher_is_better", True))
-    rows = [make_row(recipe, outcomes, seeds, baseline, better) for recipe in recipes]
+    how = str(metric.get("comparison", "difference"))
+    rows = [make_row(recipe, outcomes, seeds, baseline, better, how) for recipe in recipes]
     winner = selection["winner"] if selection else None
     for row in rows:
         row["selected"] = dict(selection) if selection and row["recipe"] == winner else None

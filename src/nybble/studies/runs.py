@@ -28,13 +28,10 @@ from nybble.studies.jobs import side_by_side
 from nybble.studies.outcome import COMPLETE, Outcome, Point
 from nybble.training.config import TrainConfig
 from nybble.training.folder import check_folder
-from nybble.training.result import read_result
+from nybble.training.result import read_result, unit_of
 from nybble.training.signals import Interrupted
 
 FAILED = "failed"
-PERCENT = {"accuracy"}
-"""Metrics that runs record as a share and reports show in percent."""
-
 Report = Callable[[str], None]
 
 
@@ -156,7 +153,7 @@ def read_outcome(config: TrainConfig, record: dict[str, Any] | None) -> Outcome:
     if record is None:
         return Outcome(config.recipe, config.seed, "not started", folder)
     name = record["metric"]
-    scale = 100.0 if name in PERCENT else 1.0
+    scale = 100.0 if unit_of(record) == "%" else 1.0  # reports show shares in per cent
     curve = tuple(
         Point(
             epoch["epoch"],
@@ -176,6 +173,7 @@ def read_outcome(config: TrainConfig, record: dict[str, Any] | None) -> Outcome:
         seconds=curve[-1].seconds if curve else None,
         saved_bytes=record["saved_bytes"],
         dead_layers=tuple(record["dead_layers"]),
+        extras=record["epochs"][-1].get("test_extras") or {} if curve else {},
         curve=curve,
         origin={
             "commit": record.get("commit"),

@@ -13,7 +13,10 @@ that repeats the smallest (or largest) difference n times is likelier than 2.5 %
 interval cannot be wider than the range of the data and is too narrow; the t interval is the one the
 tables show, and the bootstrap is kept in the JSON.
 
-A run that failed or ended in NaN has no accuracy.  Its pair is left out of the difference, is
+A metric that is compared by ratio (perplexity) is compared in the same way through its logarithm:
+`paired_change`.
+
+A run that failed or ended in NaN has no metric.  Its pair is left out of the difference, is
 counted in `dropped`, and every report shows the count: what is left is the mean of the survivors.
 
 Not done: correction for several comparisons (each row is compared with float32 on its own), and
@@ -25,7 +28,7 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from nybble.errors import UserError
@@ -71,7 +74,10 @@ class Spread:
 
 @dataclass(frozen=True)
 class PairedDifference:
-    """Treatment minus baseline over the pairs in which both have a finite value."""
+    """Treatment minus baseline over the pairs in which both have a finite value.
+
+    kind "ratio" (`paired_change`): the numbers are per cent of the baseline.
+    """
 
     n: int
     dropped: int
@@ -81,6 +87,7 @@ class PairedDifference:
     t_interval: Interval | None
     bootstrap: Interval | None
     note: str
+    kind: str = "difference"
 
     def to_dict(self) -> dict[str, Any]:
         """The difference as JSON values; an interval that does not exist is null."""
@@ -93,6 +100,7 @@ class PairedDifference:
             "t_interval": self.t_interval.to_dict() if self.t_interval else None,
             "bootstrap": self.bootstrap.to_dict() if self.bootstrap else None,
             "note": self.note,
+            "kind": self.kind,
         }
 
 
@@ -250,6 +258,52 @@ def paired_difference(
         bootstrap=bootstrap_interval(differences, level),
         note="; ".join(notes),
     )
+
+
+def paired_change(
+    treatment: Sequence[float | None], baseline: Sequence[float | None], level: float = LEVEL
+) -> PairedDifference:
+    """Treatment relative to baseline, seed by seed, in per cent, for a metric compared by ratio.
+
+    With l_i = ln(treatment_i / baseline_i), of which the t interval is taken:
+
+        mean = 100 (exp(mean(l)) - 1)      low, high = 100 (exp(low or high of l) - 1)
+
+    so it does not matter which of the two is divided by which. sd is 100 sd(l), which for small
+    changes is the sd of the changes in per cent. A value that is not above zero has no logarithm
+    and counts as a run without a result.
+
+    Raises:
+        UserError: the two sequences differ in length, so they cannot be pairs.
+
+    >>> d = paired_change([102.0, 204.0], [100.0, 200.0])
+    >>> round(d.mean, 6), [round(change, 6) for change in d.differences]
+    (2.0, [2.0, 2.0])
+    """
+
+    def logarithm(value: float | None) -> float | None:
+        return math.log(value) if value is not None and _finite(value) and value > 0 else None
+
+    found = paired_difference(
+        [logarithm(value) for value in treatment], [logarithm(value) for value in baseline], level
+    )
+
+    def interval(of: Interval | None) -> Interval | None:
+        return of and Interval(_percent(of.low), _percent(of.high), of.level, of.method)
+
+    return replace(
+        found,
+        differences=tuple(_percent(value) for value in found.differences),
+        mean=None if found.mean is None else _percent(found.mean),
+        sd=None if found.sd is None else 100 * found.sd,
+        t_interval=interval(found.t_interval),
+        bootstrap=interval(found.bootstrap),
+        kind="ratio",
+    )
+
+
+def _percent(logarithm: float) -> float:
+    return 100 * math.expm1(logarithm)
 
 
 def median_ratio(

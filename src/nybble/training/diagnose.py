@@ -66,11 +66,11 @@ def locate(model: nn.Module, repeat: Callable[[], Tensor], inputs: Any) -> str:
     return events[0] if events else "nowhere: the repetition of the step was finite"
 
 
-def locate_forward(model: nn.Module, inputs: Tensor) -> str:
-    """Say where the forward pass of `model`, in the mode it is in, first is not finite."""
+def locate_forward(model: nn.Module, run: Callable[[], Any]) -> str:
+    """Say where `run`, a forward pass of `model`, first is not finite."""
     events: list[str] = []
     with _watching(model, events), torch.no_grad():
-        model(inputs)
+        run()
     return events[0] if events else "in the loss: the output of the model is finite"
 
 

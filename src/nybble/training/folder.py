@@ -21,6 +21,8 @@ CONFIG_FILE = "config.json"
 LOG_FILE = "log.txt"
 CHECKPOINTS = "checkpoints"
 SCHEMA = "nybble.config"
+SCHEMA_VERSION = 2
+"""Version 1 left the task's defaults (a learning rate) open; they are filled in when it is read."""
 
 
 def check_folder(config: TrainConfig) -> None:
@@ -39,7 +41,7 @@ def check_folder(config: TrainConfig) -> None:
             f"The output folder {folder} is not empty and holds no nybble run "
             f"({', '.join(sorted(entries)[:3])}); choose another --out."
         )
-    differences = _differences(_read(path), config.identity())
+    differences = _differences(path, config.identity())
     if differences:
         raise UserError(
             f"The output folder {folder} holds another run ({'; '.join(differences)}); "
@@ -63,7 +65,11 @@ def claim_folder(config: TrainConfig) -> IO[str]:
             if not (folder / CONFIG_FILE).exists():
                 write_json(
                     folder / CONFIG_FILE,
-                    {"schema": SCHEMA, "schema_version": 1, "config": config.to_dict()},
+                    {
+                        "schema": SCHEMA,
+                        "schema_version": SCHEMA_VERSION,
+                        "config": config.resolved().to_dict(),
+                    },
                 )
         except BaseException:
             log.close()
@@ -85,22 +91,31 @@ def _lock(log: IO[str], folder: Path) -> None:
 
 
 def _read(path: Path) -> dict[str, Any]:
+    """The identity of the run that config.json describes, whichever version wrote it."""
     try:
         record = json.loads(path.read_text())
-        config = record["config"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        config, version = record["config"], record.get("schema_version", 1)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise UserError(
             f"{path} is not the configuration of a nybble run ({error}); choose another --out."
         ) from None
-    if not isinstance(config, dict):
+    if not isinstance(config, dict) or not isinstance(version, int):
         raise UserError(f"{path} is not the configuration of a nybble run; choose another --out.")
-    return config
+    if version > SCHEMA_VERSION:
+        raise UserError(
+            f"{path} has schema version {version}; this nybble reads up to {SCHEMA_VERSION}. "
+            "Update nybble, or choose another --out."
+        )
+    try:
+        return TrainConfig.from_dict(config).identity()
+    except UserError as error:
+        raise UserError(f"{path} cannot be used: {error}; choose another --out.") from None
 
 
-def _differences(there: dict[str, Any], asked: dict[str, Any]) -> list[str]:
-    defaults = TrainConfig().identity()
+def _differences(path: Path, asked: dict[str, Any]) -> list[str]:
+    there = _read(path)
     return [
-        f"{name} is {there.get(name, defaults[name])!r} there, {value!r} was asked for"
+        f"{name} is {there[name]!r} there, {value!r} was asked for"
         for name, value in asked.items()
-        if there.get(name, defaults[name]) != value
+        if there[name] != value
     ]

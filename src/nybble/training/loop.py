@@ -10,10 +10,12 @@ with one seed see the same initial weights and batches.
 
 from __future__ import annotations
 
+import math
 import signal
 import statistics
 import time
 from contextlib import suppress
+from functools import partial
 from typing import Any
 
 import torch
@@ -27,10 +29,11 @@ from nybble.training.checkpoint import load_checkpoint, save_checkpoint
 from nybble.training.config import TrainConfig
 from nybble.training.files import disk_errors
 from nybble.training.folder import CHECKPOINTS, check_folder, claim_folder
+from nybble.training.inputs import call, detached, laid_out
 from nybble.training.machine import commit
-from nybble.training.optimizers import build_optimizer, set_lr, unscale_
+from nybble.training.optimizers import build_optimizer, clip_gradients_, set_lr, unscale_
 from nybble.training.prepare import build_model, environment
-from nybble.training.progress import Reporter, clock, waiting
+from nybble.training.progress import Reporter, clock, waiting, with_unit
 from nybble.training.record import layers_of, run_record
 from nybble.training.result import read_result, write_result
 from nybble.training.saved import measure_saved_bytes
@@ -38,6 +41,7 @@ from nybble.training.seeds import derive, globals_restored, seed_globals
 from nybble.training.signals import Interrupted, StopRequest
 from nybble.training.state import RunState
 from nybble.training.tasks import make_task
+from nybble.training.tasks.base import Inputs
 from nybble.training.tensorboard import check_tensorboard, make_writer
 from nybble.training.watch import GradientWatch
 
@@ -52,6 +56,7 @@ def train(config: TrainConfig) -> dict[str, Any]:
         NonFiniteError: the loss or a gradient became NaN or infinite; names step and layer.
         Interrupted: SIGINT or SIGTERM arrived; the run is saved and can be resumed.
     """
+    config = config.resolved()
     check_folder(config)
     if config.tensorboard:
         check_tensorboard()
@@ -75,7 +80,7 @@ class Run:
     """One run: task, model, optimizer, and the state that a checkpoint holds."""
 
     def __init__(self, config: TrainConfig) -> None:
-        self.config = config
+        self.config = config = config.resolved()
         self.folder = config.run_folder()
         if config.threads is not None:
             torch.set_num_threads(config.threads)
@@ -89,6 +94,7 @@ class Run:
         self.watch = GradientWatch(self.model, self.task.steps_per_epoch)
         self.total_steps = config.epochs * self.task.steps_per_epoch
         self.commit = commit()
+        self.carried: Any = None
         self.saved_at: int | None = None
         self.writer: Any = None
 
@@ -150,26 +156,31 @@ class Run:
             schedule.factor(config.schedule, self.done, self.total_steps, config.warmup),
         )
         inputs, target = self.batch()
+        began_with = self.carried
         before = [(buffer, buffer.clone()) for buffer in self.model.buffers()]
         self.model.train()
         seed_globals(derive(config.seed, "step", state.epoch, state.step))
-        output, loss = self.forward(inputs, target)
+        output, loss = self.forward(inputs, target, began_with)
         value = float(loss.detach())
         if value - value != 0:  # NaN or infinite
-            raise self.non_finite(f"the loss is {value}", before, inputs, target)
+            raise self.non_finite(f"the loss is {value}", before, inputs, target, began_with)
         self.optimizer.zero_grad(set_to_none=True)
         self.backward(loss)
         if diagnose.gradients_finite(self.model):
             self.watch.observe(state.step)
+            if config.clip_norm and clip_gradients_(self.optimizer, config.clip_norm):
+                state.clipped += 1
             self.optimizer.step()
         elif state.loss_scale > 1:
             self.skip()
         else:
-            raise self.non_finite("a gradient is not finite", before, inputs, target)
-        score, count = self.task.score(output.detach(), target)
+            raise self.non_finite("a gradient is not finite", before, inputs, target, began_with)
         state.loss_sum += value
-        state.score_sum += score
-        state.score_count += count
+        output = detached(output)
+        if self.task.scores_training:
+            with torch.no_grad():
+                state.add_score(self.task.score(output, target))
+        self.carried = detached(self.task.carry(began_with, output))
         state.step += 1
         seconds = time.perf_counter() - started
         state.cpu_seconds += time.process_time() - cpu_started
@@ -180,19 +191,17 @@ class Run:
         if self.writer is not None:
             self.writer.add_scalar("train/loss_step", value, self.done)
 
-    def batch(self) -> tuple[Tensor, Tensor]:
+    def batch(self) -> tuple[Inputs, Any]:
         inputs, target = self.task.batch(self.state.epoch, self.state.step)
-        if self.config.channels_last and inputs.dim() == 4:
-            inputs = inputs.contiguous(memory_format=torch.channels_last)
-        return inputs, target
+        return laid_out(inputs, self.config.channels_last), target
 
-    def forward(self, inputs: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(self, inputs: Inputs, target: Any, carried: Any) -> tuple[Any, Tensor]:
         """Output and loss; the first step of a run also counts the bytes saved for backward."""
         if self.state.saved_bytes is not None:
-            output = self.model(inputs)
+            output = call(self.model, inputs, carried)
             return output, self.task.loss(output, target)
         with measure_saved_bytes(self.model) as saved:
-            output = self.model(inputs)
+            output = call(self.model, inputs, carried)
             loss = self.task.loss(output, target)
         self.state.saved_bytes = saved.release()
         return output, loss
@@ -223,15 +232,16 @@ class Run:
         """Test, record the epoch, move to the next one."""
         state, metric = self.state, self.task.metric
         started = time.perf_counter()
-        test_loss, test_score = self.evaluate()
+        test_loss, test_score, extras = self.evaluate()
         nonzero, dead = self.watch.report()
         dead = layers_of(self.model, dead, self.recipe is not None)
         record = {
             "epoch": state.epoch + 1,
             "train_loss": state.loss_sum / state.step,
-            f"train_{metric}": state.score_sum / state.score_count,
+            f"train_{metric}": self.train_metric(),
             "test_loss": test_loss,
             f"test_{metric}": test_score,
+            "test_extras": extras,
             "lr": self.optimizer.param_groups[0]["lr"],
             "seconds": state.seconds,
             "cpu_seconds": state.cpu_seconds,
@@ -240,12 +250,13 @@ class Run:
             "step_ms": statistics.median(state.step_ms),
             "gradients": {"nonzero": nonzero, "dead": dead},
         }
+        if self.config.clip_norm:
+            record["clipped_steps"] = state.clipped
         state.epochs.append(record)
         self.reporter.say(
             f"epoch {state.epoch + 1}/{self.config.epochs}  "
-            f"train loss {record['train_loss']:.4f} "
-            f"{metric} {100 * record[f'train_{metric}']:.2f} %  "
-            f"test loss {test_loss:.4f} {metric} {100 * test_score:.2f} %  "
+            f"train loss {record['train_loss']:.4f}{self.shown(record[f'train_{metric}'])}  "
+            f"test loss {test_loss:.4f}{self.shown(test_score)}  "
             f"{record['step_ms']:.1f} ms/step  {clock(state.elapsed)}"
         )
         for name in dead:
@@ -254,34 +265,58 @@ class Run:
             )
         if self.writer is not None:
             for key in ("train_loss", f"train_{metric}", "test_loss", f"test_{metric}", "lr"):
-                self.writer.add_scalar(key.replace("_", "/", 1), record[key], record["epoch"])
+                if record[key] is not None:
+                    self.writer.add_scalar(key.replace("_", "/", 1), record[key], record["epoch"])
         state.next_epoch()
+        self.carried = None
         self.watch.reset()
         self.write("running")
 
+    def train_metric(self) -> float | None:
+        """The metric of the epoch's training batches so far; None where they are not scored."""
+        return self.task.summarise([tuple(self.state.score)]) if self.state.score else None
+
+    def shown(self, value: float | None) -> str:
+        """The metric with its name and unit, or nothing."""
+        if value is None:
+            return ""
+        return f" {self.task.metric} {with_unit(value, self.task.unit, self.task.digits)}"
+
     @torch.no_grad()
-    def evaluate(self) -> tuple[float, float]:
-        """Mean loss and metric over the test set; leaves the state as it was."""
+    def evaluate(self) -> tuple[float, float, dict[str, float]]:
+        """Mean loss, metric and extra numbers of the test set; leaves the state as it was."""
         self.model.eval()
-        loss_sum = score_sum = 0.0
-        items = scored = 0
-        for inputs, target in self.task.test_batches():
+        task, carried = self.task, None
+        loss_sum, items = 0.0, 0
+        scores: list[Any] = []
+        for inputs, target in task.test_batches():
             self.check_stop()
-            output = self.model(inputs)
-            score, size = self.task.score(output, target)
-            loss = float(self.task.loss(output, target))
+            output = call(self.model, inputs, carried)
+            score = task.test_score(self.model, inputs, output, target)
+            loss = float(task.loss(output, target))
             if loss - loss != 0:  # NaN or infinite: the metric of such an output means nothing
-                place = diagnose.locate_forward(self.model, inputs)
-                raise NonFiniteError(
-                    f"Training stopped after step {self.done} (the end of epoch "
-                    f"{self.state.epoch + 1}): the test loss is {loss}. The first non-finite "
-                    f"value arose {place}."
+                run = partial(call, self.model, inputs, carried)
+                raise self.bad_test(
+                    f"loss is {loss}. The first non-finite value arose "
+                    f"{diagnose.locate_forward(self.model, run)}"
                 )
-            loss_sum += loss * len(target)
-            items += len(target)
-            score_sum += score
-            scored += size
-        return loss_sum / items, score_sum / scored
+            weight = task.weight(target)
+            loss_sum += loss * weight
+            items += weight
+            scores.append(score)
+            carried = detached(task.carry(carried, output))
+        if not items:
+            raise UserError(f"The test set of '{self.config.data}' gave nothing to measure.")
+        value = float(task.summarise(scores))
+        if not math.isfinite(value):
+            raise self.bad_test(f"{task.metric} is {value}")
+        return loss_sum / items, value, dict(task.extras(scores))
+
+    def bad_test(self, what: str) -> NonFiniteError:
+        return NonFiniteError(
+            f"Training stopped after step {self.done} (the end of epoch "
+            f"{self.state.epoch + 1}): the test {what}."
+        )
 
     # -- stopping, saving, resuming -----------------------------------------------------------
 
@@ -309,6 +344,8 @@ class Run:
             "data": self.about,
             "environment": environment(),
         }
+        if self.carried is not None:
+            content["carried"] = self.carried
         save_checkpoint(self.folder / CHECKPOINTS, self.done, content)
         self.saved_at = self.done
 
@@ -331,6 +368,7 @@ class Run:
             # A state of before loss scales were saved has the one that the model asks for.
             known = {"loss_scale": self.state.loss_scale, **found.content["state"]}
             self.state = RunState.from_dict(known)
+            self.carried = found.content.get("carried")
         except (RuntimeError, ValueError, KeyError, TypeError) as error:
             raise UserError(
                 f"The checkpoint in {self.folder} does not fit the model '{self.config.model}' "
@@ -356,7 +394,12 @@ class Run:
         self.reporter.say(f"warning: {text}")
 
     def non_finite(
-        self, what: str, before: list[tuple[Tensor, Tensor]], inputs: Tensor, target: Tensor
+        self,
+        what: str,
+        before: list[tuple[Tensor, Tensor]],
+        inputs: Inputs,
+        target: Any,
+        carried: Any,
     ) -> NonFiniteError:
         """Repeat the step from the state before it, and say where the trouble began."""
         with torch.no_grad():
@@ -366,7 +409,7 @@ class Run:
 
         def repeat() -> Tensor:
             seed_globals(derive(self.config.seed, "step", self.state.epoch, self.state.step))
-            loss = self.task.loss(self.model(inputs), target)
+            loss = self.task.loss(call(self.model, inputs, carried), target)
             return loss * self.state.loss_scale
 
         place = diagnose.locate(self.model, repeat, inputs)
@@ -392,8 +435,7 @@ class Run:
         return (
             f"epoch {state.epoch + 1}/{self.config.epochs} "
             f"step {state.step}/{self.task.steps_per_epoch}  "
-            f"loss {state.loss_sum / state.step:.4f}  "
-            f"{self.task.metric} {100 * state.score_sum / state.score_count:.2f} %  "
+            f"loss {state.loss_sum / state.step:.4f}{self.shown(self.train_metric())}  "
             f"{recent:.1f} ms/step  {clock(left)} left"
         )
 

@@ -19,7 +19,8 @@ def build_optimizer(model: nn.Module, config: TrainConfig) -> torch.optim.Optimi
     """SGD with momentum, or AdamW; every group remembers its peak rate as `peak_lr`."""
     import nybble
 
-    lr = config.resolved_lr()
+    config = config.resolved()
+    lr = config.lr
     groups = nybble.param_groups(
         model,
         lr=lr,
@@ -30,7 +31,7 @@ def build_optimizer(model: nn.Module, config: TrainConfig) -> torch.optim.Optimi
     for group in groups:
         group["peak_lr"] = group["lr"]
     if config.optimizer == "adamw":
-        return torch.optim.AdamW(groups, lr=lr)
+        return torch.optim.AdamW(groups, lr=lr, betas=config.betas)
     momentum = config.momentum
     return torch.optim.SGD(
         groups, lr=lr, momentum=momentum, nesterov=config.nesterov and momentum > 0
@@ -41,6 +42,29 @@ def set_lr(optimizer: torch.optim.Optimizer, factor: float) -> None:
     """Set every group to `factor` times its peak rate."""
     for group in optimizer.param_groups:
         group["lr"] = group["peak_lr"] * factor
+
+
+def clip_gradients_(optimizer: torch.optim.Optimizer, largest: float) -> bool:
+    """Scale all gradients down so that their norm is at most `largest`; whether they were larger.
+
+    As `torch.nn.utils.clip_grad_norm_` (Pascanu et al. 2013), over weights and biases. Clips that a
+    recipe learns are left out: their gradients are sums over many elements, and would shrink the
+    step of every weight.
+
+    >>> weight = nn.Parameter(torch.zeros(2))
+    >>> weight.grad = torch.tensor([3.0, 4.0])
+    >>> clip_gradients_(torch.optim.SGD([weight], lr=0.1), 1.0)
+    True
+    >>> weight.grad
+    tensor([0.6000, 0.8000])
+    """
+    parameters = [
+        parameter
+        for group in optimizer.param_groups
+        if group.get("name") != "clips"
+        for parameter in group["params"]
+    ]
+    return float(nn.utils.clip_grad_norm_(parameters, largest)) > largest
 
 
 def unscale_(parameters: Iterable[nn.Parameter], loss_scale: float) -> None:

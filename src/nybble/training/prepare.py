@@ -21,10 +21,10 @@ def build_model(config: TrainConfig, task: Task) -> tuple[nn.Module, Any]:
     The weights are drawn before the conversion, so every recipe starts from the same ones.
     """
     model = task.model()
-    if config.channels_last:
+    if config.channels_last and all(p.dim() != 5 for p in model.parameters()):
         model = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     if not any(parameter.requires_grad for parameter in model.parameters()):
-        raise UserError(f"The model '{config.model}' has no weight that can be trained.")
+        raise UserError(f"The model '{config.resolved().model}' has no weight that can be trained.")
     import nybble
     from nybble.recipes import get_recipe
 

@@ -116,3 +116,12 @@ def clock(seconds: float) -> str:
     hours, rest = divmod(whole, 3600)
     minutes, left = divmod(rest, 60)
     return f"{hours}:{minutes:02d}:{left:02d}" if hours else f"{minutes}:{left:02d}"
+
+
+def with_unit(value: float, unit: str, digits: int = 2) -> str:
+    """A metric as people read it: a share in per cent, anything else as it is.
+
+    >>> with_unit(0.915, "%"), with_unit(112.34, "")
+    ('91.50 %', '112.34')
+    """
+    return f"{100 * value:.{digits}f} %" if unit == "%" else f"{value:.{digits}f}"

@@ -8,11 +8,13 @@ The fields:
                `skipped_steps` by which it was halved
     data, model, recipe    what they were: sizes, number of weights, the recipe's own record
     versions, machine, commit    of the code ("-dirty": with local changes); null outside git
-    metric     its name; `higher_is_better`
+    metric     its name; `unit` ("%": a share in [0, 1], shown in per cent); `higher_is_better`
     steps, total_steps     taken and planned
     saved_bytes            kept for backward by the first training step
     epochs     a list, one entry an epoch:
-               epoch, train_loss, train_<metric>, test_loss, test_<metric>, lr (of the last step),
+               epoch, train_loss, train_<metric> (null where the task does not score training
+               batches), test_loss, test_<metric>, test_extras (more numbers of the task, by name),
+               lr (of the last step), clipped_steps (with clip_norm),
                seconds, cpu_seconds, step_ms (training steps: sum, sum, median), test_seconds,
                elapsed_seconds (training steps since the beginning of the run),
                gradients: {"nonzero": {parameter: mean share of non-zero entries},
@@ -21,8 +23,8 @@ The fields:
     dead_layers            converted layers (float32: all) that were dead in some epoch
     warnings   dead layers, resumed from a previous checkpoint, ...
 
-Metrics are shares in [0, 1]. Wall times, CPU times, `written` and `warnings` about a resume are the
-only fields that differ between a resumed run and one that was never stopped.
+Wall times, CPU times, `written` and `warnings` about a resume are the only fields that differ
+between a resumed run and one that was never stopped.
 """
 
 from __future__ import annotations
@@ -87,6 +89,15 @@ def read_result(folder: Path) -> dict[str, Any] | None:
             " or move the folder away and train again."
         )
     return record
+
+
+def unit_of(record: dict[str, Any]) -> str:
+    """The unit of the record's metric; records of before units were written are of accuracy.
+
+    >>> unit_of({"metric": "accuracy"}), unit_of({"metric": "wer", "unit": "%"})
+    ('%', '%')
+    """
+    return str(record.get("unit", "%" if record["metric"] == "accuracy" else ""))
 
 
 def _wrong_epochs(record: dict[str, Any]) -> list[str]:

@@ -6,19 +6,24 @@ Plain numbers and lists only: it is saved as JSON with every checkpoint. Floats 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 
 @dataclass
 class RunState:
-    """`epoch` and `step` (in the epoch) are the next to run."""
+    """`epoch` and `step` (in the epoch) are the next to run.
+
+    score: the sum of the epoch's training scores, entry by entry; empty before the first.
+    clipped: steps of the epoch whose gradients were scaled down to `clip_norm`.
+    """
 
     epoch: int = 0
     step: int = 0
     loss_sum: float = 0.0
-    score_sum: float = 0.0
-    score_count: int = 0
+    score: list[float] = field(default_factory=list)
+    clipped: int = 0
     step_ms: list[float] = field(default_factory=list)
     cpu_seconds: float = 0.0
     seconds: float = 0.0
@@ -34,10 +39,15 @@ class RunState:
         """Move to the next epoch and empty the sums."""
         self.epoch += 1
         self.step = 0
-        self.loss_sum = self.score_sum = self.cpu_seconds = self.seconds = 0.0
-        self.score_count = 0
+        self.loss_sum = self.cpu_seconds = self.seconds = 0.0
+        self.score = []
+        self.clipped = 0
         self.step_ms = []
         self.gradients = {}
+
+    def add_score(self, score: Sequence[float]) -> None:
+        """Add the score of a training batch."""
+        self.score = [a + b for a, b in zip(self.score or [0] * len(score), score, strict=True)]
 
     def to_dict(self) -> dict[str, Any]:
         """The fields, not copied: to be written at once."""
@@ -45,5 +55,9 @@ class RunState:
 
     @classmethod
     def from_dict(cls, record: dict[str, Any]) -> RunState:
-        """The inverse of `to_dict`."""
-        return cls(**record)
+        """The inverse of `to_dict`, also of a state that an earlier version saved."""
+        known = dict(record)
+        if "score_sum" in known:
+            total, count = known.pop("score_sum"), known.pop("score_count")
+            known["score"] = [total, count] if count else []
+        return cls(**known)

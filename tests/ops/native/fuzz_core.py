@@ -22,6 +22,7 @@ from torch import Tensor
 import nybble._core as core
 from nybble.formats import LogFormat, LogNearest, get_format
 from nybble.ops.native import rules
+from nybble.quantizers import get_quantizer
 
 CANARY = 64
 SIZES = (-1, 0, 1, 2, 3, 5, 63, 65, 2**16, 2**31 - 1, 2**31, 2**40, 2**46, 2**61, 2**62, 2**63 - 1)
@@ -170,6 +171,18 @@ def pack_integer(a: Arena) -> list[Any]:
 def pack_log(a: Arena) -> list[Any]:
     rule = rules.log_rule(LogFormat(4, 4), LogFormat(4, 4).odd(), LogNearest("1.6"))
     return [*_pack(a), *a.bytes(packed(_N)), *_mask(a), rule, THREADS]
+
+
+def quantize_integer(a: Arena) -> list[Any]:
+    rule = rules.fit_rule(get_quantizer("uint4·pact(unsigned)"))
+    clip, codes, mask = a.array(1, torch.float32, 0x3F), a.bytes(packed(_N)), a.bytes((_N + 7) // 8)
+    return [*a.floats(_N), _N, rule, *clip, *codes, *mask, *a.floats(1), THREADS]
+
+
+def quantize_gradient(a: Arena) -> list[Any]:
+    rule = rules.log_rule(LogFormat(4, 4), LogFormat(4, 4).odd(), LogNearest("1.6"))
+    codes = *a.bytes(packed(_N)), *a.bytes(packed(_N))
+    return [*a.floats(_N), _N, 16.0, rule, 0.5, 0.25, *codes, *a.floats(4), THREADS]
 
 
 def pack_thresholds(a: Arena) -> list[Any]:

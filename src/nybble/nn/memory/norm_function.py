@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from nybble.nn.memory.grid import channel_grid, encode, row_steps
+from nybble.nn.memory.owned import counts, may_overwrite
 from nybble.nn.memory.pack import layout, pack4, unpack
 from nybble.ops.native import norm as native
 
@@ -112,9 +113,10 @@ class NativeBatchNormFunction(torch.autograd.Function):
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        in_place = may_overwrite(counts(grad))
         packed, stats = ctx.saved_tensors
         needs = ctx.needs_input_grad
-        dx, dgamma, dbeta = native.batch_norm_backward(grad, packed, stats)
+        dx, dgamma, dbeta = native.batch_norm_backward(grad, packed, stats, needs[0], in_place)
         none = (None,) * 6
         return (
             dx if needs[0] else None,

@@ -18,6 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from nybble.nn.memory.base import MemoryLayer, Token, compresses, has_hooks, is_temporary
+from nybble.nn.memory.owned import counts, may_overwrite
 from nybble.nn.memory.pack import layout, pack4, pack_mask, unpack, unpack_mask
 from nybble.ops.native import norm as native
 
@@ -70,8 +71,9 @@ class NativeReLUFunction(torch.autograd.Function):
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
+        in_place = may_overwrite(counts(grad))
         (bits,) = ctx.saved_tensors
-        return native.relu_backward(grad, bits, ctx.last), None
+        return native.relu_backward(grad, bits, ctx.last, in_place), None
 
 
 def _not_positive(y: Tensor) -> Tensor:
@@ -185,9 +187,10 @@ class DerivativeFunction(torch.autograd.Function):
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None, None]:
+        in_place = may_overwrite(counts(grad))
         (packed,) = ctx.saved_tensors
         if ctx.native:
-            return native.slope_grad(grad, packed, ctx.last), None, None, None
+            return native.slope_grad(grad, packed, ctx.last, in_place), None, None, None
         slope = unpack(packed, ctx.where).sub_(2.0).mul_(1.0 / 12.0)
         return slope.mul_(grad.float()).to(grad.dtype), None, None, None
 

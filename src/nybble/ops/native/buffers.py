@@ -16,10 +16,14 @@ from torch import Tensor
 from nybble.errors import NybbleError
 from nybble.ops.native import core
 
-__all__ = ["FLOATS", "require", "span", "threads", "vector"]
+__all__ = ["FLOATS", "NO_BYTES", "NO_FLOATS", "own", "require", "span", "threads", "vector"]
 
 FLOATS = (torch.float32, torch.bfloat16)
 """What the quantising kernels read."""
+
+NO_FLOATS = torch.empty(0, dtype=torch.float32, device="cpu")
+NO_BYTES = torch.empty(0, dtype=torch.uint8, device="cpu")
+"""What is kept where there is nothing to keep."""
 
 
 def span(x: Tensor, dtype: torch.dtype, what: str) -> tuple[int, int]:
@@ -46,6 +50,11 @@ def span(x: Tensor, dtype: torch.dtype, what: str) -> tuple[int, int]:
     if address == 0 and size:
         raise NybbleError(f"{what}: {type(x).__name__} has no memory of its own")
     return address, size
+
+
+def own(x: Tensor) -> tuple[int, int]:
+    """`span` of a tensor that the caller has just made, about which there is nothing to check."""
+    return x.data_ptr(), x.nbytes
 
 
 def vector(x: Tensor | None, count: int, what: str) -> tuple[int, int]:

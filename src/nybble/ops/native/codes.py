@@ -17,6 +17,7 @@ from torch import Tensor
 
 from nybble.errors import NybbleError
 from nybble.formats import Format
+from nybble.ops.native.buffers import span
 
 __all__ = ["Codes", "table_of"]
 
@@ -62,9 +63,29 @@ class Codes:
         return cls(packed, shape, table, low, high, 4 if fmt.bits <= 4 else 8)
 
     @property
+    def operand(self) -> tuple[tuple[int, int], tuple[int, int], int, int, int]:
+        """(span of `packed`, span of `table`, bits, low, high), as the kernels take them.
+
+        What `span` checks is checked once: it cannot change while the memory stays where it is.
+        """
+        kept: tuple[tuple[int, int], tuple[int, int], int, int, int] | None
+        kept = self.__dict__.get("_operand")
+        if kept is None or kept[0][0] != self.packed.data_ptr():
+            packed = span(self.packed, torch.uint8, "codes")
+            kept = packed, table_span(self.table), self.bits, self.low, self.high
+            self.__dict__["_operand"] = kept
+        return kept
+
+    @property
     def limit(self) -> int:
         """The largest magnitude."""
         return max(-self.low, self.high)
+
+
+@lru_cache(maxsize=256)
+def table_span(table: Tensor) -> tuple[int, int]:
+    """`span` of a table of integers; by identity, since tables are few and kept."""
+    return span(table, torch.int16, "table")
 
 
 @lru_cache(maxsize=1024)

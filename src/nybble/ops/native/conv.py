@@ -22,6 +22,7 @@ from nybble.ops.geometry import Geometry
 from nybble.ops.native import core
 from nybble.ops.native.buffers import span, threads, vector
 from nybble.ops.native.codes import Codes
+from nybble.ops.native.pool import result
 
 __all__ = ["LIMIT", "conv_grad_input", "conv_grad_weight", "conv_output"]
 
@@ -54,12 +55,12 @@ def conv_output(
             [ 8., 12.,  8.]])
     """
     sizes, out_size = _sizes(geometry, x.shape, w.shape)
-    out = torch.empty(x.shape[0], *out_size, w.shape[0], dtype=torch.float32)
+    out = result((x.shape[0], *out_size, w.shape[0]))
     scales = _Scales(scale_x, scale_w)
     _module().conv_output(
         sizes,
-        _operand(x, "input"),
-        _operand(w, "weight"),
+        _operand(x),
+        _operand(w),
         *scales.spans,
         vector(bias, w.shape[0], "bias"),
         span(out, torch.float32, "result"),
@@ -82,12 +83,12 @@ def conv_grad_input(
     """The Gemm towards the input: float32 [N, H, W, C] from g [N, OH, OW, O] and the weight."""
     sizes, out_size = _sizes(geometry, x_shape, w.shape)
     _same(g.shape, (x_shape[0], *out_size, w.shape[0]), "gradient")
-    out = torch.empty(x_shape, dtype=torch.float32)
+    out = result(x_shape)
     scales = _Scales(scale_g, scale_w)
     _module().conv_grad_input(
         sizes,
-        _operand(g, "gradient"),
-        _operand(w, "weight"),
+        _operand(g),
+        _operand(w),
         *scales.spans,
         span(out, torch.float32, "result"),
         threads(),
@@ -109,12 +110,12 @@ def conv_grad_weight(
     """The Gemm towards the weight: float32 [O, kh, kw, C / groups] from g [N, OH, OW, O] and x."""
     sizes, out_size = _sizes(geometry, x.shape, w_shape)
     _same(g.shape, (x.shape[0], *out_size, w_shape[0]), "gradient")
-    out = torch.empty(w_shape, dtype=torch.float32)
+    out = result(w_shape, lasting=True)
     scales = _Scales(scale_g, scale_x)
     _module().conv_grad_weight(
         sizes,
-        _operand(g, "gradient"),
-        _operand(x, "input"),
+        _operand(g),
+        _operand(x),
         *scales.spans,
         span(out, torch.float32, "result"),
         threads(),
@@ -145,14 +146,9 @@ def _flat(scale: Tensor | None) -> Tensor:
     )
 
 
-def _operand(codes: Codes, what: str) -> _Args:
-    return (
-        *span(codes.packed, torch.uint8, what),
-        codes.bits,
-        *span(codes.table, torch.int16, f"{what} table"),
-        codes.low,
-        codes.high,
-    )
+def _operand(codes: Codes) -> _Args:
+    packed, table, bits, low, high = codes.operand
+    return *packed, bits, *table, low, high
 
 
 def _sizes(

@@ -15,7 +15,6 @@ The kernels and their proofs are in csrc/gemm; `plan.hpp` says which one runs.
 
 from __future__ import annotations
 
-from functools import lru_cache
 from types import ModuleType
 
 import torch
@@ -23,8 +22,9 @@ from torch import Tensor, get_num_threads
 
 from nybble.errors import NybbleError
 from nybble.ops.native import core
-from nybble.ops.native.buffers import span
+from nybble.ops.native.buffers import own, span
 from nybble.ops.native.codes import Codes
+from nybble.ops.native.pool import result
 
 __all__ = ["block_gemm", "gemm"]
 
@@ -61,19 +61,19 @@ def gemm(
     """
     m, n, k = _sizes(a, b, trans_a, trans_b)
     if out is None:
-        out = torch.empty((m, n), dtype=torch.float32)
+        out = result((m, n))
     else:
         _check_output(out, m, n)
     _module().gemm(
         m,
         n,
         k,
-        _operand(a, trans_a, "a"),
-        _operand(b, trans_b, "b"),
+        (*a.operand, trans_a),
+        (*b.operand, trans_b),
         _vector(scale_a, m, "scale_a"),
         _vector(scale_b, n, "scale_b"),
         _vector(bias, n, "bias"),
-        (out.data_ptr(), 4 * m * n),
+        own(out),
         get_num_threads(),
         limit,
     )
@@ -107,15 +107,15 @@ def block_gemm(
         raise NybbleError(f"block_gemm: blocks have at least one element, got {block}")
     blocks = -(-k // block)
     if out is None:
-        out = torch.empty((m, n), dtype=torch.float32)
+        out = result((m, n))
     else:
         _check_output(out, m, n)
     _module().block_gemm(
         m,
         n,
         k,
-        _operand(a, trans_a, "a"),
-        _operand(b, trans_b, "b"),
+        (*a.operand, trans_a),
+        (*b.operand, trans_b),
         block,
         *_strided(scale_a, (m, blocks), "scale_a"),
         *_strided(scale_b.t(), (n, blocks), "scale_b"),
@@ -153,20 +153,12 @@ def _check_output(out: Tensor, m: int, n: int) -> None:
     span(out, torch.float32, "out")
 
 
-def _operand(x: Codes, transposed: bool, name: str) -> tuple[object, ...]:
-    packed = span(x.packed, torch.uint8, name)
-    return packed, _table(x.table), x.bits, x.low, x.high, transposed
-
-
-@lru_cache(maxsize=256)
-def _table(table: Tensor) -> tuple[int, int]:
-    # By identity: tables are few, and kept (codes.py).
-    return span(table, torch.int16, "table")
-
-
 def _vector(x: Tensor | None, length: int, name: str) -> tuple[int, int]:
     if x is None:
         return _NOTHING
+    # One number lies dense wherever it lies.
+    if x.numel() == 1 and x.dtype is torch.float32 and x.is_cpu and not x.is_neg():
+        return x.data_ptr(), 4
     address, size = span(x, torch.float32, name)
     if size != 4 and (size != 4 * length or x.dim() != 1):
         raise NybbleError(f"gemm: {name} has shape {tuple(x.shape)}: one number or [{length}]")

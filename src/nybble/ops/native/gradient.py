@@ -12,8 +12,10 @@ from torch import Tensor
 
 from nybble.formats import LogFormat, Stochastic
 from nybble.ops.native import quantize
+from nybble.ops.native.buffers import NO_BYTES, NO_FLOATS
 from nybble.ops.native.operand import Kept
 from nybble.ops.native.plan import is_code_slot
+from nybble.ops.native.rules import gradient_rule
 from nybble.ops.reference import gradient as reference
 from nybble.ops.reference.operand import (
     GRAD_INPUT_GRAD,
@@ -46,6 +48,10 @@ def quantize_gradient(
         return _by_reference(grad, spec, grad_scale, draw, wanted)
     config, top = spec.grad_scale
     used, state = 0.0, grad_scale.item()
+    if config.mode == "delayed" and state > 0:
+        found = _in_one_pass(grad, state, slots, wanted)
+        if found is not None:
+            return found
     amax: Tensor | None = None
     if config.mode == "delayed" and state > 0:
         used = state
@@ -64,9 +70,27 @@ def quantize_gradient(
         if codes is None or slot is None:
             operands.append(None)
             continue
-        empty, none = grad.new_empty(0), grad.new_empty(0, dtype=torch.uint8)
-        operands.append([codes, inverse * (slot.format.unit or 1.0), empty, none])
+        unit = slot.format.unit or 1.0
+        operands.append([codes, inverse * unit, NO_FLOATS, NO_BYTES])
     return operands[0], operands[1], amax, kept
+
+
+def _in_one_pass(
+    grad: Tensor, used: float, slots: tuple[Slot, Slot], wanted: tuple[bool, bool]
+) -> tuple[Gradient, Gradient, Tensor, Tensor] | None:
+    """What `quantize_gradient` returns, from one call; None where no kernel does it all."""
+    left, right = slots
+    first, second = (left, right if wanted[1] else None) if wanted[0] else (right, None)
+    rule = None if first is None else gradient_rule(first, second)
+    if rule is None:
+        return None
+    codes, others, numbers = quantize.quantize_gradient(grad, used, rule)
+    amax, scale, one, two = numbers.split(1)
+    operands: list[Gradient] = [
+        [codes, one, NO_FLOATS, NO_BYTES],
+        [others, two, NO_FLOATS, NO_BYTES] if wanted[0] else [codes, one, NO_FLOATS, NO_BYTES],
+    ]
+    return operands[0] if wanted[0] else None, operands[1] if wanted[1] else None, amax, scale
 
 
 def _pack(

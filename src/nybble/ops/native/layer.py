@@ -13,6 +13,7 @@ from nybble.errors import NybbleError
 from nybble.ops.exactness import finish_
 from nybble.ops.geometry import Geometry
 from nybble.ops.native import convolution, shaped
+from nybble.ops.native.buffers import NO_FLOATS
 from nybble.ops.native.gemm import gemm
 from nybble.ops.native.gradient import quantize_gradient
 from nybble.ops.native.operand import Kept, codes_of, mask_, mask_gradient_, quantize_kept
@@ -78,8 +79,7 @@ def layer_forward(
         x, kept_x, slot_x, spec.grad_weight_input, draw, GRAD_WEIGHT_INPUT, alpha
     )
     if rereads(spec.slot("grad_input_weight")):
-        empty = [weight.new_empty(0) for _ in range(3)]
-        return y, [*back_x, *empty, kept_w[3]]
+        return y, [*back_x, *[NO_FLOATS] * 3, kept_w[3]]
     back_w = _for_backward(
         weight, kept_w, slot_w, spec.grad_input_weight, draw, GRAD_INPUT_WEIGHT, None
     )
@@ -124,7 +124,7 @@ def layer_backward(
     grad = _dense(grad)
     for_input, for_weight, amax, scale = quantize_gradient(grad, spec, grad_scale, draw, wanted)
     step = _Backward(grad, x, weight, saved, x_shape, weight_shape, spec, geometry, channels_last)
-    dx, dw, dalpha = grad.new_empty(0), grad.new_empty(0), grad.new_empty(0)
+    dx = dw = dalpha = NO_FLOATS
     if for_input is not None:
         dx = step.native_input(for_input) if native_dx else step.reference_input(for_input)
         if saved[3].numel():
@@ -141,7 +141,7 @@ def layer_backward(
         dw = step.native_weight(for_weight) if native_dw else step.reference_weight(for_weight)
         if saved[7].numel():
             mask_(dw, saved[4:], channels_last[1], step.operand_w)
-    return dx if need_dx else grad.new_empty(0), dw, dalpha, amax, scale
+    return dx if need_dx else NO_FLOATS, dw, dalpha, amax, scale
 
 
 class _Backward:
@@ -280,7 +280,7 @@ def _for_backward(
 def _facing(multiplier: Tensor, free: int) -> Tensor | None:
     """A multiplier as the kernels take it: one number, or one for each index of `free`."""
     if multiplier.numel() <= 1:
-        return multiplier.reshape(1) if multiplier.numel() else None
+        return multiplier if multiplier.numel() else None
     if [d for d, size in enumerate(multiplier.shape) if size > 1] != [free]:
         raise NybbleError(f"a scale of shape {tuple(multiplier.shape)} cannot leave the sum")
     return multiplier.reshape(-1)
@@ -296,7 +296,9 @@ def _scales(
 def _torch_layout(nhwc: Tensor, channels_last: bool) -> Tensor:
     """[N, H, W, C] memory as torch's [N, C, H, W], in the memory format that torch would choose."""
     nchw = nhwc.permute(0, 3, 1, 2)
-    return nchw if channels_last else nchw.contiguous()
+    # Detached: autograd adds gradients in place only where nothing else holds their memory, and a
+    # view holds what it was taken from.
+    return nchw.detach() if channels_last else nchw.contiguous()
 
 
 def _dense(x: Tensor) -> Tensor:

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from nybble.errors import NybbleError
 from nybble.ops.native import core
 from nybble.ops.native.buffers import span, threads, vector
+from nybble.ops.native.pool import kept, result_like
 from nybble.quantizers.packing import packed_bytes, packed_bytes_bits
 
 __all__ = [
@@ -92,8 +93,8 @@ def batch_norm_forward(
     if not channels_last(x):
         raise NybbleError(f"batch norm: {tuple(x.shape)} is no matrix or channels-last image")
     width = x.shape[1]
-    y = x if in_place else torch.empty_like(x)
-    packed = torch.empty(packed_bytes(x.numel(), 4), dtype=torch.uint8)
+    y = x if in_place else result_like(x)
+    packed = kept(packed_bytes(x.numel(), 4))
     stats = torch.empty(_STATS, width, dtype=torch.float32)
     _module().batch_norm_forward(
         x.numel() // width,
@@ -115,17 +116,20 @@ def batch_norm_forward(
 
 
 def batch_norm_backward(
-    grad: Tensor, packed: Tensor, stats: Tensor, wants_input: bool = True
+    grad: Tensor, packed: Tensor, stats: Tensor, wants_input: bool = True, in_place: bool = False
 ) -> tuple[Tensor | None, Tensor, Tensor]:
-    """(dx, dgamma, dbeta) for the codes and statistics of `batch_norm_forward`."""
+    """(dx, dgamma, dbeta) for the codes and statistics of `batch_norm_forward`.
+
+    `in_place`: dx may be written over `grad`.
+    """
     if stats.dim() != 2 or grad.dim() < 2 or grad.shape[1] != stats.shape[1]:
         raise NybbleError(
             f"batch norm: a gradient {tuple(grad.shape)} does not belong to statistics"
             f" {tuple(stats.shape)}"
         )
     width = stats.shape[1]
-    grad = as_channels_last(grad)
-    dx = torch.empty_like(grad) if wants_input else None
+    given, grad = grad, as_channels_last(grad)
+    dx = (grad if in_place or grad is not given else result_like(grad)) if wants_input else None
     dgamma, dbeta = (torch.empty(width, dtype=torch.float32) for _ in range(2))
     _module().batch_norm_backward(
         grad.numel() // width,
@@ -148,8 +152,8 @@ def relu_forward(x: Tensor, in_place: bool = False) -> tuple[Tensor, Tensor]:
     >>> y.tolist(), bits.tolist()
     ([1.0, 0.0, 2.0], [5])
     """
-    y = x if in_place else torch.empty_like(x)
-    bits = torch.empty(packed_bytes_bits(x.numel()), dtype=torch.uint8)
+    y = x if in_place else result_like(x)
+    bits = kept(packed_bytes_bits(x.numel()))
     _module().relu_forward(
         span(x, torch.float32, "relu x"),
         x.numel(),
@@ -160,10 +164,13 @@ def relu_forward(x: Tensor, in_place: bool = False) -> tuple[Tensor, Tensor]:
     return y, bits
 
 
-def relu_backward(grad: Tensor, bits: Tensor, last: bool) -> Tensor:
-    """dx for the bits of `relu_forward`; `last`: its memory was channels-last."""
-    grad = as_channels_last(grad) if last else grad.contiguous()
-    dx = torch.empty_like(grad)
+def relu_backward(grad: Tensor, bits: Tensor, last: bool, in_place: bool = False) -> Tensor:
+    """dx for the bits of `relu_forward`; `last`: its memory was channels-last.
+
+    `in_place`: dx may be written over `grad`.
+    """
+    given, grad = grad, as_channels_last(grad) if last else grad.contiguous()
+    dx = grad if in_place or grad is not given else result_like(grad)
     _module().relu_backward(
         span(grad, torch.float32, "relu dy"),
         span(bits, torch.uint8, "relu bits"),
@@ -191,8 +198,8 @@ def layer_norm_forward(
     (torch.Size([128]), torch.Size([4, 2]))
     """
     rows = x.numel() // width
-    y = torch.empty_like(x)
-    packed = torch.empty(x.numel() // 2, dtype=torch.uint8)
+    y = result_like(x)
+    packed = kept(x.numel() // 2)
     stats = torch.empty(rows, 2, dtype=torch.float32)
     _module().layer_norm_forward(
         rows,
@@ -216,7 +223,7 @@ def layer_norm_backward(
     grad = grad.contiguous()
     rows = stats.shape[0]
     width = grad.numel() // rows
-    dx = torch.empty_like(grad) if wants_input else None
+    dx = result_like(grad) if wants_input else None
     dweight, dbias = (torch.empty(width, dtype=torch.float32) for _ in range(2))
     _module().layer_norm_backward(
         rows,
@@ -239,7 +246,7 @@ def pack_slopes(slopes: Tensor) -> Tensor:
     >>> pack_slopes(torch.tensor([1.0, 0.0]))[:2].tolist()
     [14, 2]
     """
-    packed = torch.empty(packed_bytes(slopes.numel(), 4), dtype=torch.uint8)
+    packed = kept(packed_bytes(slopes.numel(), 4))
     _module().pack_slopes(
         span(slopes, torch.float32, "slopes"),
         slopes.numel(),
@@ -249,10 +256,13 @@ def pack_slopes(slopes: Tensor) -> Tensor:
     return packed
 
 
-def slope_grad(grad: Tensor, packed: Tensor, last: bool) -> Tensor:
-    """dx = grad * slope for the codes of `pack_slopes`; `last`: its memory was channels-last."""
-    grad = as_channels_last(grad) if last else grad.contiguous()
-    dx = torch.empty_like(grad)
+def slope_grad(grad: Tensor, packed: Tensor, last: bool, in_place: bool = False) -> Tensor:
+    """dx = grad * slope for the codes of `pack_slopes`; `last`: its memory was channels-last.
+
+    `in_place`: dx may be written over `grad`.
+    """
+    given, grad = grad, as_channels_last(grad) if last else grad.contiguous()
+    dx = grad if in_place or grad is not given else result_like(grad)
     _module().slope_grad(
         span(grad, torch.float32, "slope dy"),
         span(packed, torch.uint8, "slope codes"),

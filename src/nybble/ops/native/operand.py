@@ -14,12 +14,13 @@ from collections.abc import Callable
 
 import numpy as np
 import numpy.typing as npt
-import torch
 from torch import Tensor
 
 from nybble.ops.geometry import Geometry
 from nybble.ops.native import quantize
+from nybble.ops.native.buffers import NO_BYTES, NO_FLOATS
 from nybble.ops.native.codes import Codes
+from nybble.ops.native.rules import fit_rule
 from nybble.ops.reference.layer import clip_gradient
 from nybble.ops.reference.operand import Draw, Operand, fit_slot, quantize_operand, store
 from nybble.ops.spec import Slot
@@ -44,10 +45,18 @@ def quantize_kept(
     if not quantize.packs(slot.format) or isinstance(slot.scale, Unit):
         found = quantize_operand(x, slot, draw, operand, alpha, want_inside=want_inside)
         return store(found, slot, found.inside)
-    fit = _fit(x, slot, alpha)
     clips = isinstance(slot.scale, PACT) or (
         isinstance(slot.scale, SAWB) and slot.scale.ste == "clip"
     )
+    rule = fit_rule(slot)
+    clip = alpha if isinstance(slot.scale, PACT) else NO_FLOATS
+    # A clip that is missing, or of two numbers, is for the scale to refuse.
+    if rule is not None and clip is not None and clip.numel() <= 1:
+        codes, multiplier, inside = quantize.quantize_integer(
+            x, rule, clip, want_inside=clips and want_inside
+        )
+        return [codes, multiplier, NO_FLOATS, NO_BYTES if inside is None else inside]
+    fit = _fit(x, slot, alpha)
     packed = quantize.pack(
         x,
         fit.inv,
@@ -61,8 +70,8 @@ def quantize_kept(
     if isinstance(slot.scale, PACT):  # scales that read the tensor themselves are NaN already
         scale = scale + packed.poison
     multiplier = scale.clone() if slot.format.unit == 1.0 else scale * (slot.format.unit or 1.0)
-    zero = x.new_empty(0) if fit.zero_point is None else fit.zero_point.clone()
-    mask = x.new_empty(0, dtype=torch.uint8) if packed.mask is None else packed.mask
+    zero = NO_FLOATS if fit.zero_point is None else fit.zero_point.clone()
+    mask = NO_BYTES if packed.mask is None else packed.mask
     return [packed.codes, multiplier, zero, mask]
 
 
@@ -136,12 +145,12 @@ def mask_gradient_(
         return dalpha
     if not need_dalpha or pact is None or kept_slot is None:
         quantize.mask_gradient_(dx, kept[3])
-        return dx.new_empty(0)
+        return NO_FLOATS
     zero = int(kept[2].item()) if kept[2].numel() else 0
     clips = quantize.mask_gradient_(
         dx, kept[3], kept[0], kept_slot.format, zero, two_sided=pact.kind == "two_sided"
     )
-    return dx.new_empty(0) if clips is None else clips
+    return NO_FLOATS if clips is None else clips
 
 
 def mask_(dw: Tensor, kept: Kept, channels_last: bool, operand: Callable[[], Operand]) -> None:

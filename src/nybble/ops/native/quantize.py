@@ -40,8 +40,9 @@ from nybble.formats import (
     Rounding,
     Stochastic,
 )
-from nybble.ops.native.buffers import FLOATS, require, span, threads
+from nybble.ops.native.buffers import FLOATS, own, require, span, threads
 from nybble.ops.native.codes import table_of
+from nybble.ops.native.pool import kept
 from nybble.ops.native.rules import log_rule, stochastic_rule, threshold_rule
 from nybble.ops.native.statistics import (
     absmax,
@@ -65,6 +66,8 @@ __all__ = [
     "pack_thresholds",
     "pack_two_phase",
     "packs",
+    "quantize_gradient",
+    "quantize_integer",
     "random24",
     "relayout",
     "sawb_statistics",
@@ -266,7 +269,7 @@ def _log(
     want_inside: bool,
 ) -> Packed:
     call = _Call(x, inv, first, want_inside)
-    other = None if second is None else torch.empty_like(call.codes)
+    other = None if second is None else kept(call.codes.numel())
     amax, poison = require().pack_log(
         *call.common,
         *((0, 0) if other is None else span(other, torch.uint8, "codes")),
@@ -278,6 +281,67 @@ def _log(
     return Packed(call.codes, other, call.mask, amax, poison)
 
 
+def quantize_integer(
+    x: Tensor, rule: bytes, clip: Tensor, *, want_inside: bool
+) -> tuple[Tensor, Tensor, Tensor | None]:
+    """(codes, multiplier `()`, mask bits or None) of a float32 tensor: its statistic, its scale and
+    its codes in one call. `rule`: a `fit_rule`; `clip`: PACT's, one number; empty for
+    scales that read the tensor.
+
+    >>> from nybble.formats import get_format
+    >>> from nybble.ops.native.rules import fit_rule
+    >>> from nybble.quantizers import AbsMax, Quantizer
+    >>> rule = fit_rule(Quantizer(get_format("int4_sym"), AbsMax()))
+    >>> x, clip = torch.tensor([7.0, 2.0]), torch.empty(0)
+    >>> codes, scale, _ = quantize_integer(x, rule, clip, want_inside=False)
+    >>> codes[:2].tolist(), scale
+    ([7, 2], tensor(1.))
+    """
+    n = x.numel()
+    codes = torch.empty(packed_bytes(n, 4), dtype=torch.uint8)
+    multiplier = torch.empty((), dtype=torch.float32)
+    mask = torch.empty(packed_bytes_bits(n), dtype=torch.uint8) if want_inside else None
+    require().quantize_integer(
+        *span(x, torch.float32, "x"),
+        n,
+        rule,
+        *span(clip, torch.float32, "clip"),
+        *own(codes),
+        *((0, 0) if mask is None else own(mask)),
+        *own(multiplier),
+        threads(),
+    )
+    return codes, multiplier, mask
+
+
+def quantize_gradient(
+    grad: Tensor, used: float, rule: tuple[bytes, float, float, bool]
+) -> tuple[Tensor, Tensor, Tensor]:
+    """(codes on the first grid, codes on the second, numbers) of a float32 gradient under the scale
+    `used`; numbers `[4]`: max|grad|, `used`, and the multiplier of each grid.
+
+    `rule`: a `gradient_rule`; of one grid both codes are the same tensor.
+    """
+    bits, unit, second_unit, two = rule
+    n = grad.numel()
+    codes = torch.empty(packed_bytes(n, 4), dtype=torch.uint8)
+    second = torch.empty_like(codes) if two else codes
+    numbers = torch.empty(4, dtype=torch.float32)
+    require().quantize_gradient(
+        *span(grad, torch.float32, "gradient"),
+        n,
+        used,
+        bits,
+        unit,
+        second_unit,
+        *own(codes),
+        *(own(second) if two else (0, 0)),
+        *own(numbers),
+        threads(),
+    )
+    return codes, second, numbers
+
+
 class _Call:
     """The arguments that all pack kernels share, and the memory that they write to."""
 
@@ -287,8 +351,8 @@ class _Call:
         if x.dtype not in FLOATS:
             raise NybbleError(f"pack: expected float32 or bfloat16, got {x.dtype}; convert it")
         n = x.numel()
-        self.codes = torch.empty(packed_bytes(n, 4), dtype=torch.uint8)
-        self.mask = torch.empty(packed_bytes_bits(n), dtype=torch.uint8) if want_inside else None
+        self.codes = kept(packed_bytes(n, 4))
+        self.mask = kept(packed_bytes_bits(n)) if want_inside else None
         self.mask_span = (0, 0) if self.mask is None else span(self.mask, torch.uint8, "mask")
         self.factors, run = _factors(inv, x)
         self.common = (

@@ -1,4 +1,5 @@
-"""Rounding rules as the bytes that the pack kernels read: the structs of csrc/quantize/pack.hpp.
+"""Rounding rules as the bytes that the pack kernels read: the structs of csrc/quantize/pack.hpp
+and fit.hpp.
 
 Each is computed once for a format and a rounding, from the format's own thresholds and values, and
 cached. `log_rule` is None where the bit-pattern kernel does not apply.
@@ -11,12 +12,24 @@ from functools import lru_cache
 
 import numpy as np
 
-from nybble.formats import Format, Integer, LogFormat, LogNearest, Minifloat, Rounding
+from nybble.formats import (
+    Format,
+    Integer,
+    LogFormat,
+    LogNearest,
+    Minifloat,
+    Nearest,
+    Rounding,
+    Stochastic,
+)
 from nybble.formats.breakpoints import breakpoints, unkey
 from nybble.formats.exact import float32_bits
 from nybble.formats.log import aligned_plan
+from nybble.quantizers import PACT, SAWB, AbsMax, GradScale, Quantizer
+from nybble.quantizers.scales.fit import value_range
+from nybble.quantizers.scales.sawb import COEFFICIENTS
 
-__all__ = ["log_rule", "stochastic_rule", "threshold_rule"]
+__all__ = ["fit_rule", "gradient_rule", "log_rule", "stochastic_rule", "threshold_rule"]
 
 
 @lru_cache(maxsize=256)
@@ -75,3 +88,64 @@ def stochastic_rule(fmt: Format, zero: float) -> bytes:
     padded = np.zeros(16, dtype=np.float32)
     padded[: len(levels)] = levels
     return padded.tobytes() + struct.pack("<iif", len(levels), magnitude, zero) + bytes(table)
+
+
+_CLIP, _SAWB, _ABSMAX = range(3)
+
+
+@lru_cache(maxsize=256)
+def fit_rule(slot: Quantizer) -> bytes | None:
+    """FitRule, or None for a slot whose scale and codes do not come out of one call: that call is
+    for integers rounded to nearest and one scale a tensor.
+
+    >>> from nybble.formats import get_format
+    >>> fit_rule(Quantizer(get_format("int4_sym"), SAWB(per_channel=True))) is None
+    True
+    """
+    fmt, scale = slot.format, slot.scale
+    rounding = fmt.default_rounding if slot.rounding is None else slot.rounding
+    if not isinstance(fmt, Integer) or fmt.bits > 4 or not isinstance(rounding, Nearest):
+        return None
+    c1, c2, levels = 0.0, 0.0, value_range(fmt)[1]
+    if isinstance(scale, PACT) and scale.kind != "two_sided":
+        statistic = _CLIP
+    elif isinstance(scale, SAWB) and not scale.per_channel:
+        statistic = _SAWB
+        c1, c2, wanted = COEFFICIENTS[scale.coefficients]
+        if levels != wanted:
+            return None  # the scale itself says what is wrong
+    elif isinstance(scale, AbsMax) and scale.granularity == "tensor" and not scale.power_of_two:
+        statistic, levels = _ABSMAX, fmt.max_value
+    else:
+        return None
+    return struct.pack(
+        "<iffffiii", statistic, levels, c1, c2, fmt.unit or 1.0, fmt.low, fmt.high, fmt.bits
+    )
+
+
+@lru_cache(maxsize=256)
+def gradient_rule(
+    first: Quantizer, second: Quantizer | None
+) -> tuple[bytes, float, float, bool] | None:
+    """(LogRule, unit of the first grid, of the second, whether there are two grids), or None where
+    one pass of the bit-pattern kernel does not give the codes of both slots.
+
+    >>> from nybble.formats import get_format
+    >>> slot = Quantizer(get_format("fp4_radix4"), GradScale())
+    >>> gradient_rule(slot, slot)[1:]
+    (0.015625, 0.015625, False)
+    """
+    other = first if second is None else second
+    one, two = first.format, other.format
+    if not all(isinstance(slot.scale, GradScale) for slot in (first, other)):
+        return None
+    if not isinstance(one, LogFormat) or not isinstance(two, LogFormat):
+        return None
+    rounding = one.default_rounding if first.rounding is None else first.rounding
+    beside = two.default_rounding if other.rounding is None else other.rounding
+    if rounding != beside or isinstance(rounding, Stochastic):
+        return None
+    rule = log_rule(one, None if two == one else two, rounding)
+    if rule is None or one.unit is None or two.unit is None:
+        return None
+    return rule, one.unit, two.unit, two != one

@@ -23,6 +23,7 @@ from nybble.ops.native import convolution, volume
 from nybble.ops.native.buffers import require, span, threads, vector
 from nybble.ops.native.codes import Codes
 from nybble.ops.native.operand import codes_of
+from nybble.ops.native.pool import result
 from nybble.quantizers import Quantizer
 from nybble.quantizers.packing import BLOCK, unpack_codes
 
@@ -117,7 +118,7 @@ def batched_gemm(
     other, n = (n, other) if trans_b else (other, n)
     if a.shape[0] != b.shape[0] or k != other:
         raise NybbleError(f"batched_gemm: shapes {a.shape} and {b.shape} do not fit")
-    out = torch.empty((count, m, n), dtype=torch.float32)
+    out = result((count, m, n))
     # The operands' bytes must outlive the call.
     left, right = _matrices(a), _matrices(b)
     require().gemm_batch(
@@ -171,4 +172,5 @@ def _mirror(geometry: Geometry) -> Geometry:
 def _torch_layout(nhwc: Tensor, a: Stored, b: Stored) -> Tensor:
     """[N, H, W, C] memory as torch's [N, C, H, W], in the memory format that torch would choose."""
     nchw = nhwc.permute(0, 3, 1, 2)
-    return nchw if a.channels_last or b.channels_last else nchw.contiguous()
+    # Detached, as in layer.py: a view would hold what it was taken from.
+    return nchw.detach() if a.channels_last or b.channels_last else nchw.contiguous()

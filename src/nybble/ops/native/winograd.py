@@ -25,6 +25,7 @@ from nybble.ops.geometry import Geometry
 from nybble.ops.native import core
 from nybble.ops.native.buffers import span, threads, vector
 from nybble.ops.native.codes import Codes
+from nybble.ops.native.pool import result
 
 __all__ = ["grad_input", "grad_weight", "output", "supports"]
 
@@ -161,7 +162,7 @@ def grad_weight(
         raise NybbleError(
             f"winograd: gradient {g.shape} and padding {padding} do not belong to images {x.shape}"
         )
-    out = torch.empty((o, 3, 3, c), dtype=torch.float32)
+    out = result((o, 3, 3, c), lasting=True)
     scales_g, scales_x = _scale(scale_g, o, "scale_g"), _scale(scale_x, c, "scale_x")
     _module().winograd_grad_weight(
         *_operand(g, "winograd gradient"),
@@ -190,7 +191,7 @@ def _correlate(
     ph, pw = padding
     if ph < 0 or pw < 0 or h + 2 * ph < 3 or width + 2 * pw < 3:
         raise NybbleError(f"winograd: images {image.shape} with padding {padding} are too small")
-    out = torch.empty((n, h + 2 * ph - 2, width + 2 * pw - 2, outputs), dtype=torch.float32)
+    out = result((n, h + 2 * ph - 2, width + 2 * pw - 2, outputs))
     rows = _scale(scale_image, n, "scale of the images")
     columns = _scale(scale_kernels, outputs, "scale of the kernels")
     scale = (rows.view(-1, 1) * columns).expand(rows.numel(), outputs).contiguous()
@@ -212,12 +213,8 @@ def _correlate(
 def _operand(codes: Codes, what: str) -> tuple[int, ...]:
     if codes.bits > 4:
         raise NybbleError(f"{what}: 4-bit codes are needed, got {codes.bits} bits")
-    return (
-        *span(codes.packed, torch.uint8, what),
-        *span(codes.table, torch.int16, what),
-        codes.low,
-        codes.high,
-    )
+    packed, table, _, low, high = codes.operand
+    return *packed, *table, low, high
 
 
 _ONE = torch.ones(1, dtype=torch.float32)

@@ -44,6 +44,7 @@ __all__ = [
     "absolute_max",
     "is_number",
     "update",
+    "update_number",
     "usable",
     "warm_start",
 ]
@@ -114,7 +115,7 @@ def update(scale: Tensor, scaled_max: Tensor, max_value: float) -> Tensor:
     """
     scale = scale.detach()
     if is_number(scale) and is_number(scaled_max):
-        return _number(scale.shape, _moved(scale.item(), scaled_max.item(), max_value))
+        return _number(scale.shape, update_number(scale.item(), scaled_max.item(), max_value))
     doubled = (scale * 2.0).clamp(max=_HIGH)
     halved = (scale * 0.5).clamp(min=_LOW)
     moved = torch.where(scaled_max > max_value, halved, scale)
@@ -141,8 +142,12 @@ def _fitted(statistic: float, max_value: float, default: float) -> float:
     return 2.0 ** min(max(f - e - (m > t), -MAX_EXPONENT), MAX_EXPONENT)
 
 
-def _moved(scale: float, scaled_max: float, max_value: float) -> float:
-    """`update` on numbers."""
+def update_number(scale: float, scaled_max: float, max_value: float) -> float:
+    """`update` on numbers.
+
+    >>> update_number(4.0, 32.0, 64.0)
+    8.0
+    """
     if max_value < scaled_max < math.inf:
         return max(scale * 0.5, _LOW)
     if 0.0 < scaled_max <= max_value / 2:
@@ -247,7 +252,7 @@ class GradScale(ScaleConfig):
             # float32, as in the tensor form: exact but beyond either end of its range.
             product = statistic * scale
             product = float(np.float32(product)) if product < 2.0**128 else math.inf
-            moved = _moved(scale, product, max_value)
+            moved = update_number(scale, product, max_value)
         return (scale if self.mode == "delayed" else moved), moved
 
     @property

@@ -38,6 +38,7 @@ rounding error inside the range).
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
@@ -60,6 +61,7 @@ Kind = Literal["unsigned", "symmetric", "two_sided"]
 _CANDIDATES = 64
 _STEPS_PER_OCTAVE = 8
 _SAMPLE = 1 << 16
+_PART = 1 << 18
 
 
 @dataclass(frozen=True)
@@ -119,16 +121,18 @@ class PACT(ScaleConfig):
         tensor([15.])
         """
         self._levels(format)
-        flat = x.detach().to(torch.float32).reshape(-1)
-        flat = torch.where(torch.isfinite(flat), flat, 0.0)
-        if flat.numel() == 0:
+        x = x.detach()
+        count = x.numel()
+        if count == 0:
             return torch.ones(self.clips, dtype=torch.float32, device=x.device)
-        lo, hi = torch.aminmax(flat)
+        lo, hi = finite_range(x)
         if self.kind == "symmetric":
             tops = torch.maximum(-lo, hi).reshape(1)
         else:
             tops = torch.stack([hi, -lo])[: self.clips].clamp(min=0.0)
-        sample = flat[:: _odd_step(flat.numel())]
+        # Taken by index: a flattened copy of channels-last memory is as large as the activation.
+        chosen = torch.arange(0, count, _odd_step(count), device=x.device)
+        sample = _finite(torch.take(x, chosen).to(torch.float32))
         candidates = [tops * 2.0 ** (-k / _STEPS_PER_OCTAVE) for k in range(_CANDIDATES)]
         best: Tensor = candidates[0]
         least = math.inf
@@ -159,6 +163,38 @@ class PACT(ScaleConfig):
     @property
     def short(self) -> str:
         return f"pact({self.kind})"
+
+
+def finite_range(x: Tensor) -> tuple[Tensor, Tensor]:
+    """The least and the largest value of `x` as float32, numbers that are not finite taken as 0.
+
+    Slice by slice: a first batch should not need more memory than those after it.
+
+    >>> finite_range(torch.tensor([[1.0, -2.0], [float("inf"), 3.0]]))
+    (tensor(-2.), tensor(3.))
+    """
+    ends = [torch.aminmax(_finite(part.to(torch.float32))) for part in _slices(x)]
+    lows, highs = zip(*ends, strict=True)
+    return torch.stack(lows).amin(), torch.stack(highs).amax()
+
+
+def has_negative(x: Tensor) -> bool:
+    """Whether a value of `x` is below 0 (NaN is not), without a mask as large as `x`.
+
+    >>> has_negative(torch.tensor([0.0, float("nan")])), has_negative(torch.tensor([1.0, -1.0]))
+    (False, True)
+    """
+    return any(bool((part < 0).any()) for part in _slices(x))
+
+
+def _slices(x: Tensor) -> Sequence[Tensor]:
+    if not x.dim() or not x.numel():
+        return (x,)
+    return x.split(max(1, len(x) * _PART // x.numel()))
+
+
+def _finite(x: Tensor) -> Tensor:
+    return torch.where(torch.isfinite(x), x, 0.0)
 
 
 def _odd_step(n: int) -> int:

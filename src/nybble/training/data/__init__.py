@@ -1,4 +1,4 @@
-"""Image data: one file a source, one registry."""
+"""Data: one file a source, one registry."""
 
 from nybble.training.data.base import DataOptions, ImageData
 from nybble.training.data.registry import SOURCES, load_data

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -67,16 +67,18 @@ class DataOptions:
 class Source:
     """One kind of data that `--data` accepts.
 
-    usage: what the user types; find: where it is, or None, and the places looked at; argument:
-    whether text after a colon (a folder, a name) is taken.
+    usage: what the user types; load(argument, options): the task's own data class; find: where it
+    is, or None, and the places looked at; argument: whether text after a colon (a folder, a name)
+    is taken; tasks: the tasks that can use it.
     """
 
     name: str
     usage: str
     summary: str
     install: str
-    load: Callable[[str, DataOptions], ImageData]
+    load: Callable[[str, Any], Any]
     find: Callable[[], Found]
+    tasks: tuple[str, ...]
     argument: Literal["none", "optional", "required"] = "none"
     licence: str = ""
 

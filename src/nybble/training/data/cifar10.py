@@ -97,4 +97,5 @@ SOURCE = Source(
     find=find,
     argument="required",
     licence="not stated by its authors",
+    tasks=("vision",),
 )

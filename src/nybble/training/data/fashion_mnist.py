@@ -80,4 +80,5 @@ SOURCE = Source(
     find=find,
     argument="optional",
     licence="MIT",
+    tasks=("vision",),
 )

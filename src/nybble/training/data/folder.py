@@ -147,4 +147,5 @@ SOURCE = Source(
     find=find,
     argument="required",
     licence="yours",
+    tasks=("vision",),
 )

@@ -118,4 +118,5 @@ SOURCE = Source(
     find=find,
     argument="required",
     licence="the set's own",
+    tasks=("vision",),
 )

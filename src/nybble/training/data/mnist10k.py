@@ -103,4 +103,5 @@ SOURCE = Source(
     find=find,
     argument="optional",
     licence="MIT (package)",
+    tasks=("vision",),
 )

@@ -73,4 +73,5 @@ SOURCE = Source(
     load=load,
     find=find,
     licence="BSD-3-Clause (package)",
+    tasks=("vision",),
 )

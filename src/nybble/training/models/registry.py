@@ -63,7 +63,7 @@ def build_model(
     if name in MODELS:
         options = {"zero_init_residual": True} if zero_init and MODELS[name].residual else {}
         return MODELS[name].build(num_classes, in_channels, **options)
-    return _build_user_model(name, num_classes, in_channels)
+    return build_user_model(name, {"num_classes": num_classes, "in_channels": in_channels})
 
 
 def call_user_function(name: str, offered: Mapping[str, object]) -> object:
@@ -108,8 +108,10 @@ def call_user_function(name: str, offered: Mapping[str, object]) -> object:
     return made
 
 
-def _build_user_model(name: str, num_classes: int, in_channels: int) -> nn.Module:
-    model = call_user_function(name, {"num_classes": num_classes, "in_channels": in_channels})
+def build_user_model(name: str, offered: Mapping[str, object]) -> nn.Module:
+    """A user's own model `module:function`, for any task: called with those of the `offered`
+    arguments that it accepts; UserError if that gives no `torch.nn.Module`."""
+    model = call_user_function(name, offered)
     if not isinstance(model, nn.Module):
         raise UserError(
             f"The model '{name}' must return a torch.nn.Module; it returned {type(model).__name__}."

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -15,20 +15,39 @@ from nybble.errors import UserError
 from nybble.training.config import TrainConfig
 from nybble.training.data import DataOptions, ImageData, load_data
 from nybble.training.data.batches import Batches
-from nybble.training.models.registry import build_model, check_model_name
+from nybble.training.models.registry import build_model, check_model_name, default_lr
+from nybble.training.tasks.base import FALLBACK, FALLBACK_LR, Task
 
 TEST_BATCH = 500
 
 
-class VisionTask:
+class VisionTask(Task):
     """Classify images; see `nybble.training.tasks.base.Task`."""
 
     metric = "accuracy"
+    unit = "%"
     higher_is_better = True
+    default_data: ClassVar[str] = "mnist5k"
+    default_model: ClassVar[str] = "resnet8"
+    uses: ClassVar[tuple[str, ...]] = (
+        "label_smoothing",
+        "zero_init",
+        "augmentation",
+        "resize",
+        "on_corrupt",
+    )
+
+    @classmethod
+    def defaults_for(cls, config: TrainConfig) -> Mapping[str, Any]:
+        """SGD's rate is the model's at batch 128, in proportion to the batch."""
+        batch = config.batch_size or FALLBACK["batch_size"]
+        rates = {**FALLBACK_LR, "sgd": default_lr(str(config.model)) * batch / 128}
+        optimizer = config.optimizer or FALLBACK["optimizer"]
+        return {"optimizer": optimizer, "lr": rates[optimizer]}
 
     def __init__(self, config: TrainConfig) -> None:
+        self.config = config = config.resolved()
         check_model_name(config.model)
-        self.config = config
         data = load_data(config.data, DataOptions(config.resize, config.on_corrupt))
         self.data = limit(data, config.limit_train, config.limit_test)
         self.batches = Batches(self.data, config.batch_size, config.seed, config.augmentation)
@@ -87,8 +106,14 @@ class VisionTask:
     def loss(self, output: Tensor, target: Tensor) -> Tensor:
         return F.cross_entropy(output, target, label_smoothing=self.config.label_smoothing)
 
+    def weight(self, target: Tensor) -> int:
+        return len(target)
+
     def score(self, output: Tensor, target: Tensor) -> tuple[float, int]:
         return float((output.argmax(1) == target).sum()), len(target)
+
+    def summarise(self, scores: Sequence[tuple[float, int]]) -> float:
+        return sum(correct for correct, _ in scores) / sum(count for _, count in scores)
 
 
 def fingerprint(data: ImageData) -> str:
