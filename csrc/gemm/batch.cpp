@@ -1,7 +1,7 @@
 // A product for each index of a batch: attention's heads. Many small ones are shared by the
 // threads, one thread a product; few large ones are cut inside.
 #include <atomic>
-#include <new>
+#include <exception>
 
 #include "core/parallel.hpp"
 #include "gemm/gemm.hpp"
@@ -24,16 +24,18 @@ void gemm_batch(const Batch& batch, Vector scale_a, Vector scale_b) {
       one(i, batch.first.threads);
     return;
   }
-  // An exception may not leave a parallel region; there is one kind, and nothing else to tell.
-  std::atomic<bool> memory{true};
+  // An exception may not leave a parallel region: the first one is thrown behind it.
+  std::atomic<bool> failed{false};
+  std::exception_ptr first;
   parallel_for(batch.first.threads, batch.count, [&](int64_t i) {
+    if (failed) return;
     try {
       one(i, 1);
-    } catch (const std::bad_alloc&) {
-      memory = false;
+    } catch (...) {
+      if (!failed.exchange(true)) first = std::current_exception();
     }
   });
-  if (!memory) throw std::bad_alloc();
+  if (failed) std::rethrow_exception(first);
 }
 
 } // namespace nybble

@@ -1,5 +1,6 @@
 """Family `gemm` (csrc/gemm/gemm.hpp): all transpositions, formats, scales, extremes, the spill to
-int64, block scales, batches. Expected: integers multiplied in float64, finished by `ops/exactness.py`."""
+int64, block scales, batches. Expected: integers multiplied in float64, finished by
+`ops/exactness.py`."""
 
 from __future__ import annotations
 

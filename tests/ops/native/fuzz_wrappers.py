@@ -100,8 +100,8 @@ def batched() -> Iterator[tuple[str, Inputs, Call]]:
         )
         return shaped.batched_gemm(a, b, trans_b=True)
 
-    inputs = {"scale_a": floats(1), "scale_b": floats(1)}
-    yield "batched_gemm", operands(105, 60) | inputs, call
+    inputs = {name: make for name, make in operands(105, 60).items() if "table" not in name}
+    yield "batched_gemm", inputs | {"scale_a": floats(1), "scale_b": floats(1)}, call
 
 
 def convolutions() -> Iterator[tuple[str, Inputs, Call]]:
