@@ -295,6 +295,15 @@ def test_compressed_activations_go_together_with_converted_attention(activations
     assert type(model.self_attn) is nn.MultiheadAttention and type(model.norm1) is nn.LayerNorm
 
 
+def test_a_product_in_eval_mode_trains_where_either_operand_learns():
+    module = nybble.convert(nn.ModuleList([ScaledDotProductAttention()]), ATTENTION)[0].eval()
+    q, k = torch.randn(1, 2, 4, 8), torch.randn(1, 2, 4, 8, requires_grad=True)
+    module(q, k, q).sum().backward()
+    assert int(module.qk_product.nybble_calls) == 1 and float(k.grad.abs().sum()) > 0
+    module(q, k.detach(), q)
+    assert int(module.qk_product.nybble_calls) == 1
+
+
 def test_both_products_learn():
     """The clip of queries moves, and so do the weights on both sides of the products."""
     torch.manual_seed(0)

@@ -37,7 +37,7 @@ LAYERS = {
         lambda: nn.Conv1d(4, 6, 4, padding="same", groups=2), lambda n: (torch.randn(n, 4, 9),)
     ),
     "conv3d": Layer(
-        lambda: nn.Conv3d(4, 6, 3, stride=(1, 2, 1), padding=1),
+        lambda: nn.Conv3d(4, 6, 3, stride=(1, 2, 1), padding=(1, 0, 2)),
         lambda n: (torch.randn(n, 4, 5, 4, 6),),
     ),
     "conv3d_circular": Layer(

@@ -26,6 +26,7 @@ from nybble.ops import native
 from nybble.ops.geometry import KINDS, Geometry
 from nybble.ops.native import shaped
 from nybble.ops.native.plan import GEMMS, why_not
+from nybble.ops.reference import gemm as reference
 from nybble.ops.spec import Accumulator, LayerSpec
 from nybble.quantizers import AbsMax, Quantizer
 from nybble.quantizers.packing import pack_codes
@@ -106,6 +107,56 @@ def test_float32_slots_are_torchs_operator(kind: str, data: st.DataObject, seed:
     )
     for ours, theirs in zip((results[0], *results[9:11]), (y, dx, dw), strict=True):
         torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("groups", [1, 2])
+def test_a_scale_may_follow_the_dimensions_that_leave_the_sum(kind: str, groups: int) -> None:
+    """`Geometry.follow`: operands scaled along them give the result scaled along its own."""
+    torch.manual_seed(0)
+    dims = int(kind[-2]) if kind.startswith("conv") else 0
+    if dims:
+        ones = (1,) * dims
+        geometry = Geometry(kind, ones, ones, ones, groups)
+        x, weight = torch.randn(2, 4, *(3,) * dims), torch.randn(4, 4 // groups, *(3,) * dims)
+    else:
+        geometry = Geometry(kind)
+        lead = (2,) if kind == "bmm" else ()
+        x, weight = torch.randn(*lead, 3, 4), torch.randn(*lead, 5, 4)
+    grad = torch.randn(geometry.output_shape(tuple(x.shape), tuple(weight.shape)))
+    products = {
+        "output": (x, weight, lambda a, b: reference.output(a, b, geometry)),
+        "grad_input": (
+            grad,
+            weight,
+            lambda a, b: reference.grad_input(a, b, geometry, tuple(x.shape)),
+        ),
+        "grad_weight": (
+            grad,
+            x,
+            lambda a, b: reference.grad_weight(a, b, geometry, tuple(weight.shape)),
+        ),
+    }
+    followed = 0
+    for gemm, (a, b, product) in products.items():
+        plain = product(a, b)
+        for i, (free, to) in enumerate(geometry.follow(gemm)):
+            if free < 0:
+                continue
+            followed += 1
+            operand = (a, b)[i]
+            scale = torch.rand(operand.shape[free]) + 0.5
+            scaled = operand * _along(scale, free, operand.dim())
+            got = product(scaled, b) if i == 0 else product(a, scaled)
+            wanted = plain * _along(scale, to, plain.dim())
+            torch.testing.assert_close(got, wanted, rtol=1e-4, atol=1e-4)
+    assert followed == (6 if groups == 1 or not dims else 4)
+
+
+def _along(scale: Tensor, dim: int, rank: int) -> Tensor:
+    shape = [1] * rank
+    shape[dim] = -1
+    return scale.view(shape)
 
 
 @needs_core
