@@ -23,6 +23,7 @@ void bind_winograd(nanobind::module_& m);
 void bind_conv(nanobind::module_& m);
 void bind_quantize(nanobind::module_& m);
 void bind_norm(nanobind::module_& m);
+void bind_recurrent(nanobind::module_& m);
 void bind_pool(nanobind::module_& m);
 
 // n * m, or std::invalid_argument where the product (or a negative factor) cannot be a size.

@@ -54,6 +54,7 @@ nb::dict use() {
   nb::dict out;
   out["mapped"] = a.mapped + b.mapped;
   out["taken"] = a.taken + b.taken;
+  out["most_taken"] = a.most_taken + b.most_taken;
   return out;
 }
 

@@ -11,6 +11,7 @@
 #include "quantize/pack.hpp"
 #include "quantize/streams.hpp"
 #include "quantize/sums.hpp"
+#include "recurrent/gates.hpp"
 #include "unpack.hpp"
 #include "winograd/kernels.hpp"
 
@@ -29,7 +30,8 @@ const std::vector<Kernels>& compiled_sets() {
        &kQuantizeAvx2,
        &kStreamAvx2,
        &kSumAvx2,
-       &kNormAvx2},
+       &kNormAvx2,
+       &kGatesAvx2},
 #endif
 #if defined(NYBBLE_HAVE_NEON)
       {"dotprod",
@@ -42,7 +44,8 @@ const std::vector<Kernels>& compiled_sets() {
        &kQuantizeGeneric,
        &kStreamGeneric,
        &kSumGeneric,
-       &kNormGeneric},
+       &kNormGeneric,
+       &kGatesGeneric},
       {"neon",
        {"neon"},
        unpack4_generic,
@@ -53,7 +56,8 @@ const std::vector<Kernels>& compiled_sets() {
        &kQuantizeGeneric,
        &kStreamGeneric,
        &kSumGeneric,
-       &kNormGeneric},
+       &kNormGeneric,
+       &kGatesGeneric},
 #endif
       {"generic",
        {},
@@ -65,7 +69,8 @@ const std::vector<Kernels>& compiled_sets() {
        &kQuantizeGeneric,
        &kStreamGeneric,
        &kSumGeneric,
-       &kNormGeneric},
+       &kNormGeneric,
+       &kGatesGeneric},
   };
   return sets;
 }

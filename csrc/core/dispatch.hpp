@@ -20,6 +20,7 @@ struct QuantizeKernels;
 struct StreamKernels;
 struct SumKernels;
 struct NormKernels;
+struct GateKernels;
 
 struct Kernels {
   const char* name;                   // "generic", "avx2", ...
@@ -34,6 +35,7 @@ struct Kernels {
   const StreamKernels* streams;    // quantize/streams.hpp
   const SumKernels* sums;          // quantize/sums.hpp
   const NormKernels* norm;         // norm/kernels.hpp
+  const GateKernels* gates;        // recurrent/gates.hpp
 };
 
 // The sets compiled into this build, best first; the last one is "generic" and runs everywhere.

@@ -48,6 +48,7 @@ void* Pool::take(size_t bytes, [[maybe_unused]] Kind kind) {
   const std::lock_guard<std::mutex> lock(mutex_);
   taken_[reinterpret_cast<uintptr_t>(p)] = size;
   use_.mapped = use_.taken += size;
+  use_.most_taken = std::max(use_.most_taken, use_.taken);
   return p;
 }
 
@@ -83,6 +84,7 @@ void* Pool::take(size_t bytes, Kind kind) {
   if (whole > size) free_.emplace(kind == Kind::kept ? from : from + size, whole - size);
   taken_[start] = size;
   use_.taken += size;
+  use_.most_taken = std::max(use_.most_taken, use_.taken);
   return reinterpret_cast<void*>(start);
 }
 

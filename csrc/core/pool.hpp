@@ -35,7 +35,7 @@ public:
   size_t release();
 
   struct Use {
-    size_t mapped, taken;
+    size_t mapped, taken, most_taken;
   };
   Use use();
 
@@ -49,7 +49,7 @@ private:
   std::mutex mutex_;
   Ranges free_;
   std::unordered_map<uintptr_t, size_t> taken_;
-  Use use_{0, 0};
+  Use use_{0, 0, 0};
   uintptr_t lowest_ = 0; // where the newest region begins
 };
 

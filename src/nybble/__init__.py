@@ -15,6 +15,7 @@ from nybble.nn.groups import param_groups, unheld_clips
 from nybble.nn.memory import ActivationMemory
 from nybble.nn.registry import quantized_layers
 from nybble.numeric import matmul
+from nybble.ops.native.pool import empty_cache
 from nybble.ops.spec import LayerSpec
 from nybble.quantizers import QTensor, Quantizer, quantize
 from nybble.recipes import Recipe, get_recipe
@@ -34,6 +35,7 @@ __all__ = [
     "conv1d",
     "conv2d",
     "convert",
+    "empty_cache",
     "float_state_dict",
     "get_format",
     "get_recipe",

@@ -297,3 +297,45 @@ def slope_grad(dy: _Span, packed: _Span, count: int, dx: _Span, threads: int) ->
 def take(shape: list[int], strides: list[int], dtype: str, kind: str) -> torch.Tensor: ...
 def pool_use() -> dict[str, int]: ...
 def pool_release() -> int: ...
+
+# csrc/recurrent. Sequence: cell (0 tanh, 1 relu, 2 lstm, 3 gru), sizes, reverse, hidden, threads.
+# StepRule: kind (0 integer, 1 log, 2 thresholds), its bytes, factor, multiplier, table, low, high.
+# The last member of _Operand says here whether the contraction is contiguous.
+_Sequence = tuple[int, list[int], bool, int, int]
+_StepRule = tuple[int, bytes, float, float, _Span, int, int]
+
+def sequence_fits(low_a: int, high_a: int, low_b: int, high_b: int, k: int, /) -> bool: ...
+def sequence_forward(
+    shape: _Sequence,
+    rule: _StepRule,
+    weights: _Operand,
+    scale: _Span,
+    bias: _Span,
+    gx: _Span,
+    h: _Span,
+    c: _Span,
+    y: _Span,
+    gates: _Span,
+    before: _Span,
+    inputs: _Span,
+    /,
+) -> None: ...
+def sequence_backward(
+    shape: _Sequence,
+    rule: _StepRule,
+    weights: _Operand,
+    scale: _Span,
+    mask: _Span,
+    codes: _Span,
+    sides: bytes,
+    two_sided: bool,
+    y: _Span,
+    gates: _Span,
+    before: _Span,
+    dy: _Span,
+    dh: _Span,
+    dc: _Span,
+    dgx: _Span,
+    dgh: _Span,
+    /,
+) -> tuple[float, float, float]: ...

@@ -6,6 +6,12 @@
 
 A layer changes its class, nothing else: parameters, buffers, hooks, names and every reference to
 it stay. Layers whose class nybble does not know are left alone and listed by `summary`.
+
+Each Gemm of a recurrent layer counts as a layer (`lstm.ih_l0`), and so does each projection of
+`nn.MultiheadAttention` (`attention.in_proj`); a rule that names the whole means all of them. In a
+network that begins with a recurrent layer, its first input-hidden Gemm (one for each direction) is
+the first layer, unless an embedding stands before it: then no layer is. In one that ends with a
+recurrent layer, all Gemms of its top layer are the last.
 """
 
 from __future__ import annotations
@@ -29,20 +35,12 @@ from nybble.nn.memory import (
     restore_memory,
 )
 from nybble.nn.multihead import MultiheadAttention
-from nybble.nn.parts import (
-    Target,
-    adopt,
-    check_release,
-    geometry_of,
-    release,
-    targets,
-    weights_of,
-)
+from nybble.nn.parts import Target, adopt, check_release, release, targets, weights_of
+from nybble.nn.recurrent import Recurrent
 from nybble.nn.registry import quantized_layers
 from nybble.nn.state import QuantizedLayer
 from nybble.ops.dispatch import choose_backend, runs_native
-from nybble.ops.geometry import Geometry
-from nybble.ops.native.plan import GEMMS, why_not
+from nybble.ops.native.plan import GEMMS
 from nybble.ops.spec import LayerSpec
 from nybble.recipes import LayerFacts, Recipe, get_recipe
 from nybble.recipes.recipe import OPTIONAL, name_matches
@@ -100,17 +98,19 @@ def convert(
     if any(True for _ in chain(quantized_layers(model), memory_layers(model))):
         raise UserError("the model is converted already: call nybble.revert(model) first")
     layers = convertible_layers(model)
-    names = [facts.name for facts, _ in layers]
     others = [name for name, _ in unconverted_layers(model) + table_layers(model)]
-    user_rules = _user_rules(rules or {}, names, others)
+    user_rules = _user_rules(rules or {}, [facts for facts, _ in layers], others)
     if strict:
         tables = chosen.resolve(LayerFacts("", frozenset({"embedding"}), frozenset()))[0]
         refuse_unconverted(model, user_rules, tables=tables is not None)
-    planned = []
+    planned: list[Planned] = []
     for index, (facts, target) in enumerate(layers):
         spec, why = _resolve(facts, user_rules, chosen)
         if spec is not None and spec.quantizes:
             planned.append((index, target, spec, why))
+        elif target.bound:  # the rest of its module may be converted
+            planned.append((index, target, LayerSpec(), why))
+    planned = _without_float(planned)
     if strict:  # before the first layer is changed
         for _, target, spec, _ in planned:
             refuse_fallback(target, spec, backend)
@@ -173,23 +173,40 @@ def convertible_layers(model: nn.Module) -> list[tuple[LayerFacts, Target]]:
     attention, which recipes leave alone unless asked, are neither.
     """
     found = list(targets(model))
-    multiplying = [
-        t.name for t in found if not t.types.intersection(OPTIONAL) and t.part not in _SECOND
-    ]
-    ends = {"first": multiplying[:1], "last": multiplying[-1:]}
+    multiplying = [t for t in found if not t.types.intersection(OPTIONAL) and t.part not in _SECOND]
+    first, last = _ends(model, multiplying)
     family = _family([target.types for target in found])
-    return [
-        (
-            LayerFacts(
-                target.name,
-                target.types,
-                frozenset(end for end, names in ends.items() if target.name in names),
-                family,
-            ),
-            target,
-        )
-        for target in found
-    ]
+    layers = []
+    for target in found:
+        position = {"first": target.name in first, "last": target.name in last}
+        at = frozenset(end for end, here in position.items() if here)
+        layers.append((LayerFacts(target.name, target.types, at, family, target.owner), target))
+    return layers
+
+
+def _ends(model: nn.Module, multiplying: list[Target]) -> tuple[set[str], set[str]]:
+    """Names of the first layers and of the last ones: more than one at a recurrent stack."""
+    if not multiplying:
+        return set(), set()
+    bottom, top = multiplying[0], multiplying[-1]
+    if not bottom.bound:
+        first = {bottom.name}
+    elif _behind_embedding(model, bottom.module):
+        first = set()
+    else:
+        first = {t.name for t in multiplying if t.module is bottom.module and t.ends[0]}
+    if not top.bound:
+        return first, {top.name}
+    return first, {t.name for t in multiplying if t.module is top.module and t.ends[1]}
+
+
+def _behind_embedding(model: nn.Module, module: nn.Module) -> bool:
+    for other in model.modules():
+        if other is module:
+            return False
+        if isinstance(other, nn.Embedding):
+            return True
+    return False
 
 
 # Projections that self-attention does not call.
@@ -205,7 +222,7 @@ def unconverted_layers(model: nn.Module) -> list[tuple[str, str]]:
     for name, module in model.named_modules():
         if parametrize.is_parametrized(module):
             inner.update(id(part) for part in module.parametrizations.modules())
-        if isinstance(module, MultiheadAttention):
+        if isinstance(module, MultiheadAttention | Recurrent):
             continue
         skipped = isinstance(module, QuantizedLayer | nn.LayerNorm | nn.RMSNorm | nn.GroupNorm)
         if skipped or id(module) in inner or isinstance(module, nn.Embedding):
@@ -232,9 +249,7 @@ def refuse_unconverted(
 ) -> None:
     """Raise UserError if some layer with weights has no converted class, and no rule accepts it.
     tables: look-up tables are to be converted too."""
-    known = {target.name for target in targets(model)}
-    whole = {id(t.module) for t in targets(model) if t.part and t.part != "out_proj"}
-    known |= {name for name, module in model.named_modules() if id(module) in whole}
+    known = {name for target in targets(model) for name in (target.name, target.owner)}
     accepted = [pattern for pattern, value in user_rules if value is None]
     missed = [
         f"{name} ({cls})"
@@ -253,17 +268,12 @@ def refuse_fallback(target: Target, spec: LayerSpec, backend: str) -> None:
     if "embedding" in target.types or not runs_native(backend, target.sample):
         return
     for gemm in GEMMS:
-        reason = why_not(spec, target.geometry, gemm)
+        reason = target.why_not_native(spec, gemm)
         if reason is not None and not reason.by_recipe:
             raise UserError(
                 f"strict=True: the {gemm} Gemm of {target.name} would run on the reference backend"
                 f" ({reason.text}); use backend='reference' or strict=False"
             )
-
-
-def layer_geometry(module: nn.Module) -> Geometry:
-    """The kind of Gemm of a layer; its stride and padding do not matter here."""
-    return geometry_of(module)
 
 
 def channels_last_(layer: QuantizedLayer) -> None:
@@ -288,10 +298,20 @@ def _family(types: list[frozenset[str]]) -> frozenset[str]:
     return frozenset({"bottleneck"}) if 2 * ones > len(convs) else frozenset()
 
 
+Planned = tuple[int, Target, LayerSpec, str]
+
+
+def _without_float(planned: list[Planned]) -> list[Planned]:
+    """Recurrent layers of which no Gemm leaves float32 stay torch's own."""
+    changed = {id(target.module) for _, target, spec, _ in planned if spec.quantizes}
+    return [entry for entry in planned if id(entry[1].module) in changed]
+
+
 def _user_rules(
-    rules: Rules, names: list[str], others: list[str]
+    rules: Rules, layers: list[LayerFacts], others: list[str]
 ) -> list[tuple[str, LayerSpec | Recipe | None]]:
     """The rules, checked; `others` are layers that cannot be converted, which None accepts."""
+    names = list(dict.fromkeys(facts.owner or facts.name for facts in layers))
     resolved: list[tuple[str, LayerSpec | Recipe | None]] = []
     if not isinstance(rules, Mapping):
         raise UserError(f"rules is {rules!r}: use a dict, layer name -> recipe, LayerSpec or None")
@@ -302,7 +322,7 @@ def _user_rules(
             raise UserError(
                 f"rule {pattern!r} is {value!r}: use a recipe, a LayerSpec, or None for float32"
             )
-        if not any(name_matches(pattern, name) for name in names):
+        if not any(facts.named(pattern) for facts in layers):
             other = next((name for name in others if name_matches(pattern, name)), None)
             if other is not None and value is None:
                 resolved.append((pattern, None))
@@ -314,7 +334,7 @@ def _user_rules(
             shown = ", ".join(names[:8]) + (", ..." if len(names) > 8 else "")
             raise UserError(
                 f"rule {pattern!r} matches no layer; the layers are {shown}."
-                f"{suggest(pattern, names)}"
+                f"{suggest(pattern, [*names, *(facts.name for facts in layers)])}"
             )
         resolved.append((pattern, get_recipe(value) if isinstance(value, str) else value))
     return resolved
@@ -326,9 +346,10 @@ def _resolve(
     optional = bool(facts.types.intersection(OPTIONAL))
     chosen, rule = recipe.resolve(facts)
     for pattern, value in user_rules:
-        # A regular expression changes what an optional layer does, but does not bring it in.
+        # A regular expression, or the name of the whole, changes what an optional layer does, but
+        # does not bring it in.
         reaches = not optional or chosen is not None or pattern == facts.name
-        if reaches and name_matches(pattern, facts.name):
+        if reaches and facts.named(pattern):
             spec = value.spec if isinstance(value, Recipe) else value
             return spec, f"user rule {pattern}"
     return chosen, recipe.name if rule is None else f"{recipe.name}: {rule.describe()}"

@@ -9,8 +9,9 @@ frozen weight) has no MACs.
 
 Products that belong to no layer listed here (attention's QK^T and PV in float32, a module's own)
 are counted by `products.py` and stand in one line, so that the shares are those of the whole model.
-Modules that hold weights and have no converted class are named, and so are look-up tables in
-float32. Not done here: fused recurrent layers, whose products it does not see.
+A converted recurrent layer has the rows of its Gemms, with the MACs of all time steps. Modules that
+hold weights and have no converted class are named, and so are look-up tables in float32. Not done
+here: fused recurrent layers, whose products it does not see; they are named as not converted.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from nybble.convert import layer_geometry, loss_scale, table_layers, unconverted_layers
+from nybble.convert import loss_scale, table_layers, unconverted_layers
 from nybble.errors import UserError
 from nybble.nn.attention import Product
 from nybble.nn.embedding import Embedding
@@ -31,11 +32,12 @@ from nybble.nn.memory import not_joined
 from nybble.nn.memory.base import passive
 from nybble.nn.memory.report import Kept, KeptWatch
 from nybble.nn.multihead import Projection
+from nybble.nn.parts import reason_not_native
+from nybble.nn.recurrent import RecurrentGemm
 from nybble.nn.registry import converted_class
 from nybble.nn.state import QuantizedLayer
 from nybble.ops.dispatch import runs_native
 from nybble.ops.native import active_isa
-from nybble.ops.native.plan import why_not
 from nybble.ops.spec import LayerSpec, Slot
 from nybble.products import OtherProducts
 
@@ -269,7 +271,7 @@ def _row(
     backend, fallback = _backend(module, spec, gemm)
     return Row(
         layer=name,
-        type=type(module).__name__,
+        type=type(module.nybble_owner if isinstance(module, RecurrentGemm) else module).__name__,
         gemm=gemm,
         left="fp32" if left is None else left.format.name,
         right="fp32" if right is None else right.format.name,
@@ -318,7 +320,7 @@ def _backend(module: nn.Module, spec: LayerSpec, gemm: str) -> tuple[str, str]:
         return "torch", ""
     if not runs_native(module.nybble_backend, module.weight):
         return "reference", ""
-    reason = why_not(spec, layer_geometry(module), gemm)
+    reason = reason_not_native(module, spec, gemm)
     if reason is None:
         return f"native {active_isa()}", ""
     return "reference", "" if reason.by_recipe else reason.text
@@ -355,19 +357,36 @@ def _leave(
 ) -> Callable[..., None]:
     def hook(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
         stack.pop()
-        inputs = [x for x in (*args, *kwargs.values()) if isinstance(x, Tensor)]
-        if not isinstance(output, Tensor):
-            return
-        given = isinstance(module, Product | Projection)  # its second input is its weight
-        weight = inputs[1] if given else cast(Tensor, module.weight)
-        macs = _macs(module, inputs[0], weight, output)
-        calls[name] = calls.get(name, 0) + macs
-        if any(x.requires_grad for x in (inputs[:1] if given else inputs)):
-            flowing[name] = flowing.get(name, 0) + macs
-        if weight.requires_grad:
-            second[name] = second.get(name, 0) + macs
+        for layer, macs, flows, learns in _counted(name, module, (*args, *kwargs.values()), output):
+            calls[layer] = calls.get(layer, 0) + macs
+            if flows:
+                flowing[layer] = flowing.get(layer, 0) + macs
+            if learns:
+                second[layer] = second.get(layer, 0) + macs
 
     return hook
+
+
+Counted = tuple[str, int, bool, bool]
+
+
+def _counted(name: str, module: nn.Module, given: tuple[Any, ...], output: Any) -> list[Counted]:
+    """(layer, MACs of its forward Gemm, whether its first operand has a gradient, whether its
+    second has one) of every Gemm that this call of a module has computed."""
+    inputs = [x for x in given if isinstance(x, Tensor)]
+    if isinstance(module, RecurrentGemm):
+        rows = (output if isinstance(output, Tensor) else output[0]).shape[0]
+        whole = name.removesuffix(module.nybble_part)
+        return [
+            (whole + part, rows * w.numel(), module.flows(part, inputs), w.requires_grad)
+            for part, w in module.products()
+        ]
+    if not isinstance(output, Tensor):
+        return []
+    second = isinstance(module, Product | Projection)  # its second input is its weight
+    weight = inputs[1] if second else cast(Tensor, module.weight)
+    flows = any(x.requires_grad for x in (inputs[:1] if second else inputs))
+    return [(name, _macs(module, inputs[0], weight, output), flows, weight.requires_grad)]
 
 
 def _macs(module: nn.Module, x: Tensor, weight: Tensor, output: Tensor) -> int:

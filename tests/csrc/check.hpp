@@ -61,5 +61,6 @@ void run_gemm(const Case& one, int threads);
 void run_conv(const Case& one, int threads);
 void run_quantize(const Case& one, int threads);
 void run_norm(const Case& one, int threads);
+void run_recurrent(const Case& one, int threads);
 
 } // namespace nybble_tests

@@ -21,9 +21,10 @@ using nybble_tests::Family;
 using nybble_tests::Place;
 
 const Family kFamilies[] = {
-    {"decode", nybble_tests::run_decode},     {"micro", nybble_tests::run_micro},
-    {"gemm", nybble_tests::run_gemm},         {"conv", nybble_tests::run_conv},
-    {"quantize", nybble_tests::run_quantize}, {"norm", nybble_tests::run_norm},
+    {"decode", nybble_tests::run_decode},       {"micro", nybble_tests::run_micro},
+    {"gemm", nybble_tests::run_gemm},           {"conv", nybble_tests::run_conv},
+    {"quantize", nybble_tests::run_quantize},   {"norm", nybble_tests::run_norm},
+    {"recurrent", nybble_tests::run_recurrent},
 };
 
 bool wanted(const Family& family, int count, char** names) {

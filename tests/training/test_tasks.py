@@ -351,6 +351,9 @@ def test_sources_belong_to_tasks(
     out = capsys.readouterr().out
     assert [line for line in out.splitlines() if line.endswith(":") and line[0] != " "] == [
         "vision:",
+        "language:",
+        "text:",
+        "translation:",
         "echo:",
         "listen:",
     ]

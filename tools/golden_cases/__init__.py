@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 
-from golden_cases import conv, core, gemm, norm, quantize
+from golden_cases import conv, core, gemm, norm, quantize, recurrent
 from golden_cases.values import Case, Value
 
 __all__ = ["FAMILIES", "Case", "Value"]
@@ -16,4 +16,5 @@ FAMILIES: dict[str, Callable[[], Iterator[Case]]] = {
     "conv": conv.conv,
     "quantize": quantize.quantize,
     "norm": norm.norm,
+    "recurrent": recurrent.recurrent,
 }

@@ -74,7 +74,7 @@ def emulation(
 ModelOption = Annotated[
     str,
     typer.Option(
-        help="cnn, resnet8, resnet14, resnet20, resnet18, transformer, or your own as "
+        help="cnn, resnet8, resnet14, resnet20, resnet18, transformer, lstm, or your own as "
         "module:function, which returns a model, (model, example input) or (model, example input, "
         "loss)."
     ),

@@ -22,11 +22,12 @@ if TYPE_CHECKING:
     from nybble.training.config import TrainConfig
 
 _STUDY, _SHOW = "Comparison", "Output"
-NOT_SHARED = ("recipe", "seed", "out", "resume", "tensorboard", "quiet")
+NOT_SHARED = ("context", "recipe", "seed", "out", "resume", "tensorboard", "quiet")
 """Options of `train` that a comparison sets itself."""
 
 
 def command(
+    context: typer.Context,
     recipes: Annotated[
         str,
         typer.Option(
@@ -122,7 +123,7 @@ def command(
     keep_freed_memory()
     if record is not None:
         results.check_name(record, Path("results"))
-    base = train.configuration({**training, "quiet": quiet})
+    base = train.configuration({**training, "quiet": quiet}, context)
     specs = apply_switches(parse_recipes(recipes), switches)
     reported = parse_seeds(seeds)
     settings = candidates(specs) if best_of == "auto" else ()

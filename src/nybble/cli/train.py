@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shlex
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -17,8 +18,12 @@ _RUN, _RECIPE, _SHOW = "Training", "Recipe", "Output"
 
 
 def command(
+    context: typer.Context,
     task: Annotated[
-        str, typer.Argument(help="What to train: vision, ... or your own as module:Class.")
+        str,
+        typer.Argument(
+            help="vision, language, translation, text, ... or your own as module:Class."
+        ),
     ] = "vision",
     data: Annotated[
         str | None,
@@ -27,8 +32,14 @@ def command(
     model: Annotated[
         str | None,
         typer.Option(
-            help="A model of the task (vision: cnn, resnet8, resnet14, resnet20, resnet18) or "
-            "module:function; the task's default if not given."
+            help="A model of the task (docs/training.md, docs/language.md) or module:function; the "
+            "task's default if not given."
+        ),
+    ] = None,
+    config_file: Annotated[
+        Path | None,
+        typer.Option(
+            "--config", help="A TOML file of settings; what the command line gives goes before it."
         ),
     ] = None,
     set_: Annotated[
@@ -102,7 +113,10 @@ def command(
         typer.Option(help="Largest norm of the gradients; 0: no limit.", rich_help_panel=_RUN),
     ] = None,
     schedule: Annotated[
-        str | None, typer.Option(help="onecycle, cosine, step or constant.", rich_help_panel=_RUN)
+        str | None,
+        typer.Option(
+            help="onecycle, cosine, step, constant, decay or inverse-sqrt.", rich_help_panel=_RUN
+        ),
     ] = None,
     warmup: Annotated[
         float | None,
@@ -163,12 +177,12 @@ def command(
     What is not given is the default of the task and the model; the record holds all of it. Ctrl-C
     saves the run; the same command with --resume continues it, bit for bit.
     """
-    options = dict(locals())
+    options = {name: value for name, value in locals().items() if name != "context"}
     from nybble.training.allocator import keep_freed_memory
     from nybble.training.loop import train
     from nybble.training.signals import Interrupted
 
-    config = configuration(options)
+    config = configuration(options, context)
     keep_freed_memory()
     try:
         record = train(config)
@@ -178,17 +192,32 @@ def command(
     typer.echo(summary_line(record))
 
 
-def configuration(options: dict[str, Any]) -> TrainConfig:
+def configuration(options: dict[str, Any], context: typer.Context) -> TrainConfig:
     """The options of this command (or of `compare`, which shares them) as a configuration."""
     from nybble.training.config import TrainConfig
+    from nybble.training.configfile import read_fields
 
     given = dict(options)
+    path = given.pop("config_file", None)
     rules = tuple(parse_rule(text) for text in given.pop("rule", None) or [])
     settings = tuple(parse_setting(text) for text in given.pop("set_", None) or [])
     betas = given.pop("betas", None)
-    return TrainConfig(
-        **given, rules=rules, task_options=settings, betas=parse_betas(betas) if betas else None
-    )
+    given["betas"] = parse_betas(betas) if betas else None
+    if path is not None:
+        fields = read_fields(path)
+        own = dict(settings)
+        settings += tuple(p for p in fields.pop("task_options", ()) if p[0] not in own)
+        rules += fields.pop("rules", ())
+        said = {name: given[name] for name in given if was_said(name, context)}
+        # A comparison sets recipe and seed itself: they are not among its options.
+        given = {**given, **{k: v for k, v in fields.items() if k in given}, **said}
+    return TrainConfig(**given, rules=rules, task_options=settings)
+
+
+def was_said(name: str, context: typer.Context) -> bool:
+    """Whether the command line has the option, and its value is not just the default."""
+    source = context.get_parameter_source(name)
+    return source is not None and source.name == "COMMANDLINE"
 
 
 def parse_setting(text: str) -> tuple[str, str]:

@@ -16,7 +16,7 @@ Not done here: scales per head; a softmax of few bits.
 from __future__ import annotations
 
 import math
-from typing import Any, cast
+from typing import cast
 
 import torch
 import torch.nn.functional as F
@@ -58,11 +58,6 @@ class Product(QuantizedLayer):
 
     def _learns(self, x: Tensor) -> bool:
         return x.requires_grad or self._nybble_flows
-
-    def _has_weight(self, state_dict: dict[str, Any], prefix: str) -> bool:
-        above = prefix.rpartition(".")[0].rpartition(".")[0]
-        start = f"{above}." if above else ""
-        return any(key.startswith(start) and ".nybble_" not in key for key in state_dict)
 
 
 def attend(

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from nybble.nn.owned import counts, may_overwrite
 from nybble.ops.dispatch import runs_native
 from nybble.ops.geometry import Geometry
 from nybble.ops.native import layer as native
@@ -106,8 +107,9 @@ def _backward(
     spec: LayerSpec,
     channels_last: tuple[bool, bool],
     needs: list[bool],
+    overwrite: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """nybble::layer_backward."""
+    """nybble::layer_backward; `overwrite`: dx may take the memory of `grad`."""
     if _directly(call.backend, grad):
         spec, draw = parse_spec(spec.key), Draw(call.seed, call.layer, call.call)
         return native.layer_backward(
@@ -123,6 +125,7 @@ def _backward(
             draw,
             channels_last,
             needs,
+            overwrite,
         )
     return torch.ops.nybble.layer_backward(  # type: ignore[no-any-return]
         grad,
@@ -183,8 +186,10 @@ class LayerFunction(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor | None) -> tuple[Tensor | None, ...]:
         if grad is None:
             return (None,) * 6
+        overwrite = may_overwrite(counts(grad))
         needs = ctx.needs_input_grad
-        grad = grad.float()
+        given, grad = grad, grad.float()
+        overwrite = overwrite or grad is not given
         dbias = None
         if needs[2]:
             dbias = grad.sum(ctx.call.geometry.channel_dims(grad.dim()))
@@ -204,6 +209,7 @@ class LayerFunction(torch.autograd.Function):
             layer.backward_spec(ctx.call.spec),
             ctx.channels_last,
             [needs[0], needs[1], needs[3]],
+            overwrite,
         )
         layer.observe_gradient(amax, scale)
         return (

@@ -55,9 +55,11 @@ class Projection(QuantizedLayer):
         """[..., K] with rows of the owner's weight."""
         return self._rows_gemm(x, weight, bias)
 
-    def _has_weight(self, state_dict: dict[str, Any], prefix: str) -> bool:
-        above = prefix[: -len(self._nybble_part) - 1]
-        return above + self._weight_name() in state_dict
+    def comes_with(self, state_dict: dict[str, Any], prefix: str) -> bool:
+        """Whether the owner's part of a state_dict, behind `prefix`, holds the weight."""
+        name = self._weight_name()
+        parts = f"{prefix}parametrizations.{name}."
+        return prefix + name in state_dict or any(key.startswith(parts) for key in state_dict)
 
 
 class OutProjection(QuantizedLayer, NonDynamicallyQuantizableLinear):

@@ -1,9 +1,10 @@
 """The layers of a model that can be converted, wherever they are: `targets`.
 
 Most are modules that change their class. Some are parts of a module: the projections of
-`nn.MultiheadAttention`, which torch keeps as parameters, and the two products of attention, which
-have none. Such a part becomes a child module; a target's name is the name that it then has, so
-rules, `summary` and checkpoints speak of both kinds alike.
+`nn.MultiheadAttention` and the Gemms of a recurrent layer, whose weights torch keeps as parameters,
+and the two products of attention, which have none. Such a part becomes a child module; a target's
+name is the name that it then has, so rules, `summary` and checkpoints speak of both kinds alike. A
+rule that names the whole means each of its parts.
 """
 
 from __future__ import annotations
@@ -19,23 +20,37 @@ from torch.nn.utils import parametrize
 from nybble.errors import UserError
 from nybble.nn.attention import PRODUCTS, Product, ScaledDotProductAttention
 from nybble.nn.attention_transformers import attends_by_registry, give_back, use_products
+from nybble.nn.loading import ignore_loads, watch_loads
 from nybble.nn.multihead import PROJECTIONS, MultiheadAttention, OutProjection, Projection
+from nybble.nn.recurrent import (
+    Recurrent,
+    RecurrentGemm,
+    attach_gemm,
+    gemm_names,
+    recurrent_class,
+    top_names,
+)
 from nybble.nn.registry import converted_class, layer_types
 from nybble.nn.state import QuantizedLayer
 from nybble.ops.geometry import Geometry, Kind
+from nybble.ops.native.plan import Reason, why_not
+from nybble.ops.native.recurrent import why_not_native
+from nybble.ops.spec import LayerSpec
 
 _PARTS = (*PROJECTIONS, *PRODUCTS)
+_CHILDREN = (Projection, Product, RecurrentGemm)
 
 
 @dataclass(frozen=True)
 class Target:
     """A layer that can be converted. `part`: the name of the child that it becomes; "" where it is
-    `module` itself."""
+    `module` itself. `owner`: the name of the whole whose name means all its parts."""
 
     name: str
     module: nn.Module
     types: frozenset[str]
     part: str = ""
+    owner: str | None = None
 
     def place(self) -> QuantizedLayer:
         """The layer with its converted class, without state yet (`attach_`)."""
@@ -43,6 +58,8 @@ class Target:
             return self._child(Projection(self.module, self.part))
         if self.part in PRODUCTS:
             return self._child(Product(self.module))
+        if self.bound:
+            return attach_gemm(self.module, self.part)
         module = self.module
         cls = OutProjection if self.part else converted_class(module)
         if cls is None:
@@ -62,26 +79,60 @@ class Target:
         return torch.empty(0) if found is None else found
 
     @property
-    def geometry(self) -> Geometry:
-        """The kind of Gemm; its stride and padding do not matter here."""
-        return geometry_of(self.module, self.types)
+    def bound(self) -> bool:
+        """Whether `module` is converted with all its parts or with none: its loop calls them."""
+        return "recurrent" in self.types
+
+    @property
+    def ends(self) -> tuple[bool, bool]:
+        """Whether it is the first, and the last, that multiplies where `module` is: of a stack the
+        Gemms that take its input, and those of its top layer."""
+        if not self.bound:
+            return True, True
+        first, last = top_names(self.module)
+        return self.part in first, self.part in last
+
+    def why_not_native(self, spec: LayerSpec, gemm: str) -> Reason | None:
+        """Why a Gemm of a native layer runs on the reference backend; None if it does not."""
+        if self.bound and not self.part.startswith("ih") and gemm != "grad_weight":
+            return why_not_native(spec, gemm, bool(getattr(self.module, "proj_size", 0)))
+        # The kind of Gemm; its stride and padding do not matter here.
+        return why_not(spec, geometry_of(self.module, self.types), gemm)
 
 
 def targets(model: nn.Module) -> Iterator[Target]:
-    """Every layer that is or can be converted, in module order; shared modules once."""
+    """Every layer that is or can be converted, in module order; shared modules once.
+
+    >>> [t.name for t in targets(nn.ModuleDict({"a": nn.Linear(2, 2), "b": nn.GRU(2, 3)}))]
+    ['a', 'b.ih_l0', 'b.hh_l0']
+    """
     outs: dict[int, str] = {}
     for name, module in model.named_modules():
         if isinstance(module, QuantizedLayer):
-            yield Target(name, module, types_of(module))
+            yield _converted(name, module)
         elif id(module) in outs:
-            yield Target(name, module, frozenset({"linear"}), "out_proj")
+            yield Target(name, module, frozenset({"linear"}), "out_proj", outs[id(module)])
         elif converted_class(module) is not None:
             yield Target(name, module, layer_types(module))
+        whole = type(module) is nn.MultiheadAttention or recurrent_class(module) is not None
         for part in parts_of(module):
-            types = frozenset({"attention" if part in PRODUCTS else "linear"})
-            yield Target(f"{name}.{part}" if name else part, module, types, part)
+            types = frozenset({"attention"}) if part in PRODUCTS else layer_types(module)
+            full = f"{name}.{part}" if name else part
+            yield Target(full, module, types, part, name if whole else None)
         if type(module) is nn.MultiheadAttention:
             outs[id(module.out_proj)] = name
+
+
+def _converted(name: str, layer: QuantizedLayer) -> Target:
+    if not isinstance(layer, RecurrentGemm):
+        return Target(name, layer, types_of(layer))
+    owner = name.rpartition(".")[0]
+    return Target(name, layer.nybble_owner, types_of(layer), layer.nybble_part, owner)
+
+
+def reason_not_native(layer: QuantizedLayer, spec: LayerSpec, gemm: str) -> Reason | None:
+    """`Target.why_not_native` of a converted layer."""
+    return _converted("", layer).why_not_native(spec, gemm)
 
 
 def parts_of(module: nn.Module) -> tuple[str, ...]:
@@ -89,7 +140,11 @@ def parts_of(module: nn.Module) -> tuple[str, ...]:
 
     >>> parts_of(nn.MultiheadAttention(4, 2))
     ('in_proj', 'k_proj', 'v_proj', 'qk_product', 'pv_product')
+    >>> parts_of(nn.LSTM(4, 2))
+    ('ih_l0', 'hh_l0')
     """
+    if recurrent_class(module) is not None:
+        return tuple(gemm_names(module))
     cls = type(module)
     if cls is nn.MultiheadAttention:
         return _PARTS
@@ -128,35 +183,41 @@ def adopt(model: nn.Module) -> None:
         ):
             module.__class__ = MultiheadAttention
     use_products(model)
+    watch_loads(model)
 
 
 def release(model: nn.Module) -> None:
     """Undo `place` and `adopt`: every layer has its torch class again."""
     give_back(model)
+    ignore_loads(model)
     for module in list(model.modules()):
         for name, child in list(module._modules.items()):
-            if isinstance(child, Projection | Product):
+            if isinstance(child, _CHILDREN):
                 delattr(module, name)
-        if type(module) is MultiheadAttention:
-            cast(nn.Module, module).__class__ = nn.MultiheadAttention
-        if isinstance(module, QuantizedLayer) and not isinstance(module, Projection | Product):
+        if isinstance(module, QuantizedLayer) and not isinstance(module, _CHILDREN):
             module.detach_()
-            # (QuantizedLayer, torch's class): the second base is what the layer was.
+        if _changed(module):
+            # (nybble's class, torch's): the second base is what the layer was.
             module.__class__ = type(module).__bases__[1]
+        elif type(module) is MultiheadAttention:
+            cast(nn.Module, module).__class__ = nn.MultiheadAttention
 
 
 def check_release(model: nn.Module) -> None:
     """Raise UserError where a converted layer got another class meanwhile."""
     for name, module in model.named_modules():
         bases = type(module).__bases__
-        changed = isinstance(module, QuantizedLayer) and not isinstance(
-            module, Projection | Product
-        )
-        if changed and not (len(bases) == 2 and issubclass(bases[0], QuantizedLayer)):
+        known = len(bases) == 2 and issubclass(bases[0], QuantizedLayer | Recurrent)
+        if _changed(module) and not known:
             raise UserError(
                 f"revert: layer {name!r} was changed after its conversion (its class is"
                 f" {type(module).__name__}): take the parametrization away first"
             )
+
+
+def _changed(module: nn.Module) -> bool:
+    """Whether a conversion changed the module's class."""
+    return isinstance(module, QuantizedLayer | Recurrent) and not isinstance(module, _CHILDREN)
 
 
 def weights_of(module: nn.Module) -> bool:

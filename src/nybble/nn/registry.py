@@ -19,6 +19,7 @@ from nybble.nn.conv_other import (
 from nybble.nn.embedding import Embedding
 from nybble.nn.linear import Linear
 from nybble.nn.parametrized import parametrized_class, plain_class
+from nybble.nn.recurrent import RecurrentGemm, recurrent_class
 from nybble.nn.state import QuantizedLayer
 
 LAYERS: dict[type[nn.Module], type[QuantizedLayer]] = {
@@ -59,6 +60,8 @@ def layer_types(module: nn.Module) -> frozenset[str]:
     """
     if isinstance(module, nn.Embedding):
         return frozenset({"embedding"})
+    if isinstance(module, RecurrentGemm) or recurrent_class(module) is not None:
+        return frozenset({"recurrent"})
     if not isinstance(module, nn.modules.conv._ConvNd):
         return frozenset({"linear"})
     types = {"conv"}

@@ -19,7 +19,7 @@ from nybble.errors import UserError, suggest
 from nybble.ops.spec import LayerSpec
 
 LayerType = Literal[
-    "conv1x1", "depthwise", "transposed", "conv", "linear", "embedding", "attention"
+    "conv1x1", "depthwise", "transposed", "conv", "linear", "recurrent", "embedding", "attention"
 ]
 Position = Literal["first", "last"]
 Family = Literal["bottleneck", "depthwise-separable"]
@@ -31,12 +31,27 @@ OPTIONAL: tuple[LayerType, ...] = ("embedding", "attention")
 
 @dataclass(frozen=True)
 class LayerFacts:
-    """What a rule may ask of a layer: its name, its types, its position, the network's family."""
+    """What a rule may ask of a layer: its name, its types, its position, the network's family.
+
+    A Gemm of a recurrent layer is a layer here (`lstm.hh_l0`), and so is a projection of
+    `nn.MultiheadAttention`; `owner` is the name of the whole.
+    """
 
     name: str
     types: frozenset[str]
     position: frozenset[str]
     family: frozenset[str] = frozenset()
+    owner: str | None = None
+
+    def named(self, pattern: str) -> bool:
+        """Whether a rule's name means this layer.
+
+        >>> facts = LayerFacts("net.hh_l0", frozenset(), frozenset(), owner="net")
+        >>> facts.named("net"), facts.named("net.hh_l0"), facts.named("net.hh_l1")
+        (True, True, False)
+        """
+        names = [self.name] if self.owner is None else [self.name, self.owner]
+        return any(name_matches(pattern, name) for name in names)
 
 
 @dataclass(frozen=True)
@@ -44,8 +59,9 @@ class Rule:
     """One exception: `spec` for the layers that meet every condition that is set.
 
     name: exact module name, or `re:` and a regular expression that is searched in the name.
-    type: `conv1x1`, `depthwise`, `transposed`, `conv` or `linear`; `embedding` (tables) and
-    `attention` (the products Q K^T and P V), which no other rule speaks of;
+    type: `conv1x1`, `depthwise`, `transposed`, `conv`, `linear` or `recurrent` (each Gemm of an
+    RNN, LSTM or GRU); `embedding` (tables) and `attention` (the products Q K^T and P V), which no
+    other rule speaks of;
     position: `first` or `last` in module order;
     family: only in networks of this family: `bottleneck` (most dense convolutions are 1x1, as in
     ResNet-50) or `depthwise-separable` (MobileNet). `spec=None` leaves the layer in float32.
@@ -60,11 +76,13 @@ class Rule:
 
     def matches(self, layer: LayerFacts) -> bool:
         """Whether the rule speaks of this layer."""
-        if self.name is not None and not name_matches(self.name, layer.name):
+        if self.name is not None and not layer.named(self.name):
             return False
         if self.type is not None and self.type not in layer.types:
             return False
-        if self.type is None and self.name is None and layer.types.intersection(OPTIONAL):
+        # The name of a whole does not bring in what is optional of it.
+        itself = self.name is not None and name_matches(self.name, layer.name)
+        if self.type is None and not itself and layer.types.intersection(OPTIONAL):
             return False
         if self.position is not None and self.position not in layer.position:
             return False

@@ -20,7 +20,7 @@ from typing import Any, Self
 
 from nybble.errors import UserError, suggest
 
-SCHEDULES = ("onecycle", "cosine", "step", "constant")
+SCHEDULES = ("onecycle", "cosine", "step", "constant", "decay", "inverse-sqrt")
 OPTIMIZERS = ("sgd", "adamw")
 BACKENDS = ("auto", "reference", "native")
 ACTIVATIONS = ("none", "exact", "4bit")

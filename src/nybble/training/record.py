@@ -62,6 +62,11 @@ def layers_of(model: nn.Module, weights: list[str], converted: bool) -> list[str
     if not converted:
         return layers
     from nybble.nn import quantized_layers
+    from nybble.nn.recurrent import RecurrentGemm
 
-    quantized = {name for name, _ in quantized_layers(model)}
+    # The Gemms of a recurrent layer are its children; the weights are its own.
+    quantized = {
+        name.rpartition(".")[0] if isinstance(layer, RecurrentGemm) else name
+        for name, layer in quantized_layers(model)
+    }
     return [layer for layer in layers if layer in quantized]

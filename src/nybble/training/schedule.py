@@ -7,6 +7,9 @@ cosine     linear from 0 up to 1 over w, then (1 + cos(pi t)) / 2 (Loshchilov & 
 step       warm-up as cosine, then 1, 0.1 after half of the run, 0.01 after three quarters
            (He et al. 2016 on CIFAR)
 constant   warm-up, then 1
+decay      1 for the first w, then down in equal ratios to 1/400 at the end (Zaremba et al. 2014:
+           6 of 39 epochs, then divided by 1.2 after each)
+inverse-sqrt  linear from 0 up to 1 over w, then sqrt(w total / step) (Vaswani et al. 2017)
 """
 
 from __future__ import annotations
@@ -21,6 +24,8 @@ def factor(schedule: str, step: int, total: int, warmup: float) -> float:
     [0.04, 0.52, 1.0, 0.5, 0.125]
     """
     rise = warmup * total
+    if schedule == "decay":
+        return 1.0 if step < rise else 400.0 ** -((step - rise) / max(1e-12, total - rise))
     floor = 1 / 25 if schedule == "onecycle" else 0.0
     if step < rise:
         position = step if schedule == "onecycle" else step + 1
@@ -32,4 +37,6 @@ def factor(schedule: str, step: int, total: int, warmup: float) -> float:
         return 0.5 * (1 + math.cos(math.pi * done))
     if schedule == "step":
         return 1.0 if step < total / 2 else 0.1 if step < 3 * total / 4 else 0.01
+    if schedule == "inverse-sqrt":
+        return math.sqrt(max(1.0, rise) / (step + 1))
     return 1.0

@@ -258,6 +258,28 @@ def slope_grad(a: Arena) -> list[Any]:
     return [a.floats(203), a.bytes(packed(203)), 203, a.floats(203), THREADS]
 
 
+def _sequence(a: Arena, cell: int, high: int) -> list[Any]:
+    shape = (cell, [3, 3, 2], False, 9, THREADS)
+    rule = rules.threshold_rule(get_format("fp4_e2m1"), get_format("fp4_e2m1").default_rounding)
+    table = a.array(16, torch.int16, 1)
+    return [shape, (2, rule, 1.0, 0.5, table, -high, high)]
+
+
+def sequence_forward(a: Arena) -> list[Any]:
+    states = [a.floats(8 * 36), a.floats(27), a.floats(27), a.floats(72)]  # gx, h, c, y
+    kept = [a.floats(8 * 36), a.floats(72), a.floats(72)]
+    weights = (*_operand(a, 36 * 9)[:5], True)
+    return [*_sequence(a, 2, 12), weights, a.floats(36), a.floats(36), *states, *kept]
+
+
+def sequence_backward(a: Arena) -> list[Any]:
+    kept = [a.floats(72), a.floats(8 * 36), a.floats(72)]  # y, gates, before
+    grads = [a.floats(72), a.floats(27), a.floats(27), a.floats(8 * 27), a.floats(8 * 27)]
+    weights = (*_operand(a, 27 * 9)[:5], False)
+    clip = [a.bytes(9), a.bytes(packed(72)), bytes(16), True]
+    return [*_sequence(a, 3, 12), weights, a.floats(9), *clip, *kept, *grads]
+
+
 CALLS = {
     name: maker
     for name, maker in list(globals().items())
@@ -273,6 +295,10 @@ HARMLESS = {
     "isa",
     "isas",
     "max_threads",
+    "pool_release",
+    "pool_use",
+    "sequence_fits",
+    "take",
     "unpack4",
     "use_isa",
     "version",

@@ -105,6 +105,13 @@ def test_operand_at_extremes(name: str, data: str, clip: float) -> None:
     check_operand(torch.tensor(EXTREMES[data]), SLOTS[name], clip)
 
 
+@pytest.mark.parametrize("clips", [None, 0, 2])
+def test_a_clip_that_is_not_one_number_is_refused(clips: int | None) -> None:
+    alpha = None if clips is None else torch.ones(clips)
+    with pytest.raises(nybble.errors.NybbleError, match="clip"):
+        operand.quantize_kept(torch.ones(3), SLOTS["pact"], DRAW, 0, alpha, want_inside=True)
+
+
 def gradient_spec(first: LogFormat, second: LogFormat, rounding: str) -> LayerSpec:
     rule = LogNearest(rounding)
     return LayerSpec(

@@ -25,8 +25,11 @@ from nybble.formats import get_format
 from nybble.ops import native
 from nybble.ops.geometry import KINDS, Geometry
 from nybble.ops.native import shaped
+from nybble.ops.native.layer import layer_backward, layer_forward
 from nybble.ops.native.plan import GEMMS, why_not
 from nybble.ops.reference import gemm as reference
+from nybble.ops.reference.operand import Draw
+from nybble.ops.reference.storage import is_channels_last
 from nybble.ops.spec import Accumulator, LayerSpec
 from nybble.quantizers import AbsMax, Quantizer
 from nybble.quantizers.packing import pack_codes
@@ -185,6 +188,50 @@ def test_native_is_the_reference(kind: str, data, which, last, state, isa, seed)
     ]
     with with_threads_and_isa(1 + seed % 3, isa):
         compare(spec, geometry, *tensors, bias=bias, state=state)
+
+
+@needs_core
+@pytest.mark.parametrize("kind", [k for k in KINDS if k != "linear"])
+@pytest.mark.parametrize("last", [True, False])
+def test_the_input_gradient_in_the_memory_of_the_outputs(kind: str, last: bool) -> None:
+    """Where nobody else holds it, and it is as large: the same bits, and no memory of its own."""
+    torch.manual_seed(0)
+    dims = 0 if kind == "bmm" else int(kind[-2])
+    ones = (1,) * dims
+    geometry = Geometry(kind, ones, ones, ones)
+    x, weight = torch.rand(2, 6, *(5,) * max(dims, 1)), torch.randn(6, 6, *(3,) * dims)
+    if kind == "bmm":
+        weight = torch.randn(2, 5, 5)
+    if last and dims == 2:
+        x, weight = (t.to(memory_format=torch.channels_last) for t in (x, weight))
+    spec, draw, alpha = spec_of("", False), Draw(3, 1, 2), torch.tensor([1.5])
+    _, saved = layer_forward(x, weight, None, alpha, spec, geometry, draw, True)
+    shape = geometry.output_shape(tuple(x.shape), tuple(weight.shape))
+    grad = torch.empty_like(x).copy_(torch.randn(shape))  # as large as the input
+    found = []
+    for overwrite in (False, True):
+        given = grad.clone()
+        results = layer_backward(
+            given,
+            None,
+            None,
+            saved,
+            torch.ones(1),
+            tuple(x.shape),
+            tuple(weight.shape),
+            spec,
+            geometry,
+            draw,
+            (is_channels_last(x), is_channels_last(weight)),
+            [True, True, True],
+            overwrite,
+        )
+        found.append(results)
+        assert (results[0].data_ptr() == given.data_ptr()) == (
+            overwrite and not (kind == "conv_transpose2d" and last)  # the kernel's own result
+        )
+        assert overwrite or torch.equal(given, grad)
+    assert all(same_bits(a, b) for a, b in zip(*found, strict=True))
 
 
 @needs_core

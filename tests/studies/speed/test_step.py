@@ -144,6 +144,7 @@ def test_aims_speak_of_one_configuration() -> None:
         ({"recipe": "hfp8"}, None),
         ({"model": "resnet20", "batch": 128}, 1.3),
         ({"model": "transformer"}, 1.4),
+        ({"model": "lstm", "batch": 64}, 1.5),
         ({"model": "transformer", "recipe": "sun2020:gradients=radix2"}, 1.7),
     ):
         target = step_target({**base, **change})

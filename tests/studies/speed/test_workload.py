@@ -8,7 +8,13 @@ import pytest
 import torch
 
 from nybble.errors import UserError
-from nybble.studies.speed.forms import CHANNELS_LAST, float32_side, four_bit_side
+from nybble.studies.speed.forms import (
+    CHANNELS_LAST,
+    backends_of,
+    float32_side,
+    four_bit_model,
+    four_bit_side,
+)
 from nybble.studies.speed.workload import at_batch, check_name, make_workload
 
 USERS = """
@@ -130,3 +136,11 @@ def test_a_smaller_batch_of_the_same_example(users: str) -> None:
 def test_unknown_names_get_the_nearest() -> None:
     with pytest.raises(UserError, match="Did you mean 'transformer'"):
         check_name("transfomer")
+
+
+def test_no_gemm_of_the_lstm_is_wider_than_4_bits() -> None:
+    made = make_workload("lstm", batch=2)
+    assert made.input == "float32 [2, 64, 512]"
+    model, _ = four_bit_model(made, "sun2020", "reference", "none")
+    assert backends_of(model) == {"reference": 12}
+    assert made.run(model).isfinite()

@@ -18,8 +18,8 @@ import torch
 from torch import Tensor
 
 from nybble.nn.memory.grid import channel_grid, encode, row_steps
-from nybble.nn.memory.owned import counts, may_overwrite
 from nybble.nn.memory.pack import layout, pack4, unpack
+from nybble.nn.owned import counts, may_overwrite
 from nybble.ops.native import norm as native
 
 

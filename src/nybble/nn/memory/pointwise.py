@@ -18,8 +18,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from nybble.nn.memory.base import MemoryLayer, Token, compresses, has_hooks, is_temporary
-from nybble.nn.memory.owned import counts, may_overwrite
 from nybble.nn.memory.pack import layout, pack4, pack_mask, unpack, unpack_mask
+from nybble.nn.owned import counts, may_overwrite
 from nybble.ops.native import norm as native
 
 

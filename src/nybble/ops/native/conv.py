@@ -77,13 +77,18 @@ def conv_grad_input(
     x_shape: tuple[int, ...],
     scale_g: Tensor | None,
     scale_w: Tensor | None,
+    out: Tensor | None = None,
     *,
     limit: int = LIMIT,
 ) -> Tensor:
-    """The Gemm towards the input: float32 [N, H, W, C] from g [N, OH, OW, O] and the weight."""
+    """The Gemm towards the input: float32 [N, H, W, C] from g [N, OH, OW, O] and the weight.
+
+    out: contiguous memory of that shape to write to; it may be where g was quantised from.
+    """
     sizes, out_size = _sizes(geometry, x_shape, w.shape)
     _same(g.shape, (x_shape[0], *out_size, w.shape[0]), "gradient")
-    out = result(x_shape)
+    out = result(x_shape) if out is None else out
+    _same(tuple(out.shape), tuple(x_shape), "out")
     scales = _Scales(scale_g, scale_w)
     _module().conv_grad_input(
         sizes,

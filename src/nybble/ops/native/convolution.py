@@ -36,11 +36,12 @@ def grad_input(
     x_shape: tuple[int, ...],
     scale_g: Tensor | None,
     scale_w: Tensor | None,
+    out: Tensor | None = None,
 ) -> Tensor:
-    """float32 [N, H, W, C], in `x_shape`."""
+    """float32 [N, H, W, C], in `x_shape`; written to `out` if that is given."""
     if winograd.supports("grad_input", g, w, geometry, x_shape):
-        return winograd.grad_input(g, w, _padding(geometry), x_shape, scale_g, scale_w)
-    return conv.conv_grad_input(g, w, geometry, x_shape, scale_g, scale_w)
+        return winograd.grad_input(g, w, _padding(geometry), x_shape, scale_g, scale_w, out)
+    return conv.conv_grad_input(g, w, geometry, x_shape, scale_g, scale_w, out)
 
 
 def grad_weight(

@@ -16,6 +16,7 @@ from nybble.ops.native import convolution, shaped
 from nybble.ops.native.buffers import NO_FLOATS
 from nybble.ops.native.gemm import gemm
 from nybble.ops.native.gradient import quantize_gradient
+from nybble.ops.native.layout import reuse, torch_layout
 from nybble.ops.native.operand import Kept, codes_of, mask_, mask_gradient_, quantize_kept
 from nybble.ops.native.plan import why_not
 from nybble.ops.native.shaped import Stored
@@ -72,18 +73,33 @@ def layer_forward(
             y = gemm(codes_x, codes_w, trans_b=True, scale_a=scale_x, scale_b=scale_w, bias=bias)
         else:
             y = convolution.output(codes_x, codes_w, geometry, scale_x, scale_w, bias)
-            y = _torch_layout(y, last_x or last_w)
+            y = torch_layout(y, last_x or last_w)
     if not save:
         return y, []
+    return y, keep(x, weight, kept_x, kept_w, alpha, spec, draw)
+
+
+def keep(
+    x: Tensor,
+    weight: Tensor,
+    kept_x: Kept,
+    kept_w: Kept,
+    alpha: Tensor | None,
+    spec: LayerSpec,
+    draw: Draw,
+) -> list[Tensor]:
+    """What backward needs of the operands of an output Gemm with quantizers in both slots, as the
+    reference's `keep`."""
+    slot_x, slot_w = _known(spec.output_input), _known(spec.output_weight)
     back_x = _for_backward(
         x, kept_x, slot_x, spec.grad_weight_input, draw, GRAD_WEIGHT_INPUT, alpha
     )
     if rereads(spec.slot("grad_input_weight")):
-        return y, [*back_x, *[NO_FLOATS] * 3, kept_w[3]]
+        return [*back_x, *[NO_FLOATS] * 3, kept_w[3]]
     back_w = _for_backward(
         weight, kept_w, slot_w, spec.grad_input_weight, draw, GRAD_INPUT_WEIGHT, None
     )
-    return y, [*back_x, *back_w]
+    return [*back_x, *back_w]
 
 
 def layer_backward(
@@ -99,8 +115,12 @@ def layer_backward(
     draw: Draw,
     channels_last: tuple[bool, bool],
     needs: list[bool],
+    overwrite: bool = False,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """(dx, dw, dalpha, amax, scale), as the reference's `layer_backward`."""
+    """(dx, dw, dalpha, amax, scale), as the reference's `layer_backward`.
+
+    `overwrite`: dx may be written over `grad`, which nobody needs once it is quantised.
+    """
     need_dx, need_dw, need_dalpha = needs
     wanted = (need_dx or need_dalpha, need_dw)
     native_dx = wanted[0] and why_not(spec, geometry, "grad_input") is None
@@ -121,12 +141,18 @@ def layer_backward(
             channels_last,
             needs,
         )
-    grad = _dense(grad)
+    given, grad = grad, _dense(grad)
+    overwrite = overwrite or grad is not given
     for_input, for_weight, amax, scale = quantize_gradient(grad, spec, grad_scale, draw, wanted)
     step = _Backward(grad, x, weight, saved, x_shape, weight_shape, spec, geometry, channels_last)
     dx = dw = dalpha = NO_FLOATS
     if for_input is not None:
-        dx = step.native_input(for_input) if native_dx else step.reference_input(for_input)
+        # An operand that is no codes may be the gradient itself.
+        free = overwrite and not isinstance(for_weight, Operand)
+        if native_dx:
+            dx = step.native_input(for_input, grad if free else None)
+        else:
+            dx = step.reference_input(for_input)
         if saved[3].numel():
             dalpha = mask_gradient_(
                 dx,
@@ -168,21 +194,25 @@ class _Backward:
         self.slot_w = spec.slot("grad_input_weight")
         self._operand_x: Operand | None = None
 
-    def native_input(self, gradient: Kept | Operand) -> Tensor:
+    def native_input(self, gradient: Kept | Operand, memory: Tensor | None) -> Tensor:
+        """dx, in `memory` (the gradient's) where it is as large."""
         slot_g, slot_w = self.spec.grad_input_grad, self.slot_w
         kept = _kept(gradient)
         scale_g, scale_w = _scales(kept, self.kept_w, self.geometry, "grad_input")
         if self.geometry.kind not in ("linear", "conv2d"):
             a = self._stored(kept, slot_g, self.grad_shape, self.grad_last, scale_g)
             b = self._stored(self.kept_w, slot_w, self.weight_shape, self.last[1], scale_w)
-            return shaped.grad_input(a, b, self.geometry, self.x_shape)
+            return shaped.grad_input(a, b, self.geometry, self.x_shape, memory)
         g = codes_of(kept, _known(slot_g), self.grad_shape, self.grad_last, self.geometry)
         w = codes_of(self.kept_w, _known(slot_w), self.weight_shape, self.last[1], self.geometry)
         if self.geometry.kind == "linear":
-            return gemm(g, w, scale_a=scale_g, scale_b=scale_w)
+            rows = reuse(memory, (g.shape[0], w.shape[1]))
+            return gemm(g, w, scale_a=scale_g, scale_b=scale_w, out=rows)
         n, c, h, width = self.x_shape
-        dx = convolution.grad_input(g, w, self.geometry, (n, h, width, c), scale_g, scale_w)
-        return _torch_layout(dx, self.last[1] or self.grad_last)
+        last = self.last[1] or self.grad_last
+        out = reuse(memory, (n, h, width, c), self.grad_last) if last else None
+        dx = convolution.grad_input(g, w, self.geometry, (n, h, width, c), scale_g, scale_w, out)
+        return torch_layout(dx, last, memory)
 
     def native_weight(self, gradient: Kept | Operand) -> Tensor:
         slot_g, slot_x = self.spec.grad_weight_grad, self.slot_x
@@ -198,7 +228,7 @@ class _Backward:
             return gemm(g, x, trans_a=True, scale_a=scale_g, scale_b=scale_x)
         o, c, h, width = self.weight_shape
         dw = convolution.grad_weight(g, x, self.geometry, (o, h, width, c), scale_g, scale_x)
-        return _torch_layout(dw, self.last[0] or self.grad_last)
+        return torch_layout(dw, self.last[0] or self.grad_last, lasting=True)
 
     def _stored(
         self, kept: Kept, slot: Slot, shape: tuple[int, ...], last: bool, scale: Tensor | None
@@ -277,7 +307,7 @@ def _for_backward(
     return [*store(found, slot, None)[:3], kept[3]]
 
 
-def _facing(multiplier: Tensor, free: int) -> Tensor | None:
+def facing(multiplier: Tensor, free: int) -> Tensor | None:
     """A multiplier as the kernels take it: one number, or one for each index of `free`."""
     if multiplier.numel() <= 1:
         return multiplier if multiplier.numel() else None
@@ -290,15 +320,7 @@ def _scales(
     a: Kept, b: Kept, geometry: Geometry, gemm_name: str
 ) -> tuple[Tensor | None, Tensor | None]:
     (free_a, _), (free_b, _) = geometry.follow(gemm_name)
-    return _facing(a[1], free_a), _facing(b[1], free_b)
-
-
-def _torch_layout(nhwc: Tensor, channels_last: bool) -> Tensor:
-    """[N, H, W, C] memory as torch's [N, C, H, W], in the memory format that torch would choose."""
-    nchw = nhwc.permute(0, 3, 1, 2)
-    # Detached: autograd adds gradients in place only where nothing else holds their memory, and a
-    # view holds what it was taken from.
-    return nchw.detach() if channels_last else nchw.contiguous()
+    return facing(a[1], free_a), facing(b[1], free_b)
 
 
 def _dense(x: Tensor) -> Tensor:

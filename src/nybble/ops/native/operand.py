@@ -49,9 +49,10 @@ def quantize_kept(
         isinstance(slot.scale, SAWB) and slot.scale.ste == "clip"
     )
     rule = fit_rule(slot)
-    clip = alpha if isinstance(slot.scale, PACT) else NO_FLOATS
-    # A clip that is missing, or of two numbers, is for the scale to refuse.
-    if rule is not None and clip is not None and clip.numel() <= 1:
+    learned = isinstance(slot.scale, PACT)
+    clip = alpha if learned else NO_FLOATS
+    # A clip that is missing, or not one number, is for the scale to refuse.
+    if rule is not None and clip is not None and clip.numel() == int(learned):
         codes, multiplier, inside = quantize.quantize_integer(
             x, rule, clip, want_inside=clips and want_inside
         )
@@ -110,6 +111,7 @@ def codes_of(
 def relayout(packed: Tensor, n: int, rows: int, columns: int, bits: int) -> Tensor:
     """Transpose each of `n` matrices [rows, columns] of codes.
 
+    >>> import torch
     >>> relayout(torch.arange(6, dtype=torch.uint8), 1, 2, 3, 8).tolist()
     [0, 3, 1, 4, 2, 5]
     """

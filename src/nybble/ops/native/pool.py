@@ -83,17 +83,18 @@ def empty_cache() -> int:
 
 
 def pool_use() -> dict[str, int]:
-    """Bytes of the pool: `mapped` from the system, `taken` now.
+    """Bytes of the pool: `mapped` from the system, `taken` now, `most_taken` at any time.
 
     >>> sorted(pool_use())
-    ['mapped', 'taken']
+    ['mapped', 'most_taken', 'taken']
     """
     module, _ = core()
-    return {"mapped": 0, "taken": 0} if module is None else module.pool_use()
+    return {"mapped": 0, "taken": 0, "most_taken": 0} if module is None else module.pool_use()
 
 
 def _take(shape: list[int], strides: list[int], dtype: str, kind: str) -> Tensor:
     module, _ = core()
     if module is None:  # numbers of the library itself, without kernels to fill them
         return torch.empty_strided(shape, strides, dtype=getattr(torch, dtype))
-    return module.take(shape, strides, dtype, kind)
+    taken: Tensor = module.take(shape, strides, dtype, kind)
+    return taken

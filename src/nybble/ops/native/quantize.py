@@ -298,9 +298,9 @@ def quantize_integer(
     ([7, 2], tensor(1.))
     """
     n = x.numel()
-    codes = torch.empty(packed_bytes(n, 4), dtype=torch.uint8)
+    codes = kept(packed_bytes(n, 4))
     multiplier = torch.empty((), dtype=torch.float32)
-    mask = torch.empty(packed_bytes_bits(n), dtype=torch.uint8) if want_inside else None
+    mask = kept(packed_bytes_bits(n)) if want_inside else None
     require().quantize_integer(
         *span(x, torch.float32, "x"),
         n,
@@ -324,8 +324,8 @@ def quantize_gradient(
     """
     bits, unit, second_unit, two = rule
     n = grad.numel()
-    codes = torch.empty(packed_bytes(n, 4), dtype=torch.uint8)
-    second = torch.empty_like(codes) if two else codes
+    codes = kept(packed_bytes(n, 4))
+    second = kept(codes.numel()) if two else codes
     numbers = torch.empty(4, dtype=torch.float32)
     require().quantize_gradient(
         *span(grad, torch.float32, "gradient"),
@@ -422,13 +422,13 @@ def mask_gradient_(
         raise NybbleError("mask_gradient_: codes need the 4-bit format that they are of")
     if codes is not None and codes.numel() < packed_bytes(dx.numel(), 4):
         raise NybbleError(f"mask_gradient_: {codes.numel()} bytes for {dx.numel()} codes")
-    sides = bytes(16) if fmt is None else _sides(fmt, int(zero_point))
+    by_side = bytes(16) if fmt is None else sides(fmt, int(zero_point))
     first, second = require().mask_gradient(
         *span(dx, torch.float32, "dx"),
         dx.numel(),
         *span(mask, torch.uint8, "mask"),
         *((0, 0) if codes is None else span(codes, torch.uint8, "codes")),
-        sides,
+        by_side,
         two_sided,
         threads(),
     )
@@ -438,7 +438,7 @@ def mask_gradient_(
 
 
 @lru_cache(maxsize=256)
-def _sides(fmt: Format, zero_point: int) -> bytes:
+def sides(fmt: Format, zero_point: int) -> bytes:
     table = table_of(fmt, zero_point, encoded=False)[0]
     return bytes(table.sign().to(torch.int8).view(torch.uint8).tolist())
 

@@ -22,6 +22,7 @@ from nybble.ops.geometry import Geometry
 from nybble.ops.native import convolution, volume
 from nybble.ops.native.buffers import require, span, threads, vector
 from nybble.ops.native.codes import Codes
+from nybble.ops.native.layout import reuse, torch_layout
 from nybble.ops.native.operand import codes_of
 from nybble.ops.native.pool import result
 from nybble.quantizers import Quantizer
@@ -77,17 +78,25 @@ def output(
     return y if bias is None else finish_(y, None, None, bias.view(-1, *[1] * (len(shape) - 2)))
 
 
-def grad_input(g: Stored, w: Stored, geometry: Geometry, x_shape: tuple[int, ...]) -> Tensor:
-    """The Gemm towards the layer below."""
+def grad_input(
+    g: Stored,
+    w: Stored,
+    geometry: Geometry,
+    x_shape: tuple[int, ...],
+    memory: Tensor | None = None,
+) -> Tensor:
+    """The Gemm towards the layer below, in `memory` (the gradient's) where that is as large and
+    the result comes in its order."""
     if geometry.kind == "bmm":
-        return batched_gemm(g, w)
+        return batched_gemm(g, w, out=reuse(memory, x_shape))
     if geometry.kind == "conv3d":
-        return volume.grad_input(g.volume(), w.volume(), geometry, x_shape, g.scale, w.scale)
+        operands = g.volume(), w.volume()
+        return volume.grad_input(*operands, geometry, x_shape, g.scale, w.scale, memory)
     mirror = _mirror(geometry)
     if mirror.kind == "conv3d":
-        return volume.output(g.volume(), w.volume(), mirror, g.scale, w.scale, None)
+        return volume.output(g.volume(), w.volume(), mirror, g.scale, w.scale, None, memory)
     y = convolution.output(g.codes(mirror), w.codes(mirror), mirror, g.scale, w.scale)
-    return _torch_layout(y, g, w)
+    return torch_layout(y, g.channels_last or w.channels_last, memory)
 
 
 def grad_weight(g: Stored, x: Stored, geometry: Geometry, w_shape: tuple[int, ...]) -> Tensor:
@@ -103,22 +112,34 @@ def grad_weight(g: Stored, x: Stored, geometry: Geometry, w_shape: tuple[int, ..
     dw = convolution.grad_weight(
         g.codes(geometry), x.codes(geometry), geometry, (o, h, width, c), g.scale, x.scale
     )
-    return _torch_layout(dw, g, x)
+    return torch_layout(dw, g.channels_last or x.channels_last, lasting=True)
 
 
 def batched_gemm(
-    a: Stored, b: Stored, *, trans_a: bool = False, trans_b: bool = False, limit: int = _INT32
+    a: Stored,
+    b: Stored,
+    *,
+    trans_a: bool = False,
+    trans_b: bool = False,
+    out: Tensor | None = None,
+    limit: int = _INT32,
 ) -> Tensor:
     """float32 [B, M, N] of `op(a[i]) @ op(b[i])` for every i, times the product of both scales.
 
-    limit: the largest sum in int32, for tests of the int64 sums.
+    out: contiguous float32 [B, M, N] to write to. limit: the largest sum in int32, for tests of
+    the int64 sums.
     """
     (count, m, k), (_, other, n) = a.shape, b.shape
     m, k = (k, m) if trans_a else (m, k)
     other, n = (n, other) if trans_b else (other, n)
     if a.shape[0] != b.shape[0] or k != other:
         raise NybbleError(f"batched_gemm: shapes {a.shape} and {b.shape} do not fit")
-    out = result((count, m, n))
+    if out is None:
+        out = result((count, m, n))
+    elif out.shape != (count, m, n) or not out.is_contiguous():
+        raise NybbleError(
+            f"batched_gemm: out must be contiguous and {(count, m, n)}, got {tuple(out.shape)}"
+        )
     # The operands' bytes must outlive the call.
     left, right = _matrices(a), _matrices(b)
     require().gemm_batch(
@@ -160,17 +181,10 @@ def _towards_input(g: Stored, w: Stored, mirror: Geometry, shape: tuple[int, ...
     dx = convolution.grad_input(
         g.codes(mirror), w.codes(mirror), mirror, (n, h, width, c), g.scale, w.scale
     )
-    return _torch_layout(dx, g, w)
+    return torch_layout(dx, g.channels_last or w.channels_last)
 
 
 def _mirror(geometry: Geometry) -> Geometry:
     if geometry.mirror is None:
         raise NybbleError(f"{geometry.kind} is no transposed convolution")
     return geometry.mirror
-
-
-def _torch_layout(nhwc: Tensor, a: Stored, b: Stored) -> Tensor:
-    """[N, H, W, C] memory as torch's [N, C, H, W], in the memory format that torch would choose."""
-    nchw = nhwc.permute(0, 3, 1, 2)
-    # Detached, as in layer.py: a view would hold what it was taken from.
-    return nchw.detach() if a.channels_last or b.channels_last else nchw.contiguous()

@@ -26,6 +26,7 @@ from nybble.formats import Format
 from nybble.ops.geometry import Geometry
 from nybble.ops.native import convolution
 from nybble.ops.native.codes import Codes, table_of
+from nybble.ops.native.layout import gathered
 from nybble.quantizers.packing import pack_codes
 
 __all__ = ["Volume", "grad_input", "grad_weight", "output", "wide_table"]
@@ -84,15 +85,16 @@ def output(
     scale_x: Tensor | None,
     scale_w: Tensor | None,
     bias: Tensor | None,
+    memory: Tensor | None = None,
 ) -> Tensor:
-    """float32 [N, O, OD, OH, OW]."""
+    """float32 [N, O, OD, OH, OW], in `memory` where that is as large."""
     n = x.codes.shape[0]
     index = _taps(geometry, x.codes.shape[2], w.codes.shape[2])
     y = convolution.output(
         x.planes(index), w.kernel(rows=False), _flat(geometry), scale_x, scale_w, bias
     )
     out = y.view(n, index.shape[0], *y.shape[1:])
-    return out.permute(0, 4, 1, 2, 3).contiguous()
+    return gathered(out.permute(0, 4, 1, 2, 3), memory)
 
 
 def grad_input(
@@ -102,8 +104,9 @@ def grad_input(
     x_shape: tuple[int, ...],
     scale_g: Tensor | None,
     scale_w: Tensor | None,
+    memory: Tensor | None = None,
 ) -> Tensor:
-    """float32, in `x_shape` [N, C, D, H, W]."""
+    """float32, in `x_shape` [N, C, D, H, W], in `memory` where that is as large."""
     n, c, d, h, width = x_shape
     index = _sources(geometry, d, g.codes.shape[2], w.codes.shape[2])
     dx = convolution.grad_input(
@@ -114,7 +117,7 @@ def grad_input(
         scale_g,
         scale_w,
     )
-    return dx.view(n, d, h, width, c).permute(0, 4, 1, 2, 3).contiguous()
+    return gathered(dx.view(n, d, h, width, c).permute(0, 4, 1, 2, 3), memory)
 
 
 def grad_weight(
@@ -131,7 +134,7 @@ def grad_weight(
     dw = convolution.grad_weight(
         g.images(), planes, _flat(geometry), (o, h, width, c * d), scale_g, scale_x
     )
-    return dw.view(o, h, width, c, d).permute(0, 3, 4, 1, 2).contiguous()
+    return gathered(dw.view(o, h, width, c, d).permute(0, 3, 4, 1, 2), lasting=True)
 
 
 @lru_cache(maxsize=64)

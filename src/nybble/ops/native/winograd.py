@@ -112,11 +112,12 @@ def grad_input(
     x_shape: tuple[int, ...],
     scale_g: Tensor | None,
     scale_w: Tensor | None,
+    out: Tensor | None = None,
 ) -> Tensor:
     """The gradient of the layer's input: float32 [N, H, W, C], contiguous.
 
     g: [N, OH, OW, O]; w: [O, 3, 3, C]; padding (the layer's): at most 2; scale_g: one number or
-    [N]; scale_w: one number or [C].
+    [N]; scale_w: one number or [C]; out: contiguous memory of the result's shape to write to.
 
     >>> from nybble.formats import get_format
     >>> codes = torch.full((32,), 0x11, dtype=torch.uint8)
@@ -133,7 +134,8 @@ def grad_input(
             f"winograd: gradient {g.shape}, kernels {w.shape} and padding {padding} do not make an"
             f" input of {tuple(x_shape)}"
         )
-    return _correlate(g, w, True, (n, oh, ow, o, c), (2 - ph, 2 - pw), scale_g, scale_w, None)
+    sizes, pads = (n, oh, ow, o, c), (2 - ph, 2 - pw)
+    return _correlate(g, w, True, sizes, pads, scale_g, scale_w, None, out)
 
 
 def grad_weight(
@@ -186,12 +188,16 @@ def _correlate(
     scale_image: Tensor | None,
     scale_kernels: Tensor | None,
     bias: Tensor | None,
+    out: Tensor | None = None,
 ) -> Tensor:
     n, h, width, _, outputs = sizes
     ph, pw = padding
     if ph < 0 or pw < 0 or h + 2 * ph < 3 or width + 2 * pw < 3:
         raise NybbleError(f"winograd: images {image.shape} with padding {padding} are too small")
-    out = result((n, h + 2 * ph - 2, width + 2 * pw - 2, outputs))
+    shape = (n, h + 2 * ph - 2, width + 2 * pw - 2, outputs)
+    out = result(shape) if out is None else out
+    if tuple(out.shape) != shape:
+        raise NybbleError(f"winograd: out is {tuple(out.shape)}, the result is {shape}")
     rows = _scale(scale_image, n, "scale of the images")
     columns = _scale(scale_kernels, outputs, "scale of the kernels")
     scale = (rows.view(-1, 1) * columns).expand(rows.numel(), outputs).contiguous()

@@ -35,8 +35,12 @@ def quantize_gradient(
     grad_scale: Tensor,
     draw: Draw,
     wanted: tuple[bool, bool],
+    random: Tensor | None = None,
 ) -> tuple[Operand | None, Operand | None, Tensor, Tensor]:
     """(operand of grad_input, operand of grad_weight, amax, scale used).
+
+    `random`: the bits of stochastic rounding where only one operand is wanted and the caller has
+    drawn its bits.
 
     `grad_scale`: GradScale's state, one number, 0 before the first gradient. Operands that are
     not wanted are None; amax and scale are empty when no wanted slot has a GradScale.
@@ -73,11 +77,16 @@ def quantize_gradient(
         elif i == 1 and operands[0] is not None and slot == slots[0] and not _random(slot):
             operands.append(operands[0])
         elif slot is not None and scaled[i]:
-            random = random24(y.shape, draw.key(_SLOTS[i]), y.device) if _random(slot) else None
-            ints = slot.format.round_to_integers(y, slot.rounding, random)
+            bits = random
+            if _random(slot) and bits is None:
+                bits = random24(y.shape, draw.key(_SLOTS[i]), y.device)
+            ints = slot.format.round_to_integers(y, slot.rounding, bits)
             operands.append(Operand(ints, inverse * _unit(slot), slot.format.max_integer))
         else:
-            operands.append(quantize_operand(grad, slot, draw, _SLOTS[i], None, want_inside=False))
+            found = quantize_operand(
+                grad, slot, draw, _SLOTS[i], None, want_inside=False, random=random
+            )
+            operands.append(found)
     return operands[0], operands[1], amax, scale
 
 

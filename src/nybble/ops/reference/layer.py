@@ -66,17 +66,31 @@ def layer_forward(
     y = finish_(acc, mx, mw, shaped)
     if not save:
         return y, []
+    return y, keep(x, weight, qx, qw, alpha, spec, draw)
+
+
+def keep(
+    x: Tensor,
+    weight: Tensor,
+    qx: Operand,
+    qw: Operand,
+    alpha: Tensor | None,
+    spec: LayerSpec,
+    draw: Draw,
+) -> list[Tensor]:
+    """What the backward of a layer needs of its operands, quantised for the output Gemm as `qx`
+    and `qw`: see the module."""
     bx = _backward_operand(
         x, spec.grad_weight_input, qx, spec.output_input, draw, GRAD_WEIGHT_INPUT, alpha
     )
     slot_x, slot_w = spec.slot("grad_weight_input"), spec.slot("grad_input_weight")
     kept_x = store(bx, slot_x, qx.inside)
     if rereads(slot_w):
-        return y, [*kept_x, *store(Operand(weight), None, qw.inside)]
+        return [*kept_x, *store(Operand(weight), None, qw.inside)]
     bw = _backward_operand(
         weight, spec.grad_input_weight, qw, spec.output_weight, draw, GRAD_INPUT_WEIGHT, None
     )
-    return y, [*kept_x, *store(bw, slot_w, qw.inside)]
+    return [*kept_x, *store(bw, slot_w, qw.inside)]
 
 
 def layer_backward(

@@ -93,8 +93,12 @@ def quantize_operand(
     alpha: Tensor | None,
     *,
     want_inside: bool,
+    random: Tensor | None = None,
 ) -> Operand:
     """Quantise one operand of the forward pass (gradients: `gradient.py`).
+
+    `random`: the bits of stochastic rounding where the caller has drawn them (a step's part of a
+    sequence).
 
     The order of operations is the quantizers' contract: y = fl(x * inv), inv = fl(1 / scale); an
     affine slot adds its zero point before rounding. A number is inside the clip when y is inside
@@ -103,11 +107,10 @@ def quantize_operand(
     if slot is None:
         return Operand(x)
     fmt = slot.format
-    random = None
-    if isinstance(slot.rounding, Stochastic):
+    if isinstance(slot.rounding, Stochastic) and random is None:
         random = random24(x.shape, draw.key(operand), x.device)
     if isinstance(slot.scale, Unit):
-        return _rounded(x, fmt, slot, random, None)
+        return round_operand(x, fmt, slot, random, None)
     fit = fit_slot(x, slot, alpha)
     y = fit.scaled(x)
     clips = isinstance(slot.scale, PACT) or (
@@ -115,12 +118,12 @@ def quantize_operand(
     )
     # Scales that read the tensor themselves are NaN already.
     propagate = isinstance(slot.scale, PACT)
-    return _rounded(
+    return round_operand(
         y, fmt, slot, random, fit, want_inside=clips and want_inside, propagate=propagate
     )
 
 
-def _rounded(
+def round_operand(
     y: Tensor,
     fmt: Format,
     slot: Quantizer,

@@ -190,7 +190,8 @@ def has_negative(x: Tensor) -> bool:
 def _slices(x: Tensor) -> Sequence[Tensor]:
     if not x.dim() or not x.numel():
         return (x,)
-    return x.split(max(1, len(x) * _PART // x.numel()))
+    parts: Sequence[Tensor] = x.split(max(1, len(x) * _PART // x.numel()))
+    return parts
 
 
 def _finite(x: Tensor) -> Tensor:

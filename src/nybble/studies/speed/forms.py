@@ -18,11 +18,12 @@ from typing import Any, Literal, cast
 import torch
 from torch import nn
 
-from nybble.convert import convert, layer_geometry, loss_scale
+from nybble.convert import convert, loss_scale
 from nybble.errors import UserError
+from nybble.nn.parts import reason_not_native
 from nybble.nn.registry import quantized_layers
 from nybble.ops.dispatch import runs_native
-from nybble.ops.native.plan import GEMMS, why_not
+from nybble.ops.native.plan import GEMMS
 from nybble.recipes import Recipe, get_recipe
 from nybble.studies.speed.workload import Workload
 from nybble.studies.steptime import Sample, Step, interleave, loss_step
@@ -168,7 +169,7 @@ def backends_of(model: nn.Module) -> dict[str, int]:
     for _, layer in quantized_layers(model):
         native = runs_native(layer.nybble_backend, layer.weight)
         for gemm in GEMMS:
-            reason = why_not(layer.nybble_spec, layer_geometry(layer), gemm)
+            reason = reason_not_native(layer, layer.nybble_spec, gemm)
             where = "native" if native and reason is None else "reference"
             where = "torch" if reason is not None and reason.by_recipe else where
             found[where] = found.get(where, 0) + 1

@@ -27,6 +27,7 @@ class Target:
 RESNET18 = Target("whole step, ResNet-18 (CIFAR form), batch 32 and 128, sun2020", 2.0, 2.5)
 TRANSFORMER = Target("whole step, 4-layer d=512 transformer, sun2020", 1.4, 1.6)
 TRANSFORMER_RADIX2 = Target("the same with radix-2 gradients, which fit int8", 1.7, 1.9)
+LSTM = Target("whole step, 2-layer LSTM, 512 units, 64 steps, batch 64, sun2020", 1.5, 1.8)
 RESNET20 = Target("whole step, ResNet-20, batch 128, sun2020", 1.3, 1.6)
 SAVED_RESNET18 = Target("bytes kept for backward, ResNet-18", 5.0, 7.0)
 SAVED_TRANSFORMER = Target("bytes kept for backward, transformer", 4.0, 6.0)
@@ -62,6 +63,7 @@ AIMS = (
     TRANSFORMER,
     TRANSFORMER_RADIX2,
     RESNET20,
+    LSTM,
     SAVED_RESNET18,
     SAVED_TRANSFORMER,
     PEAK_RESNET18,
@@ -84,6 +86,8 @@ def step_target(configuration: Mapping[str, Any]) -> Target | None:
         return None
     if model == "resnet18" and batch in (32, 128):
         return RESNET18
+    if model == "lstm" and batch == 64:
+        return LSTM
     return RESNET20 if model == "resnet20" and batch == 128 else None
 
 

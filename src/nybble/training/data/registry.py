@@ -21,6 +21,11 @@ MODULES: tuple[str, ...] = (
     "folder",
     "hf",
     # language
+    "text.brown",
+    "text.lines",
+    "text.verses",
+    "text.pairs",
+    "text.table",
     # speech
 )
 """Files of this folder ("text.brown" is text/brown.py). They import their packages in `load`."""

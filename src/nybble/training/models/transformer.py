@@ -12,44 +12,9 @@ weight is an `nn.Linear` (query, key and value are one); attention is torch's ow
 from __future__ import annotations
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
-
-class Attention(nn.Module):
-    """Causal self-attention. [N, T, width] -> the same."""
-
-    def __init__(self, width: int, heads: int) -> None:
-        super().__init__()
-        self.heads = heads
-        self.qkv = nn.Linear(width, 3 * width)
-        self.out = nn.Linear(width, width)
-
-    def forward(self, x: Tensor) -> Tensor:
-        n, t, width = x.shape
-        parts = self.qkv(x).view(n, t, 3, self.heads, width // self.heads)
-        q, k, v = parts.permute(2, 0, 3, 1, 4).unbind(0)
-        y = F.scaled_dot_product_attention(q, k, v, is_causal=True)
-        out: Tensor = self.out(y.transpose(1, 2).reshape(n, t, width))
-        return out
-
-
-class Block(nn.Module):
-    """Attention and MLP, each on the normalised input and added to it."""
-
-    def __init__(self, width: int, heads: int, hidden: int) -> None:
-        super().__init__()
-        self.norm1 = nn.LayerNorm(width)
-        self.attention = Attention(width, heads)
-        self.norm2 = nn.LayerNorm(width)
-        self.up = nn.Linear(width, hidden)
-        self.act = nn.GELU()
-        self.down = nn.Linear(hidden, width)
-
-    def forward(self, x: Tensor) -> Tensor:
-        x = x + self.attention(self.norm1(x))
-        out: Tensor = x + self.down(self.act(self.up(self.norm2(x))))
-        return out
+from nybble.training.models.blocks import Block
 
 
 class Transformer(nn.Module):

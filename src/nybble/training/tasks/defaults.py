@@ -46,4 +46,6 @@ def resolve(config: TrainConfig, task: type[Task]) -> ResolvedConfig:
         optimizer = str(config.optimizer or values["optimizer"])
         same = own.get("optimizer", FALLBACK["optimizer"]) == optimizer
         values["lr"] = own["lr"] if same and "lr" in own else FALLBACK_LR[optimizer]
+    if config.alpha_lr is None:
+        values["alpha_lr"] = own.get("alpha_lr")
     return ResolvedConfig(**{**vars(config), **values})

@@ -27,7 +27,7 @@ def counts(grad: Tensor) -> Counts:
     return (
         sys.getrefcount(grad),
         grad._use_count(),  # type: ignore[attr-defined]
-        torch._C._storage_Use_Count(storage),  # type: ignore[attr-defined]
+        torch._C._storage_Use_Count(storage),
     )
 
 
@@ -69,7 +69,7 @@ def _alone() -> Counts | None:
 def _measure() -> Counts | None:
     def probe() -> Tensor:
         x = torch.ones(3, requires_grad=True)
-        return _Probe.apply(x * 2.0)  # type: ignore[no-any-return]
+        return _Probe.apply(x * 2.0)  # type: ignore[no-any-return, no-untyped-call]
 
     def run(output: Tensor) -> list[Counts]:
         _Probe.seen.clear()

@@ -1,0 +1,1 @@
+"""Text data: running text, pairs for translation, labelled texts."""

@@ -1,0 +1,155 @@
+"""Family `recurrent` (csrc/recurrent): whole sequences of every cell, forward and backward, as the
+reference backend computes them with exact sums."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from golden_cases.values import Case, Value, generator
+from nybble.formats import get_format
+from nybble.ops.native.codes import Codes, table_of
+from nybble.ops.native.quantize import sides
+from nybble.ops.native.recurrent import CELLS, step_rule
+from nybble.ops.recurrent import GATES, Mode, Sequence, StepGemm
+from nybble.ops.reference.operand import Draw, fit_slot
+from nybble.ops.reference.recurrent import Weights, backward, forward
+from nybble.ops.spec import LayerSpec
+from nybble.quantizers import PACT, SAWB, GradScale, Quantizer
+from nybble.recipes import get_recipe
+
+SHAPES: tuple[tuple[Mode, tuple[int, ...], bool, int, str], ...] = (
+    ("lstm", (3, 3, 2, 1), False, 21, "symmetric"),
+    ("lstm", (7, 7), True, 64, "two_sided"),
+    ("gru", (5, 4, 4), True, 19, "symmetric"),
+    ("tanh", (1,), False, 3, "two_sided"),
+    ("relu", (9, 2), False, 33, "symmetric"),
+    ("lstm", (2,), False, 257, "symmetric"),  # backward: two pieces of the contraction
+)
+
+
+def _spec(kind: str, per_channel: bool) -> LayerSpec:
+    two = kind == "two_sided"
+    spec = get_recipe("sun2020").spec
+    return replace(
+        spec,
+        output_input=Quantizer(
+            get_format("int4" if two else "int4_sym"), PACT("two_sided" if two else "symmetric")
+        ),
+        output_weight=Quantizer(get_format("int4_sym"), SAWB("ibm15", per_channel=per_channel)),
+        grad_input_weight=Quantizer(get_format("int4_sym"), SAWB("ibm15")),
+        grad_input_grad=Quantizer(get_format("fp4_e2m1"), GradScale())
+        if two
+        else (spec.grad_input_grad),
+    )
+
+
+def _rule(name: str, rule: tuple[object, ...], table: tuple[Tensor, int, int]) -> dict[str, Value]:
+    kind, data, factor, multiplier = rule[:4]
+    assert isinstance(data, bytes) and isinstance(kind, int)
+    assert isinstance(factor, float) and isinstance(multiplier, float)
+    return {
+        f"kind_{name}": kind,
+        f"rule_{name}": torch.frombuffer(bytearray(data), dtype=torch.uint8),
+        f"factor_{name}": factor,
+        f"multiplier_{name}": multiplier,
+        f"table_{name}": table[0],
+        f"low_{name}": table[1],
+        f"high_{name}": table[2],
+    }
+
+
+def _weights(name: str, codes: Codes, scale: Tensor) -> dict[str, Value]:
+    return {
+        f"packed_{name}": codes.packed,
+        f"wtable_{name}": codes.table,
+        f"wlow_{name}": codes.low,
+        f"whigh_{name}": codes.high,
+        f"wscale_{name}": scale.reshape(-1),
+    }
+
+
+def recurrent() -> Iterator[Case]:
+    """Lengths that differ, sizes that end inside a block of codes, clips that stop numbers."""
+    make = generator(7)
+    for mode, sizes, reverse, hidden, clip in SHAPES:
+        spec = _spec(clip, per_channel=hidden == 19)
+        slot_x, slot_w, slot_g = spec.output_input, spec.output_weight, spec.grad_input_grad
+        assert slot_x is not None and slot_w is not None and slot_g is not None
+        batch, rows, wide = sizes[0], sum(sizes), GATES[mode] * hidden
+        alpha = torch.tensor([0.4, 0.3] if clip == "two_sided" else [0.4])
+        weight = torch.randn(wide, hidden, generator=make) / hidden**0.5
+        bias = torch.randn(wide, generator=make) if mode == "gru" else None
+        gx = torch.randn(rows, wide, generator=make)
+        h0 = torch.randn(batch, hidden, generator=make) * 0.5
+        c0 = torch.randn(batch, hidden, generator=make) if mode == "lstm" else None
+        sequence = Sequence(mode, sizes, reverse)
+        gemms = [StepGemm(spec, Draw(0, 0, 0))]
+        weights = Weights(weight, bias, alpha)
+        out = forward(gx, h0, c0, weights, sequence, gemms, True)
+        kept, inputs = out.kept[0], out.inputs[0]
+        assert inputs is not None
+        forward_w = forward(
+            gx,
+            h0,
+            c0,
+            weights,
+            sequence,
+            [StepGemm(replace(spec, grad_input_weight="same"), Draw(0, 0, 0))],
+            True,
+        ).kept[0][4:]
+        fit = fit_slot(weight, slot_x, alpha)
+        zero = None if fit.zero_point is None else float(fit.zero_point)
+        table = table_of(slot_x.format, int(zero or 0))
+        values: dict[str, Value] = {
+            "cell": CELLS[mode],
+            "sizes": list(sizes),
+            "reverse": int(reverse),
+            "hidden": hidden,
+            **_rule("x", step_rule(slot_x, float(fit.inv), float(fit.scale), zero, table), table),
+            **_weights("x", Codes.of(forward_w[0], (wide, hidden), slot_w.format), forward_w[1]),
+            "gx": gx,
+            "h0": h0,
+            "y": out.y,
+            "h": out.h,
+            "gates": out.gates,
+            "multiplied": inputs,
+        }
+        if bias is not None:
+            values["bias"] = bias
+        if c0 is not None:
+            values |= {"c0": c0, "c": out.c, "before": out.before}
+        scale = torch.tensor([64.0])
+        dy = torch.randn(rows, hidden, generator=make)
+        dh = torch.randn(batch, hidden, generator=make)
+        dc = torch.randn(batch, hidden, generator=make) if c0 is not None else None
+        found = backward(dy, dh, dc, out, weights, sequence, gemms, [scale], [True])
+        table = table_of(slot_g.format)
+        unit = slot_g.format.unit or 1.0
+        dalpha, amax = found.dalpha[0], found.amax[0]
+        assert dalpha is not None and amax is not None
+        values |= {
+            **_rule("g", step_rule(slot_g, 64.0, unit / 64.0, None, table), table),
+            **_weights("g", Codes.of(kept[4], (wide, hidden), slot_w.format), kept[5]),
+            "mask": kept[3],
+            "codes": kept[0],
+            "sides": torch.frombuffer(
+                bytearray(sides(slot_x.format, int(zero or 0))), dtype=torch.int8
+            ),
+            "two_sided": int(clip == "two_sided"),
+            "dy": dy,
+            "dh0": dh,
+            "dh": found.h,
+            "dgx": found.gx,
+            "dgh": found.results[0],
+            "dalpha": dalpha,
+            "amax": amax,
+        }
+        if dc is not None:
+            values |= {"dc0": dc, "dc": found.c}
+        if torch.equal(kept[4], forward_w[0]):
+            del values["packed_g"]  # those of x
+        yield f"{mode} {len(sizes)}x{batch}x{hidden} reverse={reverse}", values
