@@ -59,6 +59,32 @@ Product product(int64_t m, int64_t n, int64_t k, const Operand& a, const Operand
           limit};
 }
 
+// Every matrix of a batch starts at a byte: 4-bit codes of one fill whole blocks.
+Batch batch(int64_t count, int64_t m, int64_t n, int64_t k, const Operand& a, const Operand& b,
+            const Span& out, int threads, int64_t limit) {
+  const int64_t rows_a = checked_product(count, m, "gemm_batch a");
+  const int64_t rows_b = checked_product(count, n, "gemm_batch b");
+  const Matrix all_a = matrix(a, rows_a, k, true, "gemm_batch a");
+  const Matrix all_b = matrix(b, rows_b, k, false, "gemm_batch b");
+  if (limit < 1 || limit > INT32_MAX) throw std::invalid_argument("gemm: limit is beyond int32");
+  const int64_t codes_a = checked_product(m, k, "gemm_batch a");
+  const int64_t codes_b = checked_product(n, k, "gemm_batch b");
+  if (count > 1 &&
+      ((all_a.bits == 4 && codes_a % 64 != 0) || (all_b.bits == 4 && codes_b % 64 != 0)))
+    throw std::invalid_argument("gemm_batch: 4-bit matrices must be whole blocks of 64 codes");
+  Batch of{{m, n, k, all_a, all_b, nullptr, threads, limit},
+           count,
+           all_a.bits == 4 ? codes_a / 2 : codes_a,
+           all_b.bits == 4 ? codes_b / 2 : codes_b,
+           checked_product(m, n, "gemm_batch out")};
+  of.first.a.free = m;
+  of.first.b.free = n;
+  of.first.out =
+      checked_array<float>(std::get<0>(out), std::get<1>(out),
+                           checked_product(count, of.out_step, "gemm_batch out"), "gemm_batch out");
+  return of;
+}
+
 BlockScales scales(const Span& span, int64_t along_free, int64_t along_block, int64_t free,
                    int64_t blocks, const char* what) {
   int64_t last = 0, other = 0;
@@ -83,6 +109,14 @@ void bind_gemm(nb::module_& m) {
     const Vector add = vector(bias, n, "gemm bias");
     nb::gil_scoped_release release;
     gemm(p, s_a, s_b, add);
+  });
+  m.def("gemm_batch", [](int64_t count, int64_t m, int64_t n, int64_t k, const Operand& a,
+                         const Operand& b, const Span& scale_a, const Span& scale_b,
+                         const Span& out, int threads, int64_t limit) {
+    const Batch of = batch(count, m, n, k, a, b, out, threads, limit);
+    const Vector s_a = vector(scale_a, 1, "gemm scale_a"), s_b = vector(scale_b, 1, "gemm scale_b");
+    nb::gil_scoped_release release;
+    gemm_batch(of, s_a, s_b);
   });
   m.def("block_gemm",
         [](int64_t m, int64_t n, int64_t k, const Operand& a, const Operand& b, int64_t block,

@@ -29,6 +29,16 @@ struct Product {
 
 void gemm(const Product& product, Vector scale_a, Vector scale_b, Vector bias);
 
+// `count` products of one shape; the next one's operands and result lie so many bytes (floats)
+// behind. One scale an operand. The products are shared by the threads.
+struct Batch {
+  Product first;
+  int64_t count;
+  int64_t a_step, b_step, out_step;
+};
+
+void gemm_batch(const Batch& batch, Vector scale_a, Vector scale_b);
+
 // scale(free, block) = at[free * along_free + block * along_block]
 struct BlockScales {
   const float* at;

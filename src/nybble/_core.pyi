@@ -37,6 +37,20 @@ def gemm(
     limit: int,
     /,
 ) -> None: ...
+def gemm_batch(
+    count: int,
+    m: int,
+    n: int,
+    k: int,
+    a: _Operand,
+    b: _Operand,
+    scale_a: _Span,
+    scale_b: _Span,
+    out: _Span,
+    threads: int,
+    limit: int,
+    /,
+) -> None: ...
 def block_gemm(
     m: int,
     n: int,

@@ -7,11 +7,11 @@
 A layer changes its class, nothing else: parameters, buffers, hooks, names and every reference to
 it stay. Layers whose class nybble does not know are left alone and listed by `summary`.
 
-Each Gemm of a recurrent layer counts as a layer (`lstm.ih_l0`); a rule that names the whole means
-all of them. In a network that begins with a recurrent layer, its first input-hidden Gemm (one for
-each direction) is the first layer, unless an embedding stands before it, which is then the first
-and stays as it is; in one that ends with a recurrent layer, all Gemms of its top layer are the
-last.
+Each Gemm of a recurrent layer counts as a layer (`lstm.ih_l0`), and so does each projection of
+`nn.MultiheadAttention` (`attention.in_proj`); a rule that names the whole means all of them. In a
+network that begins with a recurrent layer, its first input-hidden Gemm (one for each direction) is
+the first layer, unless an embedding stands before it: then no layer is. In one that ends with a
+recurrent layer, all Gemms of its top layer are the last.
 """
 
 from __future__ import annotations
@@ -22,7 +22,8 @@ from itertools import chain
 from typing import Literal
 
 import torch
-from torch import Tensor, nn
+from torch import nn
+from torch.nn.utils import parametrize
 
 from nybble.errors import UserError, suggest
 from nybble.nn.fastpath import allow_fast_paths, block_fast_paths
@@ -33,21 +34,16 @@ from nybble.nn.memory import (
     resolve_memory,
     restore_memory,
 )
-from nybble.nn.recurrent import (
-    Recurrent,
-    RecurrentGemm,
-    attach_gemm,
-    recurrent_class,
-    top_names,
-)
-from nybble.nn.registry import converted_class, layer_names, layer_types, quantized_layers
+from nybble.nn.multihead import MultiheadAttention
+from nybble.nn.parts import Target, adopt, check_release, release, targets, weights_of
+from nybble.nn.recurrent import Recurrent
+from nybble.nn.registry import quantized_layers
 from nybble.nn.state import QuantizedLayer
 from nybble.ops.dispatch import choose_backend, runs_native
-from nybble.ops.geometry import Geometry
-from nybble.ops.native.plan import GEMMS, Reason, why_not
-from nybble.ops.native.recurrent import why_not_native
+from nybble.ops.native.plan import GEMMS
 from nybble.ops.spec import LayerSpec
 from nybble.recipes import LayerFacts, Recipe, get_recipe
+from nybble.recipes.recipe import OPTIONAL, name_matches
 
 Rules = Mapping[str, "str | Recipe | LayerSpec | None"]
 Inputs = Literal["unsigned", "signed"]
@@ -102,25 +98,27 @@ def convert(
     if any(True for _ in chain(quantized_layers(model), memory_layers(model))):
         raise UserError("the model is converted already: call nybble.revert(model) first")
     layers = convertible_layers(model)
+    others = [name for name, _ in unconverted_layers(model) + table_layers(model)]
+    user_rules = _user_rules(rules or {}, [facts for facts, _ in layers], others)
     if strict:
-        refuse_unconverted(model)
-    user_rules = _user_rules(rules or {}, [facts for facts, _ in layers])
-    planned = []
-    for index, (facts, module) in enumerate(layers):
+        tables = chosen.resolve(LayerFacts("", frozenset({"embedding"}), frozenset()))[0]
+        refuse_unconverted(model, user_rules, tables=tables is not None)
+    planned: list[Planned] = []
+    for index, (facts, target) in enumerate(layers):
         spec, why = _resolve(facts, user_rules, chosen)
         if spec is not None and spec.quantizes:
-            planned.append((index, facts.name, module, spec, why))
-        elif facts.owner is not None:  # the rest of its layer may be converted
-            planned.append((index, facts.name, module, LayerSpec(), why))
+            planned.append((index, target, spec, why))
+        elif target.bound:  # the rest of its module may be converted
+            planned.append((index, target, LayerSpec(), why))
     planned = _without_float(planned)
     if strict:  # before the first layer is changed
-        for _, name, module, spec, _ in planned:
-            refuse_fallback(name, module, spec, backend)
-    for index, name, module, spec, why in planned:
-        layer = quantized_form(name, module)
+        for _, target, spec, _ in planned:
+            refuse_fallback(target, spec, backend)
+    for index, target, spec, why in planned:
+        layer = target.place()
         layer.attach_(
             spec,
-            name=name,
+            name=target.name,
             rule=why,
             backend=backend,
             accumulate=accumulate,
@@ -128,14 +126,16 @@ def convert(
             index=index,
             inputs=inputs,
         )
-        if runs_native(backend, layer.weight):
+        if runs_native(backend, target.sample):
             channels_last_(layer)
-    if not layers and chosen.spec.quantizes:
+    multiplying = any(not facts.types.intersection(OPTIONAL) for facts, _ in layers)
+    if not multiplying and not planned and chosen.spec.quantizes:
         warnings.warn(
             f"convert found no layer that {chosen.name} could convert in {type(model).__name__};"
             " nybble.summary(model, example_input) lists what was not converted",
             stacklevel=2,
         )
+    adopt(model)
     block_fast_paths(model)
     if memory is not None:
         compress_memory(model, memory, backend)
@@ -149,33 +149,11 @@ def revert(model: nn.Module) -> nn.Module:
     >>> type(model[0]) is nn.Linear
     True
     """
-    layers = list(quantized_layers(model))
-    for name, layer in layers:
-        whole = layer.nybble_owner if isinstance(layer, RecurrentGemm) else layer
-        if not issubclass(type(whole).__bases__[0], QuantizedLayer | Recurrent):
-            raise UserError(
-                f"revert: layer {name!r} was changed after its conversion (its class is"
-                f" {type(whole).__name__}): take the parametrization away first"
-            )
+    check_release(model)
     restore_memory(model)
     allow_fast_paths(model)
-    for _, layer in layers:
-        layer.revert_()
+    release(model)
     return model
-
-
-def quantized_form(name: str, module: nn.Module) -> QuantizedLayer:
-    """The layer `name` with its class changed, or the Gemm of that name of a recurrent layer;
-    without its state yet."""
-    if recurrent_class(module) is not None or isinstance(module, Recurrent):
-        return attach_gemm(module, name.rpartition(".")[2])
-    cls = converted_class(module)
-    if cls is None:
-        raise TypeError(f"{name} lost its class while it was converted")
-    module.__class__ = cls
-    if not isinstance(module, QuantizedLayer):
-        raise TypeError(f"{cls.__name__} is no QuantizedLayer")
-    return module
 
 
 def loss_scale(model: nn.Module) -> float:
@@ -188,97 +166,114 @@ def loss_scale(model: nn.Module) -> float:
     return max((layer.nybble_spec.loss_scale for _, layer in quantized_layers(model)), default=1.0)
 
 
-def convertible_layers(model: nn.Module) -> list[tuple[LayerFacts, nn.Module]]:
-    """(facts, module) of every layer that has a converted class, in module order; of each Gemm of
-    a recurrent layer, with that layer as module."""
-    found: list[tuple[str, str, nn.Module]] = []
-    embedded = False
-    for owner, module in model.named_modules():
-        if not found and isinstance(module, nn.Embedding):
-            embedded = True
-        found += [(name, owner, module) for name in layer_names(owner, module)]
-    types = [layer_types(module) for _, _, module in found]
-    family = _family(types)
+def convertible_layers(model: nn.Module) -> list[tuple[LayerFacts, Target]]:
+    """(facts, target) of every layer that can be converted, in module order.
+
+    First and last are the first and the last that multiply weights: embeddings and products of
+    attention, which recipes leave alone unless asked, are neither.
+    """
+    found = list(targets(model))
+    multiplying = [t for t in found if not t.types.intersection(OPTIONAL) and t.part not in _SECOND]
+    first, last = _ends(model, multiplying)
+    family = _family([target.types for target in found])
     layers = []
-    for i, (name, owner, module) in enumerate(found):
-        position = set()
-        part, whole = None, None
-        if recurrent_class(module) is not None:
-            part, whole = name.rpartition(".")[2], owner
-            first, last = top_names(module)
-            first = set() if embedded else first
-            if not part.startswith("ih"):
-                types[i] |= {"time-loop"}
-        if module is found[0][2] and (part is None or part in first):
-            position.add("first")
-        if module is found[-1][2] and (part is None or part in last):
-            position.add("last")
-        layers.append((LayerFacts(name, types[i], frozenset(position), family, whole), module))
+    for target in found:
+        position = {"first": target.name in first, "last": target.name in last}
+        at = frozenset(end for end, here in position.items() if here)
+        layers.append((LayerFacts(target.name, target.types, at, family, target.owner), target))
     return layers
 
 
+def _ends(model: nn.Module, multiplying: list[Target]) -> tuple[set[str], set[str]]:
+    """Names of the first layers and of the last ones: more than one at a recurrent stack."""
+    if not multiplying:
+        return set(), set()
+    bottom, top = multiplying[0], multiplying[-1]
+    if not bottom.bound:
+        first = {bottom.name}
+    elif _behind_embedding(model, bottom.module):
+        first = set()
+    else:
+        first = {t.name for t in multiplying if t.module is bottom.module and t.ends[0]}
+    if not top.bound:
+        return first, {top.name}
+    return first, {t.name for t in multiplying if t.module is top.module and t.ends[1]}
+
+
+def _behind_embedding(model: nn.Module, module: nn.Module) -> bool:
+    for other in model.modules():
+        if other is module:
+            return False
+        if isinstance(other, nn.Embedding):
+            return True
+    return False
+
+
+# Projections that self-attention does not call.
+_SECOND = ("k_proj", "v_proj")
+
+
 def unconverted_layers(model: nn.Module) -> list[tuple[str, str]]:
-    """(name, class name) of modules that multiply weights of two or more dimensions themselves,
-    and are not converted: nothing is silently skipped."""
+    """(name, class name) of modules that hold weights of two or more dimensions and are not
+    converted: nothing is silently skipped. Normalisation multiplies element by element and is not
+    meant; embeddings are listed by `table_layers`."""
     missed = []
+    inner: set[int] = set()  # what belongs to a module that was judged already
     for name, module in model.named_modules():
-        if isinstance(module, QuantizedLayer | Recurrent):
+        if parametrize.is_parametrized(module):
+            inner.update(id(part) for part in module.parametrizations.modules())
+        if isinstance(module, MultiheadAttention | Recurrent):
             continue
-        weights = [
-            p for p in module.parameters(recurse=False) if p.dim() >= 2 and p.is_floating_point()
-        ]
-        if weights:
+        skipped = isinstance(module, QuantizedLayer | nn.LayerNorm | nn.RMSNorm | nn.GroupNorm)
+        if skipped or id(module) in inner or isinstance(module, nn.Embedding):
+            continue
+        if weights_of(module):
             missed.append((name, type(module).__name__))
     return missed
 
 
-def refuse_unconverted(model: nn.Module) -> None:
-    """Raise UserError if some layer with weights has no converted class."""
-    known = {name for facts, _ in convertible_layers(model) for name in (facts.name, facts.owner)}
-    missed = [f"{n} ({cls})" for n, cls in unconverted_layers(model) if n not in known]
+def table_layers(model: nn.Module) -> list[tuple[str, str]]:
+    """(name, class name) of embeddings in float32: a look-up multiplies nothing."""
+    return [
+        (name, type(module).__name__)
+        for name, module in model.named_modules()
+        if isinstance(module, nn.Embedding) and not isinstance(module, QuantizedLayer)
+    ]
+
+
+def refuse_unconverted(
+    model: nn.Module,
+    user_rules: list[tuple[str, LayerSpec | Recipe | None]],
+    *,
+    tables: bool,
+) -> None:
+    """Raise UserError if some layer with weights has no converted class, and no rule accepts it.
+    tables: look-up tables are to be converted too."""
+    known = {name for target in targets(model) for name in (target.name, target.owner)}
+    accepted = [pattern for pattern, value in user_rules if value is None]
+    missed = [
+        f"{name} ({cls})"
+        for name, cls in unconverted_layers(model) + (table_layers(model) if tables else [])
+        if name not in known and not any(name_matches(pattern, name) for pattern in accepted)
+    ]
     if missed:
         raise UserError(
-            f"strict=True: {len(missed)} layers multiply weights and cannot be converted:"
+            f"strict=True: {len(missed)} layers hold weights and cannot be converted:"
             f" {', '.join(missed[:5])}; name them in rules as None, or use strict=False"
         )
 
 
-def refuse_fallback(name: str, module: nn.Module, spec: LayerSpec, backend: str) -> None:
+def refuse_fallback(target: Target, spec: LayerSpec, backend: str) -> None:
     """Raise UserError if a Gemm of a native layer would fall back to the reference backend."""
-    weight = next(module.parameters()) if layer_part(name, module) else module.weight
-    if not isinstance(weight, Tensor) or not runs_native(backend, weight):
+    if "embedding" in target.types or not runs_native(backend, target.sample):
         return
     for gemm in GEMMS:
-        reason = reason_not_native(module, spec, gemm, layer_part(name, module))
+        reason = target.why_not_native(spec, gemm)
         if reason is not None and not reason.by_recipe:
             raise UserError(
-                f"strict=True: the {gemm} Gemm of {name} would run on the reference backend"
+                f"strict=True: the {gemm} Gemm of {target.name} would run on the reference backend"
                 f" ({reason.text}); use backend='reference' or strict=False"
             )
-
-
-def layer_part(name: str, module: nn.Module) -> str | None:
-    """Which Gemm of a recurrent layer `name` is; None for other layers."""
-    if isinstance(module, RecurrentGemm):
-        return module.nybble_part
-    return name.rpartition(".")[2] if recurrent_class(module) is not None else None
-
-
-def reason_not_native(
-    module: nn.Module, spec: LayerSpec, gemm: str, part: str | None = None
-) -> Reason | None:
-    """Why a Gemm of a native layer runs on the reference backend; None if it does not."""
-    if isinstance(module, RecurrentGemm):
-        part = module.nybble_part
-        module = module.nybble_owner
-    if part is None or part.startswith("ih") or gemm == "grad_weight":
-        return why_not(spec, Geometry("linear") if part else layer_geometry(module), gemm)
-    return why_not_native(spec, gemm, bool(getattr(module, "proj_size", 0)))
-
-
-def layer_geometry(module: nn.Module) -> Geometry:
-    """The kind of Gemm of a layer; its stride and padding do not matter here."""
-    return Geometry("conv2d" if "conv" in layer_types(module) else "linear")
 
 
 def channels_last_(layer: QuantizedLayer) -> None:
@@ -287,7 +282,9 @@ def channels_last_(layer: QuantizedLayer) -> None:
     Convolutions with such a weight return channels-last images, in torch as well, so everything
     behind the first one works in the layout of the native kernels.
     """
-    if layer.weight.dim() == 4:
+    if parametrize.is_parametrized(layer) or not isinstance(layer, nn.modules.conv._ConvNd):
+        return
+    if layer.weight.dim() == 4 and isinstance(layer.weight, nn.Parameter):
         with torch.no_grad():
             layer.weight.data = layer.weight.data.contiguous(memory_format=torch.channels_last)
 
@@ -301,18 +298,19 @@ def _family(types: list[frozenset[str]]) -> frozenset[str]:
     return frozenset({"bottleneck"}) if 2 * ones > len(convs) else frozenset()
 
 
-Planned = tuple[int, str, nn.Module, LayerSpec, str]
+Planned = tuple[int, Target, LayerSpec, str]
 
 
 def _without_float(planned: list[Planned]) -> list[Planned]:
     """Recurrent layers of which no Gemm leaves float32 stay torch's own."""
-    changed = {id(module) for _, _, module, spec, _ in planned if spec.quantizes}
-    return [entry for entry in planned if id(entry[2]) in changed]
+    changed = {id(target.module) for _, target, spec, _ in planned if spec.quantizes}
+    return [entry for entry in planned if id(entry[1].module) in changed]
 
 
 def _user_rules(
-    rules: Rules, layers: list[LayerFacts]
+    rules: Rules, layers: list[LayerFacts], others: list[str]
 ) -> list[tuple[str, LayerSpec | Recipe | None]]:
+    """The rules, checked; `others` are layers that cannot be converted, which None accepts."""
     names = list(dict.fromkeys(facts.owner or facts.name for facts in layers))
     resolved: list[tuple[str, LayerSpec | Recipe | None]] = []
     if not isinstance(rules, Mapping):
@@ -325,10 +323,18 @@ def _user_rules(
                 f"rule {pattern!r} is {value!r}: use a recipe, a LayerSpec, or None for float32"
             )
         if not any(facts.named(pattern) for facts in layers):
+            other = next((name for name in others if name_matches(pattern, name)), None)
+            if other is not None and value is None:
+                resolved.append((pattern, None))
+                continue
+            if other is not None:
+                raise UserError(
+                    f"rule {pattern!r}: {other} has no converted class; None leaves it in float32"
+                )
             shown = ", ".join(names[:8]) + (", ..." if len(names) > 8 else "")
             raise UserError(
                 f"rule {pattern!r} matches no layer; the layers are {shown}."
-                f"{suggest(pattern, names)}"
+                f"{suggest(pattern, [*names, *(facts.name for facts in layers)])}"
             )
         resolved.append((pattern, get_recipe(value) if isinstance(value, str) else value))
     return resolved
@@ -337,9 +343,13 @@ def _user_rules(
 def _resolve(
     facts: LayerFacts, user_rules: list[tuple[str, LayerSpec | Recipe | None]], recipe: Recipe
 ) -> tuple[LayerSpec | None, str]:
+    optional = bool(facts.types.intersection(OPTIONAL))
+    chosen, rule = recipe.resolve(facts)
     for pattern, value in user_rules:
-        if facts.named(pattern):
+        # A regular expression, or the name of the whole, changes what an optional layer does, but
+        # does not bring it in.
+        reaches = not optional or chosen is not None or pattern == facts.name
+        if reaches and facts.named(pattern):
             spec = value.spec if isinstance(value, Recipe) else value
             return spec, f"user rule {pattern}"
-    spec, rule = recipe.resolve(facts)
-    return spec, recipe.name if rule is None else f"{recipe.name}: {rule.describe()}"
+    return chosen, recipe.name if rule is None else f"{recipe.name}: {rule.describe()}"

@@ -24,10 +24,10 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from nybble.convert import quantized_form
 from nybble.errors import UserError
 from nybble.nn.fastpath import block_fast_paths
-from nybble.nn.registry import layer_names, quantized_layers
+from nybble.nn.parts import adopt, targets
+from nybble.nn.registry import quantized_layers
 from nybble.nn.state import STATE
 from nybble.ops.dispatch import choose_backend
 from nybble.ops.spec import LayerSpec
@@ -142,16 +142,14 @@ def _layers(model: nn.Module) -> dict[str, dict[str, Any]]:
 def _match(model: nn.Module, layers: dict[str, dict[str, Any]], path: Path) -> None:
     present = dict(quantized_layers(model))
     if not present:
-        modules = dict(model.named_modules())
-        owners = {n: m for owner, m in modules.items() for n in layer_names(owner, m)}
-        found = []
-        for name, info in layers.items():
-            module = owners.get(name)
-            if module is None:
+        places = {target.name: target for target in targets(model)}
+        for name in layers:
+            if name not in places:
                 raise UserError(f"load: {path} has a converted layer {name!r}, the model has none")
-            found.append((name, module, info))
-        for entry in found:
-            _attach(*entry)
+        for name, info in layers.items():
+            layer = places[name].place()
+            layer.attach_(name=name, backend=choose_backend("auto"), inputs=None, **info)
+        adopt(model)
         block_fast_paths(model)
         return
     if set(present) != set(layers):
@@ -163,11 +161,6 @@ def _match(model: nn.Module, layers: dict[str, dict[str, Any]], path: Path) -> N
                 f"load: layer {name!r} of {path} has another recipe than this model's;"
                 " load it into the plain model"
             )
-
-
-def _attach(name: str, module: nn.Module, info: dict[str, Any]) -> None:
-    layer = quantized_form(name, module)
-    layer.attach_(name=name, backend=choose_backend("auto"), inputs=None, **info)
 
 
 def _check_shapes(own: dict[str, Tensor], tensors: dict[str, Tensor], path: Path) -> None:

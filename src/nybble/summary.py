@@ -7,10 +7,11 @@ layer is what was saved while it ran. Parameters that autograd merely refers to 
 A Gemm that is not needed (grad_input of a layer whose input has no gradient, grad_weight of a
 frozen weight) has no MACs.
 
-Products that belong to no layer listed here (attention's QK^T and PV, `nn.Conv1d`, ...) are counted
-by `products.py` and stand in one line, so that the shares are those of the whole model. A converted
-recurrent layer has the rows of its Gemms, with the MACs of all time steps. Not done here: fused
-recurrent layers, whose products it does not see; they are named as not converted.
+Products that belong to no layer listed here (attention's QK^T and PV in float32, a module's own)
+are counted by `products.py` and stand in one line, so that the shares are those of the whole model.
+A converted recurrent layer has the rows of its Gemms, with the MACs of all time steps. Modules that
+hold weights and have no converted class are named, and so are look-up tables in float32. Not done
+here: fused recurrent layers, whose products it does not see; they are named as not converted.
 """
 
 from __future__ import annotations
@@ -18,16 +19,20 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 
-from nybble.convert import loss_scale, reason_not_native, unconverted_layers
+from nybble.convert import loss_scale, table_layers, unconverted_layers
 from nybble.errors import UserError
+from nybble.nn.attention import Product
+from nybble.nn.embedding import Embedding
 from nybble.nn.memory import not_joined
 from nybble.nn.memory.base import passive
 from nybble.nn.memory.report import Kept, KeptWatch
+from nybble.nn.multihead import Projection
+from nybble.nn.parts import reason_not_native
 from nybble.nn.recurrent import RecurrentGemm
 from nybble.nn.registry import converted_class
 from nybble.nn.state import QuantizedLayer
@@ -81,6 +86,7 @@ class Summary:
     unconverted: tuple[tuple[str, str], ...]
     clips: tuple[str, ...]
     loss_scale: float
+    tables: tuple[tuple[str, str], ...] = ()
     kept: tuple[Kept, ...] = ()
     not_joined: tuple[tuple[str, str], ...] = ()
 
@@ -93,7 +99,9 @@ class Summary:
         return sum(row.share for row in self.rows if max(row.bits) <= bits)
 
     def __str__(self) -> str:
-        widths = (28, 8, 12, 26, 8, 12, 14, 7, 12)
+        longest = max((len(row.layer) for row in self.rows), default=0)
+        kinds = max((len(row.type) for row in self.rows), default=0)
+        widths = (max(28, longest), max(8, kinds), 12, 26, 8, 12, 14, 7, 12)
         head = (
             "layer",
             "type",
@@ -144,6 +152,10 @@ class Summary:
                 for name, why in self.not_joined
             ]
         lines += [f"not converted: {name} ({cls})" for name, cls in self.unconverted]
+        lines += [
+            f"a look-up in float32, which multiplies nothing: {name} ({cls})"
+            for name, cls in self.tables
+        ]
         if self.loss_scale != 1:
             lines.append(
                 f"loss scale: layers of 8 or 16 bits have no scale of their own; in a loop of your"
@@ -169,7 +181,13 @@ def summary(model: nn.Module, example_input: Any) -> Summary:
     >>> [row.gemm for row in summary(model, torch.ones(4, 8)).rows][:3]
     ['output', 'grad_input', 'grad_weight']
     """
-    twin = copy.deepcopy(model).train()
+    try:
+        twin = copy.deepcopy(model).train()
+    except RuntimeError as error:
+        raise UserError(
+            f"summary runs a copy of the model, which cannot be copied ({error}); with"
+            " torch.nn.utils.weight_norm or spectral_norm, use torch.nn.utils.parametrizations"
+        ) from error
     calls: dict[str, int] = {}
     flowing: dict[str, int] = {}  # the part of `calls` whose input has a gradient
     saved: dict[str, int] = {}
@@ -178,8 +196,10 @@ def summary(model: nn.Module, example_input: Any) -> Summary:
     layers = {
         name: module
         for name, module in twin.named_modules()
-        if isinstance(module, QuantizedLayer) or converted_class(module) is not None
+        if isinstance(module, QuantizedLayer)
+        or (converted_class(module) is not None and not isinstance(module, nn.Embedding))
     }
+    second: dict[str, int] = {}  # products whose second operand has a gradient
 
     def pack(tensor: Tensor) -> Tensor:
         storage = tensor.untyped_storage()
@@ -196,23 +216,26 @@ def summary(model: nn.Module, example_input: Any) -> Summary:
     watch = KeptWatch(twin, layers)
     for name, module in layers.items():
         module.register_forward_pre_hook(passive(_enter(name, stack)))
-        leave = passive(_leave(name, stack, calls, flowing))
+        leave = passive(_leave(name, stack, calls, flowing, second))
         module.register_forward_hook(leave, with_kwargs=True)
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor), torch.enable_grad():
         with OtherProducts(stack) as other:
             output = _call(twin, example_input)
         _scalar(output).backward()
     macs: dict[tuple[str, str], int] = {}
-    for name, module in layers.items():
+    for name in layers:
         macs[name, "output"] = calls.get(name, 0)
         macs[name, "grad_input"] = flowing.get(name, 0)
-        trained = isinstance(module.weight, Tensor) and module.weight.requires_grad
-        macs[name, "grad_weight"] = calls.get(name, 0) if trained else 0
+        macs[name, "grad_weight"] = second.get(name, 0)
     total = sum(macs.values()) + other.macs
     rows = []
     for name, module in layers.items():
+        if isinstance(module, Projection) and name not in calls:
+            continue  # keys of self-attention go through in_proj
         spec = module._resolved_spec() if isinstance(module, QuantizedLayer) else LayerSpec()
         for gemm, *slots in GEMMS:
+            if isinstance(module, Embedding) and gemm == "grad_input":
+                continue
             rows.append(_row(name, module, spec, gemm, slots, macs[name, gemm], total))
     return Summary(
         rows=tuple(rows),
@@ -220,6 +243,7 @@ def summary(model: nn.Module, example_input: Any) -> Summary:
         saved_bytes=sum(saved.values()),
         other_macs=other.macs,
         unconverted=tuple(unconverted_layers(model)),
+        tables=tuple(table_layers(model)),
         clips=tuple(
             name
             for name, module in layers.items()
@@ -241,6 +265,8 @@ def _row(
     total: int,
 ) -> Row:
     left, right = (spec.slot(slot) for slot in slots)
+    if isinstance(module, Embedding):
+        return _table_row(name, module, gemm, left, right, total)
     converted = isinstance(module, QuantizedLayer)
     backend, fallback = _backend(module, spec, gemm)
     return Row(
@@ -263,6 +289,28 @@ def _row(
             "" if left is None else left.scale.short,
             "" if right is None else right.scale.short,
         ),
+    )
+
+
+def _table_row(name: str, module: Embedding, gemm: str, left: Slot, right: Slot, total: int) -> Row:
+    """A look-up: one operand, no products."""
+    slot = right if gemm == "output" else left
+    backend = "native" if runs_native(module.nybble_backend, module.weight) else "reference"
+    what = "" if slot is None else slot.format.name
+    return Row(
+        layer=name,
+        type=type(module).__name__,
+        gemm={"output": "look-up", "grad_weight": "grad_weight"}.get(gemm, gemm),
+        left=what or "fp32",
+        right="index",
+        bits=(32 if slot is None else slot.format.bits, 0),
+        accumulator="exact" if slot is not None and slot.format.unit is not None else "fp32",
+        backend=f"{backend} {active_isa()}" if backend == "native" else backend,
+        fallback="",
+        macs=0,
+        share=0.0,
+        rule=module.nybble_rule,
+        scales=("" if slot is None else slot.scale.short, ""),
     )
 
 
@@ -301,35 +349,54 @@ def _enter(name: str, stack: list[str]) -> Callable[..., None]:
 
 
 def _leave(
-    name: str, stack: list[str], calls: dict[str, int], flowing: dict[str, int]
+    name: str,
+    stack: list[str],
+    calls: dict[str, int],
+    flowing: dict[str, int],
+    second: dict[str, int],
 ) -> Callable[..., None]:
     def hook(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
         stack.pop()
-        inputs = (*args, *kwargs.values())
-        flows = any(isinstance(x, Tensor) and x.requires_grad for x in inputs)
-        counted = {}
-        if isinstance(module, RecurrentGemm):
-            rows = (output if isinstance(output, Tensor) else output[0]).shape[0]
-            counted = {
-                name.removesuffix(module.nybble_part) + part: rows * weight.numel()
-                for part, weight in module.products()
-            }
-        elif isinstance(output, Tensor):
-            counted = {name: _macs(module, output)}
-        for layer, macs in counted.items():
+        for layer, macs, flows, learns in _counted(name, module, (*args, *kwargs.values()), output):
             calls[layer] = calls.get(layer, 0) + macs
             if flows:
                 flowing[layer] = flowing.get(layer, 0) + macs
+            if learns:
+                second[layer] = second.get(layer, 0) + macs
 
     return hook
 
 
-def _macs(module: nn.Module, output: Tensor) -> int:
-    weight = module.weight
-    if not isinstance(weight, Tensor):
+Counted = tuple[str, int, bool, bool]
+
+
+def _counted(name: str, module: nn.Module, given: tuple[Any, ...], output: Any) -> list[Counted]:
+    """(layer, MACs of its forward Gemm, whether its first operand has a gradient, whether its
+    second has one) of every Gemm that this call of a module has computed."""
+    inputs = [x for x in given if isinstance(x, Tensor)]
+    if isinstance(module, RecurrentGemm):
+        rows = (output if isinstance(output, Tensor) else output[0]).shape[0]
+        whole = name.removesuffix(module.nybble_part)
+        return [
+            (whole + part, rows * w.numel(), module.flows(part, inputs), w.requires_grad)
+            for part, w in module.products()
+        ]
+    if not isinstance(output, Tensor):
+        return []
+    second = isinstance(module, Product | Projection)  # its second input is its weight
+    weight = inputs[1] if second else cast(Tensor, module.weight)
+    flows = any(x.requires_grad for x in (inputs[:1] if second else inputs))
+    return [(name, _macs(module, inputs[0], weight, output), flows, weight.requires_grad)]
+
+
+def _macs(module: nn.Module, x: Tensor, weight: Tensor, output: Tensor) -> int:
+    """Of the forward Gemm; each backward one costs as much."""
+    if isinstance(module, Embedding):
         return 0
-    if isinstance(module, nn.Conv2d):
-        return output.numel() * weight[0].numel()
+    if isinstance(module, nn.modules.conv._ConvNd):
+        return (x if module.transposed else output).numel() * weight[0].numel()
+    if isinstance(module, Product | Projection):
+        return output.numel() * weight.shape[-1]
     outputs = output.shape[-1]
     return output.numel() * (weight.numel() // outputs) if outputs else 0
 

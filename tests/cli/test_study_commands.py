@@ -224,6 +224,19 @@ def test_summary_prints_every_gemm(capsys: pytest.CaptureFixture[str]) -> None:
     assert {row["bits"][0] for row in rows if row["layer"] == "classifier"} == {32}
 
 
+def test_summary_of_a_model_of_transformers(capsys: pytest.CaptureFixture[str]) -> None:
+    pytest.importorskip("transformers")
+    words = ["summary", "hf:gpt2", "--recipe", "sun2020:attention=yes+embedding=yes"]
+    assert main(words) == 0
+    out = capsys.readouterr().out
+    assert out.startswith(
+        "hf:gpt2, recipe sun2020:attention=yes+embedding=yes, input input_ids 2 x 8"
+    )
+    for name in ("attn.qk_product", "attn.pv_product", "mlp.c_fc", "transformer.wte", "lm_head"):
+        assert name in out
+    assert "(other products)" not in out and "not converted" not in out
+
+
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
@@ -234,6 +247,8 @@ def test_summary_prints_every_gemm(capsys: pytest.CaptureFixture[str]) -> None:
         (["cnn", "--recipe", "none"], "unknown recipe 'none'"),
         (["cnn", "--rule", "head"], "PATTERN=RECIPE"),
         (["cnn", "--rule", "head=none"], "head"),
+        (["hf:brt"], "Did you mean 'bert'?"),
+        (["hf:bert", "--batch-size", "4"], "leave out --batch-size"),
     ],
 )
 def test_summary_refuses_bad_input(

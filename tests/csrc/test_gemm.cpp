@@ -23,7 +23,8 @@ nybble::Vector vector(const Case& one, const std::string& name) {
 
 void run_gemm(const Case& one, int threads) {
   const int64_t m = one.integer("m"), n = one.integer("n"), k = one.integer("k");
-  Output<float> out(m * n);
+  const int64_t count = one.has("count") ? one.integer("count") : 1;
+  Output<float> out(count * m * n);
   const nybble::Product product{m,
                                 n,
                                 k,
@@ -32,7 +33,13 @@ void run_gemm(const Case& one, int threads) {
                                 out.data(),
                                 threads,
                                 one.integer("limit")};
-  if (one.has("block")) {
+  if (one.has("count")) {
+    const auto step = [](const nybble::Matrix& of, int64_t codes) {
+      return of.bits == 4 ? codes / 2 : codes;
+    };
+    nybble::gemm_batch({product, count, step(product.a, m * k), step(product.b, n * k), m * n},
+                       vector(one, "scale_a"), vector(one, "scale_b"));
+  } else if (one.has("block")) {
     const int64_t block = one.integer("block"), blocks = (k + block - 1) / block;
     nybble::block_gemm(product, block, {one.data<float>("scale_a"), blocks, 1},
                        {one.data<float>("scale_b"), blocks, 1});

@@ -152,11 +152,26 @@ def test_converting_twice_is_refused():
         nybble.convert(model, "fp16")
 
 
+class Own(nn.Module):
+    """A module with a weight of its own, of which nybble knows nothing."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(4, 4))
+
+    def forward(self, x):
+        return x @ self.weight
+
+
 def test_strict_names_layers_that_cannot_be_converted():
-    model = nn.Sequential(nn.Linear(4, 4), nn.Bilinear(4, 4, 2))
-    with pytest.raises(nybble.UserError, match="Bilinear"):
+    model = nn.Sequential(nn.Linear(4, 4), Own())
+    with pytest.raises(nybble.UserError, match=r"1 \(Own\)"):
         nybble.convert(model, "sun2020", strict=True)
     assert not list(nybble.quantized_layers(model))
+    with pytest.raises(nybble.UserError, match="has no converted class"):
+        nybble.convert(model, "sun2020", {"1": "hfp8"}, strict=True)
+    nybble.convert(model, "sun2020", {"1": None}, strict=True)
+    assert [name for name, _ in nybble.quantized_layers(model)] == ["0"]
 
 
 def test_subclasses_with_their_own_forward_are_left_alone():

@@ -1,5 +1,6 @@
 """Family `gemm` (csrc/gemm/gemm.hpp): all transpositions, formats, scales, extremes, the spill to
-int64, block scales. Expected: integers multiplied in float64, finished by `ops/exactness.py`."""
+int64, block scales, batches. Expected: integers multiplied in float64, finished by
+`ops/exactness.py`."""
 
 from __future__ import annotations
 
@@ -36,6 +37,16 @@ BLOCKS = (
     ("uint4", "int4_sym", (4, 33, 50), "high", False, False, 7),
     ("fp4_radix4", "uint4", (13, 5, 130), "random", True, True, 64),
 )
+# format of a, format of b, zero point of a, count, (m, n, k), fill, transposed a, b, limit; 4-bit
+# matrices are whole blocks of 64 codes
+BATCHES = (
+    ("uint4", "int4_sym", 0, 5, (8, 16, 24), "random", False, True, INT32),
+    ("int4", "int4_sym", 2, 2, (16, 4, 32), "mixed", False, False, INT32),
+    ("fp4_radix4", "uint4", 0, 7, (8, 8, 8), "high", True, False, 1 << 20),
+    ("int8_sym", "int8", 0, 3, (5, 3, 7), "mixed", False, True, INT32),
+    ("uint4", "int4", 0, 1, (3, 5, 7), "random", True, False, INT32),
+    ("uint4", "int4", 0, 4, (8, 8, 0), "random", False, True, INT32),
+)
 
 
 def gemm() -> Iterator[Case]:
@@ -68,6 +79,18 @@ def gemm() -> Iterator[Case]:
         values |= {"transposed_a": int(ta), "transposed_b": int(tb), "out": out}
         values |= a.values("a") | b.values("b") | {"scale_a": s_a, "scale_b": s_b}
         yield f"{fa} x {fb} {fill} {m}x{n}x{k} by {block}", values
+    for fa, fb, zero, count, (m, n, k), fill, ta, tb, limit in BATCHES:
+        rows_a, rows_b = (k, m) if ta else (m, k), (n, k) if tb else (k, n)
+        a = operand(fa, (count * rows_a[0], rows_a[1]), fill, make, zero)
+        b = operand(fb, (count * rows_b[0], rows_b[1]), fill, make)
+        s_a, s_b = scale(make, 1), scale(make, 1)
+        left, right = a.ints.view(count, *rows_a), b.ints.view(count, *rows_b)
+        acc = (left.transpose(1, 2) if ta else left) @ (right.transpose(1, 2) if tb else right)
+        out = finish_(acc.float().add_(0.0), s_a, s_b)
+        values = {"m": m, "n": n, "k": k, "count": count, "limit": limit}
+        values |= {"transposed_a": int(ta), "transposed_b": int(tb), "out": out}
+        values |= a.values("a") | b.values("b") | {"scale_a": s_a, "scale_b": s_b}
+        yield f"{count} of {fa} x {fb} {fill} {m}x{n}x{k}", values
 
 
 def _turned(x: Tensor, turned: bool) -> Tensor:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json as json_text
 import re
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -13,16 +13,22 @@ from nybble.errors import UserError
 
 def command(
     model: Annotated[
-        str, typer.Argument(help="A vision model (docs/training.md) or module:function.")
+        str,
+        typer.Argument(
+            help="A vision model (docs/training.md), hf:NAME (a tiny model of transformers:"
+            " hf:bert, hf:gpt2, hf:vit, ...) or module:function."
+        ),
     ],
     recipe: Annotated[
         str, typer.Option(help="A recipe, switches after a colon: sun2020:factor=1.848.")
     ] = "sun2020",
     input: Annotated[
-        str, typer.Option(help="Shape of one input: CHANNELSxHEIGHTxWIDTH.")
-    ] = "1x28x28",
-    batch_size: Annotated[int, typer.Option(help="Inputs a step.")] = 128,
-    classes: Annotated[int, typer.Option(help="Classes that the model tells apart.")] = 10,
+        str | None, typer.Option(help="Shape of one input: CHANNELSxHEIGHTxWIDTH. [1x28x28]")
+    ] = None,
+    batch_size: Annotated[int | None, typer.Option(help="Inputs a step. [128]")] = None,
+    classes: Annotated[
+        int | None, typer.Option(help="Classes that the model tells apart. [10]")
+    ] = None,
     rule: Annotated[
         list[str] | None,
         typer.Option(help="PATTERN=RECIPE for layers by name (none: float32). Repeatable."),
@@ -41,18 +47,31 @@ def command(
 
     Example: nybble summary resnet8 --recipe sun2020 --input 1x28x28
     """
-    shape = parse_shape(input)
-    if batch_size < 1:
+    given = {"--input": input, "--batch-size": batch_size, "--classes": classes}
+    shape = parse_shape(input or "1x28x28")
+    count = 128 if batch_size is None else batch_size
+    if count < 1:
         raise UserError(f"--batch-size must be at least 1, not {batch_size}.")
 
     import torch
 
     import nybble
     from nybble.cli.train import parse_rule
+    from nybble.training.models import hf
     from nybble.training.models.registry import build_model
 
     rules = dict(parse_rule(text) for text in rule or [])
-    built = build_model(model, classes, shape[0])
+    example: Any
+    if model.startswith(hf.PREFIX):
+        for option, value in given.items():
+            if value is not None:
+                raise UserError(f"{model} brings its own inputs: leave out {option}")
+        built, example = hf.build(model)
+        sizes = ", ".join(f"{key} {' x '.join(map(str, x.shape))}" for key, x in example.items())
+    else:
+        built = build_model(model, 10 if classes is None else classes, shape[0])
+        example = torch.randn(count, *shape)
+        sizes = " x ".join(map(str, example.shape))
     nybble.convert(
         built,
         recipe,
@@ -61,9 +80,8 @@ def command(
         activations=None if activations == "none" else activations,
         strict=strict,
     )
-    sizes = " x ".join(map(str, (batch_size, *shape)))
     try:
-        found = nybble.summary(built, torch.randn(batch_size, *shape))
+        found = nybble.summary(built, example)
     except (RuntimeError, UserError) as error:
         raise UserError(f"{model} does not take an input of {sizes}: {error}") from error
     if json:

@@ -5,8 +5,7 @@ fused kernel and never calls the layers, so a converted layer would silently com
 `nn.TransformerEncoder` may turn its input into a nested tensor for that kernel. Both ask an
 attribute of their own first, which is switched off here and put back by `revert`.
 
-Not done here: `nn.MultiheadAttention`'s own fused kernel, which reads weights that are not
-converted anyway (`summary` lists them).
+`nn.MultiheadAttention`'s own fused kernel is never reached: converted, it has a forward of its own.
 """
 
 from __future__ import annotations

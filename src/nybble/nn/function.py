@@ -90,7 +90,8 @@ def _forward(
         spec, draw = parse_spec(call.spec.key), Draw(call.seed, call.layer, call.call)
         return native.layer_forward(x, weight, bias, alpha, spec, call.geometry, draw, save)
     found: tuple[Tensor, list[Tensor]]
-    found = torch.ops.nybble.layer_forward(x, weight, bias, alpha, *call.arguments(), save)
+    more = list(call.geometry.output_padding)
+    found = torch.ops.nybble.layer_forward(x, weight, bias, alpha, *call.arguments(), save, more)
     return found
 
 
@@ -191,8 +192,7 @@ class LayerFunction(torch.autograd.Function):
         overwrite = overwrite or grad is not given
         dbias = None
         if needs[2]:
-            dims = [0, 2, 3] if ctx.call.geometry.kind == "conv2d" else list(range(grad.dim() - 1))
-            dbias = grad.sum(dims)
+            dbias = grad.sum(ctx.call.geometry.channel_dims(grad.dim()))
         if not ctx.save:  # only the bias learns
             return None, None, dbias, None, None, None
         raw_x, raw_weight, *saved = ctx.saved_tensors

@@ -6,15 +6,32 @@ from collections.abc import Iterator
 
 from torch import nn
 
+from nybble.nn.bilinear import Bilinear
 from nybble.nn.conv import Conv2d
 from nybble.nn.conv1d_transformers import conv1d_class, is_conv1d
+from nybble.nn.conv_other import (
+    Conv1d,
+    Conv3d,
+    ConvTranspose1d,
+    ConvTranspose2d,
+    ConvTranspose3d,
+)
+from nybble.nn.embedding import Embedding
 from nybble.nn.linear import Linear
-from nybble.nn.recurrent import RecurrentGemm, gemm_names, recurrent_class
+from nybble.nn.parametrized import parametrized_class, plain_class
+from nybble.nn.recurrent import RecurrentGemm, recurrent_class
 from nybble.nn.state import QuantizedLayer
 
 LAYERS: dict[type[nn.Module], type[QuantizedLayer]] = {
     nn.Linear: Linear,
+    nn.Bilinear: Bilinear,
+    nn.Conv1d: Conv1d,
     nn.Conv2d: Conv2d,
+    nn.Conv3d: Conv3d,
+    nn.ConvTranspose1d: ConvTranspose1d,
+    nn.ConvTranspose2d: ConvTranspose2d,
+    nn.ConvTranspose3d: ConvTranspose3d,
+    nn.Embedding: Embedding,
 }
 
 
@@ -27,22 +44,12 @@ def converted_class(module: nn.Module) -> type[QuantizedLayer] | None:
     'Linear'
     """
     cls = type(module)
-    if is_conv1d(cls):
-        return conv1d_class(cls)
-    return LAYERS.get(cls)
-
-
-def layer_names(name: str, module: nn.Module) -> list[str]:
-    """The names of the layers that `convert` sees in one module: its own, or one for each Gemm of
-    a recurrent layer; none where there is no converted class.
-
-    >>> layer_names("net", nn.GRU(2, 3)), layer_names("net", nn.ReLU())
-    (['net.ih_l0', 'net.hh_l0'], [])
-    """
-    if recurrent_class(module) is not None:
-        return [f"{name}.{part}" if name else part for part in gemm_names(module)]
-    known = converted_class(module) is not None or isinstance(module, QuantizedLayer)
-    return [name] if known else []
+    base = plain_class(module)
+    found = conv1d_class(base) if is_conv1d(base) else LAYERS.get(base)
+    if found is None or cls is base:
+        return found
+    # A table that is computed is looked up before it can be quantised.
+    return None if found is Embedding else parametrized_class(module, found)
 
 
 def layer_types(module: nn.Module) -> frozenset[str]:
@@ -51,15 +58,19 @@ def layer_types(module: nn.Module) -> frozenset[str]:
     >>> sorted(layer_types(nn.Conv2d(8, 8, 1)))
     ['conv', 'conv1x1']
     """
+    if isinstance(module, nn.Embedding):
+        return frozenset({"embedding"})
     if isinstance(module, RecurrentGemm) or recurrent_class(module) is not None:
         return frozenset({"recurrent"})
-    if not isinstance(module, nn.Conv2d):
+    if not isinstance(module, nn.modules.conv._ConvNd):
         return frozenset({"linear"})
     types = {"conv"}
     if set(module.kernel_size) == {1} and module.groups == 1:
         types.add("conv1x1")
     if module.groups > 1 and module.groups == module.in_channels:
         types.add("depthwise")
+    if module.transposed:
+        types.add("transposed")
     return frozenset(types)
 
 

@@ -162,12 +162,6 @@ class QuantizedLayer(nn.Module):
             if name.startswith(("nybble_", "_nybble_")):
                 delattr(self, name)
 
-    def revert_(self) -> None:
-        """Become torch's own layer again: `detach_`, and the class that the layer had."""
-        self.detach_()
-        # (QuantizedLayer, torch's class): the second base is what the layer was.
-        self.__class__ = type(self).__bases__[1]
-
     # ---- the call ---------------------------------------------------------------------------
 
     def _gemm(self, x: Tensor, weight: Tensor, bias: Tensor | None, geometry: Geometry) -> Tensor:
@@ -400,8 +394,7 @@ class QuantizedLayer(nn.Module):
         super()._load_from_state_dict(
             state_dict, prefix, local_metadata, strict, missing_keys, unexpected_keys, error_msgs
         )
-        weight = (prefix + "weight", prefix + "parametrizations.weight.")
-        has_weight = any(key == weight[0] or key.startswith(weight[1]) for key in state_dict)
+        has_weight = self._has_weight(state_dict, prefix)
         for name in STATE:
             key = prefix + name
             if key not in state_dict and has_weight:
@@ -410,6 +403,14 @@ class QuantizedLayer(nn.Module):
                 missing_keys.remove(key)
         # The buffers may have changed: read them at the next forward.
         self._nybble_kind, self._nybble_ready = None, False
+
+    def _has_weight(self, state_dict: dict[str, Any], prefix: str) -> bool:
+        """Whether a state_dict holds this layer's weight, also in the parts of a weight norm."""
+        parts = prefix + "parametrizations.weight."
+        names = [prefix + name for name in ("weight", "weight_v", "weight_orig")]
+        return any(name in state_dict for name in names) or any(
+            key.startswith(parts) for key in state_dict
+        )
 
     @torch.no_grad()
     def _reset(self, name: str) -> None:

@@ -2,6 +2,7 @@
 
     nybble::layer_forward    quantise input and weight, output Gemm      -> output, saved codes
     nybble::layer_backward   quantise the gradient, grad_input and grad_weight Gemms
+    nybble::embedding_*      a look-up in a quantised table, and its gradient
     nybble::matmul           integers times integers, scaled: the Gemm alone
     nybble::block_matmul     the same with scales that vary along the contraction
 
@@ -18,6 +19,7 @@ import torch
 from torch import Tensor
 
 from nybble.errors import UserError
+from nybble.ops import embedding
 from nybble.ops.dispatch import runs_native
 from nybble.ops.geometry import Geometry
 from nybble.ops.native import layer as native
@@ -26,7 +28,7 @@ from nybble.ops.reference.matmul import block_matmul as reference_block_matmul
 from nybble.ops.reference.matmul import matmul as reference_matmul
 from nybble.ops.reference.operand import Draw
 from nybble.ops.spec import Slot, parse_spec
-from nybble.quantizers import PACT, GradScale
+from nybble.quantizers import PACT, SAWB, GradScale
 
 _LIBRARY = torch.library.Library("nybble", "DEF")
 
@@ -35,13 +37,22 @@ _PLAN = (
     " str accumulate, str backend, int seed, int layer, int call"
 )
 _LIBRARY.define(
-    f"layer_forward(Tensor x, Tensor weight, Tensor? bias, Tensor? alpha, {_PLAN}, bool save)"
-    " -> (Tensor, Tensor[])"
+    f"layer_forward(Tensor x, Tensor weight, Tensor? bias, Tensor? alpha, {_PLAN}, bool save,"
+    " int[] output_padding=[]) -> (Tensor, Tensor[])"
 )
 _LIBRARY.define(
     "layer_backward(Tensor grad, Tensor? x, Tensor? weight, Tensor[] saved, Tensor grad_scale,"
     f" int[] x_shape, int[] weight_shape, {_PLAN}, bool[] channels_last, bool[] needs)"
     " -> (Tensor, Tensor, Tensor, Tensor, Tensor)"
+)
+_LIBRARY.define(
+    "embedding_forward(Tensor weight, Tensor index, str spec, bool native, int seed, int layer,"
+    " int call, bool save) -> (Tensor, Tensor)"
+)
+_LIBRARY.define(
+    "embedding_backward(Tensor grad, Tensor index, Tensor mask, Tensor grad_scale, int[] size,"
+    " int padding, str spec, bool native, int seed, int layer, int call)"
+    " -> (Tensor, Tensor, Tensor)"
 )
 _LIBRARY.define(
     "matmul(Tensor a, Tensor b, Tensor? scale_a, Tensor? scale_b, int max_a, int max_b,"
@@ -54,11 +65,15 @@ _LIBRARY.define(
 
 
 def _geometry(
-    kind: str, stride: list[int], padding: list[int], dilation: list[int], groups: int
+    kind: str,
+    stride: list[int],
+    padding: list[int],
+    dilation: list[int],
+    groups: int,
+    output_padding: list[int] | None = None,
 ) -> Geometry:
-    if kind not in ("linear", "conv2d"):
-        raise UserError(f"unknown kind of Gemm {kind!r}: use linear or conv2d")
-    return Geometry(kind, tuple(stride), tuple(padding), tuple(dilation), groups)  # type: ignore[arg-type]
+    more = tuple(output_padding or ())
+    return Geometry(kind, tuple(stride), tuple(padding), tuple(dilation), groups, more)  # type: ignore[arg-type]
 
 
 def _check_float32(**tensors: Tensor | None) -> None:
@@ -90,10 +105,11 @@ def _layer_forward(
     layer: int,
     call: int,
     save: bool,
+    output_padding: list[int] | None = None,
 ) -> tuple[Tensor, list[Tensor]]:
     _check_float32(x=x, weight=weight, bias=bias, alpha=alpha)
     layer_spec, draw = parse_spec(spec), Draw(seed, layer, call)
-    geometry = _geometry(kind, stride, padding, dilation, groups)
+    geometry = _geometry(kind, stride, padding, dilation, groups, output_padding)
     if runs_native(backend, x):
         y, saved = native.layer_forward(x, weight, bias, alpha, layer_spec, geometry, draw, save)
         return y, _distinct(saved)
@@ -180,6 +196,81 @@ def _layer_backward_fake(
     )
 
 
+def _embedding_forward(
+    weight: Tensor,
+    index: Tensor,
+    spec: str,
+    native: bool,
+    seed: int,
+    layer: int,
+    call: int,
+    save: bool,
+) -> tuple[Tensor, Tensor]:
+    _check_float32(weight=weight)
+    draw = Draw(seed, layer, call)
+    return embedding.embedding_forward(weight, index, parse_spec(spec), draw, save, native)
+
+
+def _embedding_forward_fake(
+    weight: Tensor,
+    index: Tensor,
+    spec: str,
+    native: bool,
+    seed: int,
+    layer: int,
+    call: int,
+    save: bool,
+) -> tuple[Tensor, Tensor]:
+    slot = parse_spec(spec).output_weight
+    clips = save and slot is not None and isinstance(slot.scale, SAWB) and slot.scale.ste == "clip"
+    bits = -(-weight.numel() // 8) if clips else 0
+    return (
+        weight.new_empty(*index.shape, weight.shape[1]),
+        weight.new_empty(bits, dtype=torch.uint8),
+    )
+
+
+def _embedding_backward(
+    grad: Tensor,
+    index: Tensor,
+    mask: Tensor,
+    grad_scale: Tensor,
+    size: list[int],
+    padding: int,
+    spec: str,
+    native: bool,
+    seed: int,
+    layer: int,
+    call: int,
+) -> tuple[Tensor, Tensor, Tensor]:
+    _check_float32(grad=grad, grad_scale=grad_scale)
+    return embedding.embedding_backward(
+        grad,
+        index,
+        mask,
+        grad_scale,
+        size,
+        padding,
+        parse_spec(spec),
+        Draw(seed, layer, call),
+        native,
+    )
+
+
+def _embedding_backward_fake(
+    grad: Tensor,
+    index: Tensor,
+    mask: Tensor,
+    grad_scale: Tensor,
+    size: list[int],
+    padding: int,
+    spec: str,
+    *plan: object,
+) -> tuple[Tensor, Tensor, Tensor]:
+    moving = 1 if _has_grad_scale(parse_spec(spec).grad_weight_grad) else 0
+    return grad.new_empty(size), grad.new_empty(moving), grad.new_empty(moving)
+
+
 def _has_grad_scale(slot: Slot) -> bool:
     return slot is not None and isinstance(slot.scale, GradScale)
 
@@ -187,6 +278,8 @@ def _has_grad_scale(slot: Slot) -> bool:
 for _name, _kernel, _fake in (
     ("layer_forward", _layer_forward, _layer_forward),
     ("layer_backward", _layer_backward, _layer_backward_fake),
+    ("embedding_forward", _embedding_forward, _embedding_forward_fake),
+    ("embedding_backward", _embedding_backward, _embedding_backward_fake),
     ("matmul", reference_matmul, reference_matmul),
     ("block_matmul", reference_block_matmul, reference_block_matmul),
 ):

@@ -18,16 +18,31 @@ from typing import Any, Literal
 from nybble.errors import UserError, suggest
 from nybble.ops.spec import LayerSpec
 
-LayerType = Literal["conv1x1", "depthwise", "conv", "linear", "recurrent", "time-loop"]
+LayerType = Literal[
+    "conv1x1",
+    "depthwise",
+    "transposed",
+    "conv",
+    "linear",
+    "recurrent",
+    "time-loop",
+    "embedding",
+    "attention",
+]
 Position = Literal["first", "last"]
 Family = Literal["bottleneck", "depthwise-separable"]
+
+
+OPTIONAL: tuple[LayerType, ...] = ("embedding", "attention")
+"""Types of layers that stay in float32 unless a rule names their type, or them by their name."""
 
 
 @dataclass(frozen=True)
 class LayerFacts:
     """What a rule may ask of a layer: its name, its types, its position, the network's family.
 
-    A Gemm of a recurrent layer is a layer here (`lstm.hh_l0`), and `owner` the name of the whole.
+    A Gemm of a recurrent layer is a layer here (`lstm.hh_l0`), and so is a projection of
+    `nn.MultiheadAttention`; `owner` is the name of the whole.
     """
 
     name: str
@@ -52,11 +67,12 @@ class Rule:
     """One exception: `spec` for the layers that meet every condition that is set.
 
     name: exact module name, or `re:` and a regular expression that is searched in the name.
-    type: `conv1x1`, `depthwise`, `conv`, `linear`, `recurrent` (each Gemm of an RNN, LSTM or GRU)
-    or `time-loop` (those of its hidden state, one step after the other); position: `first` or
-    `last` in module order; family: only in networks of this family: `bottleneck` (most dense
-    convolutions are 1x1, as in ResNet-50) or `depthwise-separable` (MobileNet). `spec=None` leaves
-    the layer in float32.
+    type: `conv1x1`, `depthwise`, `transposed`, `conv`, `linear`, `recurrent` (each Gemm of an
+    RNN, LSTM or GRU) or `time-loop` (those of its hidden state, one step after the other); `embedding` (tables) and `attention` (the products Q K^T and P V), which no
+    other rule speaks of;
+    position: `first` or `last` in module order;
+    family: only in networks of this family: `bottleneck` (most dense convolutions are 1x1, as in
+    ResNet-50) or `depthwise-separable` (MobileNet). `spec=None` leaves the layer in float32.
     """
 
     spec: LayerSpec | None
@@ -71,6 +87,10 @@ class Rule:
         if self.name is not None and not layer.named(self.name):
             return False
         if self.type is not None and self.type not in layer.types:
+            return False
+        # The name of a whole does not bring in what is optional of it.
+        itself = self.name is not None and name_matches(self.name, layer.name)
+        if self.type is None and not itself and layer.types.intersection(OPTIONAL):
             return False
         if self.position is not None and self.position not in layer.position:
             return False
@@ -157,7 +177,7 @@ class Recipe:
         for rule in self.rules:
             if rule.matches(layer):
                 return rule.spec, rule
-        return self.spec, None
+        return (None if layer.types.intersection(OPTIONAL) else self.spec), None
 
     @property
     def loss_scale(self) -> float:

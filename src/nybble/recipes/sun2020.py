@@ -29,7 +29,7 @@ from nybble.ops.spec import LayerSpec
 from nybble.quantizers import PACT, SAWB, GradScale, Quantizer, Unit
 from nybble.recipes.hfp8 import ACCUMULATOR, accumulator_of
 from nybble.recipes.parts import hfp8_spec, uniform_spec
-from nybble.recipes.recipe import Recipe, Rule, Switch, read_settings
+from nybble.recipes.recipe import OPTIONAL, Recipe, Rule, Switch, read_settings
 
 SWITCHES = (
     Switch(
@@ -130,6 +130,20 @@ SWITCHES = (
         "auto",
         "MobileNetV2 (depthwise-separable networks): gradients of the weight update in FP8",
     ),
+    Switch(
+        "embedding",
+        ("no", "yes"),
+        "no",
+        "tables of nn.Embedding: a look-up multiplies nothing and no available text speaks of it;"
+        " yes stores the table as a weight is and its gradient as a weight's update",
+    ),
+    Switch(
+        "attention",
+        ("no", "yes"),
+        "no",
+        "the products QK^T and PV of attention: no available text says whether they were 4-bit;"
+        " yes quantises queries and probabilities as inputs, keys and values as weights",
+    ),
     ACCUMULATOR,
 )
 
@@ -208,12 +222,17 @@ def hidden_rules(spec: LayerSpec, settings: dict[str, str]) -> list[Rule]:
     return [Rule(replace(spec, signed_inputs="symmetric"), type="time-loop", why=why)]
 
 
+def optional_rules(settings: dict[str, str], spec: LayerSpec) -> list[Rule]:
+    """Rules for what is in 4 bits only where it is asked for: tables, products of attention."""
+    return [Rule(spec, type=kind, why="asked for") for kind in OPTIONAL if settings[kind] == "yes"]
+
+
 def sun2020(**switches: str) -> Recipe:
     """The paper's system; every open point is a switch (`nybble recipes show sun2020`)."""
     settings = read_settings("sun2020", SWITCHES, switches)
     spec = four_bit_spec(settings)
     accumulator = accumulator_of(settings["accumulator"])
-    rules: list[Rule] = []
+    rules = optional_rules(settings, spec)
     if settings["first_last"] != "int4":
         wide = {"fp16": uniform_spec("fp16", accumulator), "hfp8": hfp8_spec(accumulator)}.get(
             settings["first_last"]

@@ -16,7 +16,7 @@ from dataclasses import replace
 from nybble.formats import get_format
 from nybble.quantizers import MinMax, Quantizer
 from nybble.recipes.recipe import Recipe, Rule, read_settings
-from nybble.recipes.sun2020 import SWITCHES, four_bit_spec, hidden_rules
+from nybble.recipes.sun2020 import SWITCHES, four_bit_spec, hidden_rules, optional_rules
 
 _EXEMPT = ("first_last", "one_by_one", "depthwise")
 STRICT_SWITCHES = tuple(switch for switch in SWITCHES if switch.name not in _EXEMPT)
@@ -33,6 +33,7 @@ def sun2020_strict(**switches: str) -> Recipe:
         "Sun et al., NeurIPS 2020, as the press described it",
         spec,
         rules=(
+            *optional_rules(settings, spec),
             Rule(
                 replace(spec, output_input=image),
                 position="first",

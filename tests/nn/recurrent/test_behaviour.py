@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 import nybble
+from nybble.convert import convertible_layers
 from nybble.nn.recurrent import RecurrentGemm
 from nybble.ops.native import available
 from nybble.ops.native.recurrent import why_not_native
@@ -67,8 +68,8 @@ def test_rules_by_name_type_and_part() -> None:
     with pytest.raises(nybble.UserError, match=r"Did you mean 'lstm'"):
         nybble.convert(Words(), FOUR, rules={"lstmm": None})
     rule = nybble.recipes.recipe.Rule(None, type="recurrent")
-    facts = [f for f, _ in nybble.convert.__globals__["convertible_layers"](Words())]
-    assert [rule.matches(f) for f in facts] == [True] * 4 + [False]
+    facts = [f for f, _ in convertible_layers(Words())]
+    assert [rule.matches(f) for f in facts] == [False] + [True] * 4 + [False]
     rule = nybble.recipes.recipe.Rule(None, type="time-loop")
     assert [f.name for f in facts if rule.matches(f)] == ["lstm.hh_l0", "lstm.hh_l1"]
 
@@ -155,6 +156,18 @@ def test_summary_lists_every_gemm_with_its_macs() -> None:
         rows["lstm.hh_l0", "output"].bits == (4, 4) and rows["lstm.hh_l0", "output"].type == "LSTM"
     )
     assert math.isclose(sum(r.share for r in rows.values()), 1.0)
+
+
+def test_summary_counts_grad_input_where_a_gradient_goes_on() -> None:
+    """Of the first layer's input nothing is asked; a state hands it on to the step before."""
+    net = nybble.convert(nn.LSTM(4, 8), FOUR)
+    x = torch.zeros(5, 3, 4)
+    rows = {(r.layer, r.gemm): r.macs for r in nybble.summary(net, x).rows}
+    assert rows["ih_l0", "grad_input"] == 0 and rows["ih_l0", "grad_weight"] == 15 * 32 * 4
+    assert rows["hh_l0", "grad_input"] == rows["hh_l0", "output"] == 15 * 32 * 8
+    net.weight_hh_l0.requires_grad_(False)
+    rows = {(r.layer, r.gemm): r.macs for r in nybble.summary(net, x.requires_grad_()).rows}
+    assert rows["ih_l0", "grad_input"] == 15 * 32 * 4 and rows["hh_l0", "grad_weight"] == 0
 
 
 @pytest.mark.skipif(not available(), reason="needs the compiled module")

@@ -87,6 +87,13 @@ def gemm(a: Arena) -> list[Any]:
     return [m, n, k, _operand(a, m * k, 0, 300), _operand(a, n * k), *scales, THREADS, 2**31 - 1]
 
 
+def gemm_batch(a: Arena) -> list[Any]:
+    count, m, n, k = 3, 8, 16, 8
+    operands = [_operand(a, count * m * k, 0, 15), _operand(a, count * n * k)]
+    arrays = [a.floats(1), a.floats(1), a.floats(count * m * n)]
+    return [count, m, n, k, *operands, *arrays, THREADS, 2**31 - 1]
+
+
 def block_gemm(a: Arena) -> list[Any]:
     m, n, k, block = 7, 18, 70, 16
     operands = [_operand(a, m * k, 0, 15), _operand(a, n * k)]

@@ -22,9 +22,10 @@ import nybble  # defines the operators
 from nybble.formats import get_format
 from nybble.nn.function import LayerCall
 from nybble.ops.geometry import Geometry
-from nybble.ops.native import conv, gemm, norm, quantize, winograd
+from nybble.ops.native import conv, gemm, norm, quantize, shaped, winograd
 from nybble.ops.native import core as native_core
 from nybble.ops.native.codes import Codes, table_of
+from nybble.quantizers import AbsMax, Quantizer
 from nybble.quantizers.packing import packed_bytes
 from nybble.recipes import get_recipe
 
@@ -65,6 +66,7 @@ def calls() -> Iterator[tuple[str, Inputs, Call]]:
     yield from packing()
     yield from normalisation()
     yield from operators()
+    yield from batched()
 
 
 def products() -> Iterator[tuple[str, Inputs, Call]]:
@@ -86,6 +88,20 @@ def products() -> Iterator[tuple[str, Inputs, Call]]:
         operands(m * k, n * k) | {"scale_a": floats(m, 5), "scale_b": floats(5, n)},
         lambda t: gemm.block_gemm(*codes(t, (m, k), (k, n)), 16, t["scale_a"], t["scale_b"]),
     )
+
+
+def batched() -> Iterator[tuple[str, Inputs, Call]]:
+    slot = Quantizer(get_format("int4_sym"), AbsMax())
+
+    def call(t: dict[str, Tensor]) -> Tensor:
+        a, b = (
+            shaped.Stored(t[name], slot, torch.empty(0), shape, False, t[scale])
+            for name, shape, scale in (("a", (3, 7, 5), "scale_a"), ("b", (3, 4, 5), "scale_b"))
+        )
+        return shaped.batched_gemm(a, b, trans_b=True)
+
+    inputs = {name: make for name, make in operands(105, 60).items() if "table" not in name}
+    yield "batched_gemm", inputs | {"scale_a": floats(1), "scale_b": floats(1)}, call
 
 
 def convolutions() -> Iterator[tuple[str, Inputs, Call]]:

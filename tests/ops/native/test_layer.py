@@ -79,7 +79,8 @@ def run(
 ) -> list[Tensor]:
     """Everything that a forward and a backward call return."""
     call = LayerCall(spec, geometry, "exact", backend, seed=3, layer=1, call=2)
-    y, saved = torch.ops.nybble.layer_forward(x, weight, bias, alpha, *call.arguments(), True)
+    more = list(geometry.output_padding)
+    y, saved = torch.ops.nybble.layer_forward(x, weight, bias, alpha, *call.arguments(), True, more)
     results = torch.ops.nybble.layer_backward(
         grad,
         x if spec.slot("grad_weight_input") is None else None,

@@ -98,6 +98,13 @@ class RecurrentGemm(QuantizedLayer):
             found.append((projection, child.weight))
         return found
 
+    def flows(self, part: str, inputs: list[Tensor]) -> bool:
+        """Whether the input of a Gemm of `products` has a gradient; `inputs`: of this call."""
+        if part.startswith("ih"):
+            return inputs[0].requires_grad
+        # A state takes the gradient of the steps after it on to all that made it.
+        return any(x.requires_grad for x in (*inputs, *(w for _, w in self.products())))
+
     def call_for(self, x: Tensor) -> LayerCall:
         """What one forward fixes; advances the call counter and moves GradScale."""
         return LayerCall(
@@ -160,13 +167,6 @@ class RecurrentGemm(QuantizedLayer):
         if not part.startswith("ih"):
             info["inputs"] = None if _is_relu(owner) else "signed"
         super().attach_(spec, **info)
-
-    def revert_(self) -> None:
-        """Leave the layer, which becomes torch's own again with its last Gemm."""
-        owner = self.nybble_owner
-        del owner._modules[self.nybble_part]
-        if not any(isinstance(child, RecurrentGemm) for child in owner.children()):
-            owner.__class__ = type(owner).__bases__[1]
 
     def start_afresh_(self, state_dict: dict[str, Any], prefix: str) -> None:
         """Forget what `state_dict` does not hold, if it holds this Gemm's weight; `prefix` is the

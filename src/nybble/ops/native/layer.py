@@ -7,19 +7,19 @@ else through the reference backend's own Gemm on the codes that were kept.
 
 from __future__ import annotations
 
-from math import prod
-
 from torch import Tensor
 
 from nybble.errors import NybbleError
 from nybble.ops.exactness import finish_
 from nybble.ops.geometry import Geometry
-from nybble.ops.native import convolution
+from nybble.ops.native import convolution, shaped
 from nybble.ops.native.buffers import NO_FLOATS
 from nybble.ops.native.gemm import gemm
 from nybble.ops.native.gradient import quantize_gradient
+from nybble.ops.native.layout import reuse, torch_layout
 from nybble.ops.native.operand import Kept, codes_of, mask_, mask_gradient_, quantize_kept
 from nybble.ops.native.plan import why_not
+from nybble.ops.native.shaped import Stored
 from nybble.ops.reference import gemm as reference_gemm
 from nybble.ops.reference import layer as reference
 from nybble.ops.reference.operand import (
@@ -59,14 +59,21 @@ def layer_forward(
     last_x, last_w = is_channels_last(x), is_channels_last(weight)
     kept_x = quantize_kept(x, slot_x, draw, INPUT, alpha, want_inside=save)
     kept_w = quantize_kept(weight, slot_w, draw, WEIGHT, None, want_inside=save)
-    codes_x = codes_of(kept_x, slot_x, tuple(x.shape), last_x, geometry)
-    codes_w = codes_of(kept_w, slot_w, tuple(weight.shape), last_w, geometry)
-    scale_x, scale_w = facing(kept_x[1], 0), facing(kept_w[1], 0)
-    if geometry.kind == "linear":
-        y = gemm(codes_x, codes_w, trans_b=True, scale_a=scale_x, scale_b=scale_w, bias=bias)
+    x_shape, w_shape = tuple(x.shape), tuple(weight.shape)
+    scale_x, scale_w = _scales(kept_x, kept_w, geometry, "output")
+    if geometry.kind not in ("linear", "conv2d"):
+        shape = geometry.output_shape(x_shape, w_shape)
+        a = Stored(kept_x[0], slot_x, kept_x[2], x_shape, last_x, scale_x)
+        b = Stored(kept_w[0], slot_w, kept_w[2], w_shape, last_w, scale_w)
+        y = shaped.output(a, b, geometry, shape, bias)
     else:
-        y = convolution.output(codes_x, codes_w, geometry, scale_x, scale_w, bias)
-        y = _torch_layout(y, last_x or last_w)
+        codes_x = codes_of(kept_x, slot_x, x_shape, last_x, geometry)
+        codes_w = codes_of(kept_w, slot_w, w_shape, last_w, geometry)
+        if geometry.kind == "linear":
+            y = gemm(codes_x, codes_w, trans_b=True, scale_a=scale_x, scale_b=scale_w, bias=bias)
+        else:
+            y = convolution.output(codes_x, codes_w, geometry, scale_x, scale_w, bias)
+            y = torch_layout(y, last_x or last_w)
     if not save:
         return y, []
     return y, keep(x, weight, kept_x, kept_w, alpha, spec, draw)
@@ -191,36 +198,49 @@ class _Backward:
         """dx, in `memory` (the gradient's) where it is as large."""
         slot_g, slot_w = self.spec.grad_input_grad, self.slot_w
         kept = _kept(gradient)
+        scale_g, scale_w = _scales(kept, self.kept_w, self.geometry, "grad_input")
+        if self.geometry.kind not in ("linear", "conv2d"):
+            a = self._stored(kept, slot_g, self.grad_shape, self.grad_last, scale_g)
+            b = self._stored(self.kept_w, slot_w, self.weight_shape, self.last[1], scale_w)
+            return shaped.grad_input(a, b, self.geometry, self.x_shape, memory)
         g = codes_of(kept, _known(slot_g), self.grad_shape, self.grad_last, self.geometry)
         w = codes_of(self.kept_w, _known(slot_w), self.weight_shape, self.last[1], self.geometry)
-        scale_g, scale_w = facing(kept[1], 0), facing(self.kept_w[1], 1)
         if self.geometry.kind == "linear":
-            rows = _reuse(memory, False, (g.shape[0], w.shape[1]))
+            rows = reuse(memory, (g.shape[0], w.shape[1]))
             return gemm(g, w, scale_a=scale_g, scale_b=scale_w, out=rows)
         n, c, h, width = self.x_shape
         last = self.last[1] or self.grad_last
-        out = _reuse(memory, self.grad_last, (n, h, width, c)) if last else None
+        out = reuse(memory, (n, h, width, c), self.grad_last) if last else None
         dx = convolution.grad_input(g, w, self.geometry, (n, h, width, c), scale_g, scale_w, out)
-        return _torch_layout(dx, last)
+        return torch_layout(dx, last, memory)
 
     def native_weight(self, gradient: Kept | Operand) -> Tensor:
         slot_g, slot_x = self.spec.grad_weight_grad, self.slot_x
         kept = _kept(gradient)
+        scale_g, scale_x = _scales(kept, self.kept_x, self.geometry, "grad_weight")
+        if self.geometry.kind not in ("linear", "conv2d"):
+            a = self._stored(kept, slot_g, self.grad_shape, self.grad_last, scale_g)
+            b = self._stored(self.kept_x, slot_x, self.x_shape, self.last[0], scale_x)
+            return shaped.grad_weight(a, b, self.geometry, self.weight_shape)
         g = codes_of(kept, _known(slot_g), self.grad_shape, self.grad_last, self.geometry)
         x = codes_of(self.kept_x, _known(slot_x), self.x_shape, self.last[0], self.geometry)
-        scale_g, scale_x = facing(kept[1], 1), facing(self.kept_x[1], 1)
         if self.geometry.kind == "linear":
             return gemm(g, x, trans_a=True, scale_a=scale_g, scale_b=scale_x)
         o, c, h, width = self.weight_shape
         dw = convolution.grad_weight(g, x, self.geometry, (o, h, width, c), scale_g, scale_x)
-        return _torch_layout(dw, self.last[0] or self.grad_last)
+        return torch_layout(dw, self.last[0] or self.grad_last, lasting=True)
+
+    def _stored(
+        self, kept: Kept, slot: Slot, shape: tuple[int, ...], last: bool, scale: Tensor | None
+    ) -> Stored:
+        return Stored(kept[0], _known(slot), kept[2], shape, last, scale)
 
     def reference_input(self, gradient: Kept | Operand) -> Tensor:
         g = self._gradient(gradient, self.spec.grad_input_grad)
         rank = len(self.x_shape)
-        free = 1 if self.geometry.groups == 1 else -1
-        tg, mg, limit_g = g.facing(0, 0, rank)
-        tw, mw, limit_w = self.operand_w().facing(free, 1, rank)
+        follow_g, follow_w = self.geometry.follow("grad_input")
+        tg, mg, limit_g = g.facing(*follow_g, rank)
+        tw, mw, limit_w = self.operand_w().facing(*follow_w, rank)
         acc = reference_gemm.grad_input(
             tg,
             tw,
@@ -236,9 +256,9 @@ class _Backward:
     def reference_weight(self, gradient: Kept | Operand) -> Tensor:
         g = self._gradient(gradient, self.spec.grad_weight_grad)
         rank = len(self.weight_shape)
-        free = 1 if self.geometry.groups == 1 else -1
-        tg, mg, limit_g = g.facing(1, 0, rank)
-        tx, mx, limit_x = self.operand_x().facing(free, 1, rank)
+        follow_g, follow_x = self.geometry.follow("grad_weight")
+        tg, mg, limit_g = g.facing(*follow_g, rank)
+        tx, mx, limit_x = self.operand_x().facing(*follow_x, rank)
         acc = reference_gemm.grad_weight(
             tg,
             tx,
@@ -296,21 +316,11 @@ def facing(multiplier: Tensor, free: int) -> Tensor | None:
     return multiplier.reshape(-1)
 
 
-def _torch_layout(nhwc: Tensor, channels_last: bool) -> Tensor:
-    """[N, H, W, C] memory as torch's [N, C, H, W], in the memory format that torch would choose."""
-    nchw = nhwc.permute(0, 3, 1, 2)
-    # Detached: autograd adds gradients in place only where nothing else holds their memory, and a
-    # view holds what it was taken from.
-    return nchw.detach() if channels_last else nchw.contiguous()
-
-
-def _reuse(memory: Tensor | None, last: bool, shape: tuple[int, ...]) -> Tensor | None:
-    """`memory` as a dense tensor of `shape`, or None where it does not hold as many numbers."""
-    if memory is None or memory.numel() != prod(shape):
-        return None
-    if last:
-        memory = memory.permute(0, 2, 3, 1)
-    return memory.view(shape).detach() if memory.is_contiguous() else None
+def _scales(
+    a: Kept, b: Kept, geometry: Geometry, gemm_name: str
+) -> tuple[Tensor | None, Tensor | None]:
+    (free_a, _), (free_b, _) = geometry.follow(gemm_name)
+    return facing(a[1], free_a), facing(b[1], free_b)
 
 
 def _dense(x: Tensor) -> Tensor:

@@ -84,5 +84,7 @@ def _leaves_the_sum(slot: Slot, name: str, free: int, geometry: Geometry) -> boo
     axis = getattr(slot.scale, "axis", None) if granularity == "channel" else 0  # type: ignore[union-attr]
     if geometry.kind == "linear":
         return (axis or 0) == free and granularity in ("channel", "row")
-    # Convolution kernels take one number, or one for each output channel of the weight.
-    return name == "output_weight" and granularity == "channel" and (axis or 0) == 0
+    # Convolution kernels take one number, or one for each output channel of the weight; the other
+    # products one number.
+    channel = name == "output_weight" and granularity == "channel" and (axis or 0) == 0
+    return channel and geometry.kind in ("conv2d", "conv3d")

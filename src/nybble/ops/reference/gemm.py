@@ -58,7 +58,13 @@ def _blank(shape: tuple[int, ...], *others: Tensor) -> Tensor:
 def _output(x: Tensor, weight: Tensor, geometry: Geometry) -> Tensor:
     if geometry.kind == "linear":
         return F.linear(x, weight)
-    return F.conv2d(
+    if geometry.kind == "bmm":
+        return torch.bmm(x, weight.transpose(1, 2))
+    if geometry.mirror is not None:
+        shape = geometry.output_shape(tuple(x.shape), tuple(weight.shape))
+        return _grad_input(x, weight, geometry.mirror, shape)
+    convolve = F.conv2d if geometry.kind == "conv2d" else F.conv3d
+    return convolve(
         x, weight, None, geometry.stride, geometry.padding, geometry.dilation, geometry.groups
     )
 
@@ -66,8 +72,10 @@ def _output(x: Tensor, weight: Tensor, geometry: Geometry) -> Tensor:
 def _grad_input(
     grad: Tensor, weight: Tensor, geometry: Geometry, x_shape: tuple[int, ...]
 ) -> Tensor:
-    if geometry.kind == "linear":
+    if geometry.kind in ("linear", "bmm"):
         return grad @ weight
+    if geometry.mirror is not None:
+        return _output(grad, weight, geometry.mirror)
     # Only the shape of x is read; an expanded scalar would do, but its strides send oneDNN down a
     # path that is three times slower.
     x = _blank(x_shape, weight, grad)
@@ -77,8 +85,10 @@ def _grad_input(
 def _grad_weight(
     grad: Tensor, x: Tensor, geometry: Geometry, weight_shape: tuple[int, ...]
 ) -> Tensor:
-    if geometry.kind == "linear":
-        return grad.t() @ x
+    if geometry.kind in ("linear", "bmm"):
+        return grad.transpose(-2, -1) @ x
+    if geometry.mirror is not None:
+        return _grad_weight(x, grad, geometry.mirror, weight_shape)
     weight = _blank(weight_shape, x, grad)
     return _aten_conv_backward(grad, x, weight, geometry, [False, True, False])
 
@@ -187,6 +197,23 @@ def _chunked_matmul(a: Tensor, b: Tensor, accumulator: Accumulator) -> Tensor:
     return total
 
 
+def _flat(x: Tensor, weight: Tensor, geometry: Geometry) -> tuple[Tensor, Tensor, Geometry]:
+    """A three-dimensional convolution as the two-dimensional one with (c, kd) as its channels:
+    (input, weight, geometry)."""
+    pad, stride, dilation = geometry.padding[0], geometry.stride[0], geometry.dilation[0]
+    kernel = weight.shape[2]
+    padded = F.pad(x, [0, 0, 0, 0, pad, pad])
+    count = (padded.shape[2] - dilation * (kernel - 1) - 1) // stride + 1
+    at = torch.arange(count, device=x.device).mul_(stride).unsqueeze(1)
+    at = at + torch.arange(kernel, device=x.device).mul_(dilation)
+    planes = padded[:, :, at]  # [N, C, OD, kd, H, W]
+    planes = planes.transpose(1, 2).flatten(0, 1).flatten(1, 2)
+    plain = Geometry(
+        "conv2d", geometry.stride[1:], geometry.padding[1:], geometry.dilation[1:], geometry.groups
+    )
+    return planes, weight.flatten(1, 2), plain
+
+
 def _columns(x: Tensor, weight_shape: tuple[int, ...], geometry: Geometry) -> Tensor:
     """im2col: [N, groups, K, L] with K = (channels / groups) * kernel, L = output positions."""
     unfolded = F.unfold(
@@ -203,9 +230,14 @@ def _columns(x: Tensor, weight_shape: tuple[int, ...], geometry: Geometry) -> Te
 def _chunked_output(
     x: Tensor, weight: Tensor, geometry: Geometry, accumulator: Accumulator
 ) -> Tensor:
-    if geometry.kind == "linear":
-        return _chunked_matmul(x, weight.t(), accumulator)
+    if geometry.kind in ("linear", "bmm"):
+        return _chunked_matmul(x, weight.transpose(-2, -1), accumulator)
     shape = geometry.output_shape(tuple(x.shape), tuple(weight.shape))
+    if geometry.mirror is not None:
+        return _chunked_grad_input(x, weight, geometry.mirror, shape, accumulator)
+    if geometry.kind == "conv3d":
+        planes = _chunked_output(*_flat(x, weight, geometry), accumulator)
+        return planes.view(shape[0], shape[2], *planes.shape[1:]).transpose(1, 2).contiguous()
     columns = _columns(x, tuple(weight.shape), geometry)
     rows = weight.unflatten(0, (geometry.groups, -1)).flatten(2)
     return _chunked_matmul(rows, columns, accumulator).reshape(shape)
@@ -218,24 +250,30 @@ def _chunked_grad_input(
     x_shape: tuple[int, ...],
     accumulator: Accumulator,
 ) -> Tensor:
-    if geometry.kind == "linear":
+    if geometry.kind in ("linear", "bmm"):
         return _chunked_matmul(grad, weight, accumulator)
+    if geometry.mirror is not None:
+        return _chunked_output(grad, weight, geometry.mirror, accumulator)
     # grad_input of a convolution is the stride-1 convolution of the dilated, padded gradient with
     # the flipped, transposed kernel: written so, its contraction can be cut in chunks.
-    kernel, stride = weight.shape[2:], geometry.stride
-    out = grad.shape[2:]
+    kernel, out = weight.shape[2:], grad.shape[2:]
+    dims = len(kernel)
     dilated = grad.new_zeros(
-        *grad.shape[:2], *((o - 1) * s + 1 if o else 0 for o, s in zip(out, stride, strict=True))
+        *grad.shape[:2],
+        *((o - 1) * s + 1 if o else 0 for o, s in zip(out, geometry.stride, strict=True)),
     )
-    dilated[:, :, :: stride[0], :: stride[1]] = grad
+    every: list[slice] = [slice(None, None, s) for s in (1, 1, *geometry.stride)]
+    dilated[tuple(every)] = grad
     pads: list[int] = []
-    for i in (1, 0):
+    for i in reversed(range(dims)):
         reach = geometry.dilation[i] * (kernel[i] - 1)
         before = reach - geometry.padding[i]
         pads += [before, x_shape[2 + i] + reach - before - dilated.shape[2 + i]]
     padded = F.pad(dilated, pads)
-    flipped = weight.unflatten(0, (geometry.groups, -1)).transpose(1, 2).flip(-1, -2).flatten(0, 1)
-    plain = Geometry("conv2d", (1, 1), (0, 0), geometry.dilation, geometry.groups)
+    flipped = weight.unflatten(0, (geometry.groups, -1)).transpose(1, 2)
+    flipped = flipped.flip(*range(3, 3 + dims)).flatten(0, 1)
+    ones = (1,) * dims
+    plain = Geometry(geometry.kind, ones, (0,) * dims, geometry.dilation, geometry.groups)
     return _chunked_output(padded, flipped, plain, accumulator)
 
 
@@ -246,8 +284,15 @@ def _chunked_grad_weight(
     weight_shape: tuple[int, ...],
     accumulator: Accumulator,
 ) -> Tensor:
-    if geometry.kind == "linear":
-        return _chunked_matmul(grad.t(), x, accumulator)
+    if geometry.kind in ("linear", "bmm"):
+        return _chunked_matmul(grad.transpose(-2, -1), x, accumulator)
+    if geometry.mirror is not None:
+        return _chunked_grad_weight(x, grad, geometry.mirror, weight_shape, accumulator)
+    if geometry.kind == "conv3d":
+        planes, weight, plain = _flat(x, x.new_empty(weight_shape), geometry)
+        flat = grad.transpose(1, 2).flatten(0, 1)
+        shape = tuple(weight.shape)
+        return _chunked_grad_weight(flat, planes, plain, shape, accumulator).view(weight_shape)
     columns = _columns(x, weight_shape, geometry)  # [N, g, K, L]
     flat = grad.flatten(2).unflatten(1, (geometry.groups, -1))  # [N, g, O / g, L]
     a = flat.permute(1, 2, 0, 3).flatten(2)  # [g, O / g, N L]

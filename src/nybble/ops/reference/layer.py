@@ -50,8 +50,9 @@ def layer_forward(
     qx = quantize_operand(x, spec.output_input, draw, INPUT, alpha, want_inside=save)
     qw = quantize_operand(weight, spec.output_weight, draw, WEIGHT, None, want_inside=save)
     rank = x.dim()
-    tx, mx, limit_x = qx.facing(0, 0, rank)
-    tw, mw, limit_w = qw.facing(0, 1, rank)
+    follow_x, follow_w = geometry.follow("output")
+    tx, mx, limit_x = qx.facing(*follow_x, rank)
+    tw, mw, limit_w = qw.facing(*follow_w, rank)
     acc = gemm.output(
         tx,
         tw,
@@ -61,7 +62,7 @@ def layer_forward(
         accumulate=accumulate,
         accumulator=spec.accumulator,
     )
-    shaped = None if bias is None else bias.reshape(_bias_shape(geometry))
+    shaped = None if bias is None else bias.reshape(_bias_shape(geometry, rank))
     y = finish_(acc, mx, mw, shaped)
     if not save:
         return y, []
@@ -129,12 +130,11 @@ def layer_backward(
     )
     # Three tensors, not one thrice: an operator may not return the same memory twice.
     dx, dw, dalpha = grad.new_empty(0), grad.new_empty(0), grad.new_empty(0)
-    # Dimension 1 of weight and input is what a multiplier may follow, unless groups cut it.
-    free = 1 if geometry.groups == 1 else -1
     if for_input is not None:
         rank = len(x_shape)
-        tg, mg, limit_g = for_input.facing(0, 0, rank)
-        tw, mw, limit_w = qw.facing(free, 1, rank)
+        follow_g, follow_w = geometry.follow("grad_input")
+        tg, mg, limit_g = for_input.facing(*follow_g, rank)
+        tw, mw, limit_w = qw.facing(*follow_w, rank)
         acc = gemm.grad_input(
             tg,
             tw,
@@ -152,8 +152,9 @@ def layer_backward(
             dx.mul_(qx.inside)
     if for_weight is not None:
         rank = len(weight_shape)
-        tg, mg, limit_g = for_weight.facing(1, 0, rank)
-        tx, mx, limit_x = qx.facing(free, 1, rank)
+        follow_g, follow_x = geometry.follow("grad_weight")
+        tg, mg, limit_g = for_weight.facing(*follow_g, rank)
+        tx, mx, limit_x = qx.facing(*follow_x, rank)
         acc = gemm.grad_weight(
             tg,
             tx,
@@ -209,5 +210,5 @@ def _backward_operand(
     raise TypeError(f"a slot holds a Quantizer, None or 'same', not {slot!r}")
 
 
-def _bias_shape(geometry: Geometry) -> tuple[int, ...]:
-    return (1, -1, 1, 1) if geometry.kind == "conv2d" else (-1,)
+def _bias_shape(geometry: Geometry, rank: int) -> tuple[int, ...]:
+    return (1, -1, *[1] * (rank - 2)) if geometry.convolves else (-1,)

@@ -18,8 +18,9 @@ from typing import Any, Literal, cast
 import torch
 from torch import nn
 
-from nybble.convert import convert, loss_scale, reason_not_native
+from nybble.convert import convert, loss_scale
 from nybble.errors import UserError
+from nybble.nn.parts import reason_not_native
 from nybble.nn.registry import quantized_layers
 from nybble.ops.dispatch import runs_native
 from nybble.ops.native.plan import GEMMS
