@@ -67,9 +67,9 @@ class Rule:
     """One exception: `spec` for the layers that meet every condition that is set.
 
     name: exact module name, or `re:` and a regular expression that is searched in the name.
-    type: `conv1x1`, `depthwise`, `transposed`, `conv`, `linear`, `recurrent` (each Gemm of an
-    RNN, LSTM or GRU) or `time-loop` (those of its hidden state, one step after the other); `embedding` (tables) and `attention` (the products Q K^T and P V), which no
-    other rule speaks of;
+    type: `conv1x1`, `depthwise`, `transposed`, `conv`, `linear`, `recurrent` (each Gemm of an RNN,
+    LSTM or GRU) or `time-loop` (those of its hidden state, one step after the other); `embedding`
+    (tables) and `attention` (the products Q K^T and P V), which no other rule speaks of;
     position: `first` or `last` in module order;
     family: only in networks of this family: `bottleneck` (most dense convolutions are 1x1, as in
     ResNet-50) or `depthwise-separable` (MobileNet). `spec=None` leaves the layer in float32.
