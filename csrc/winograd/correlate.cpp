@@ -157,7 +157,7 @@ private:
     const int64_t column0 = index % blocks_.across * blocks_.columns;
     const int64_t rows = std::min(blocks_.rows, all - row0);
     const int64_t columns = std::min(blocks_.columns, blocks_.tile_columns - column0);
-    Window<T, 4> window(image_, decode_, 2 * column0, 2 * columns + 2, row_memory);
+    TileWindow<T, 4> window(image_, decode_, 2 * column0, 2 * columns + 2, row_memory);
     for (int64_t r = 0; r < rows; ++r) {
       const int64_t image = (row0 + r) / blocks_.tile_rows,
                     tile_row = (row0 + r) % blocks_.tile_rows;

@@ -193,8 +193,8 @@ private:
   void transform_rows(int64_t row0, int64_t begin, int64_t end, int64_t column0, int64_t columns,
                       int16_t* memory, int16_t* g, int16_t* x) const {
     int16_t* const g_rows = memory + 4 * row_elements<int16_t>(4 * columns_ + 2, c_.channels);
-    Window<int16_t, 4> image(image_, decode_, 4 * column0, 4 * columns + 2, memory);
-    Window<int16_t, 2> grad(grad_, decode_, 4 * column0, 4 * columns, g_rows);
+    TileWindow<int16_t, 4> image(image_, decode_, 4 * column0, 4 * columns + 2, memory);
+    TileWindow<int16_t, 2> grad(grad_, decode_, 4 * column0, 4 * columns, g_rows);
     for (int64_t r = begin; r < end; ++r) {
       const int64_t index = (row0 + r) / tile_rows_, tile_row = (row0 + r) % tile_rows_;
       const int64_t at = r * columns * 2 * kPanel;

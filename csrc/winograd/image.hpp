@@ -66,10 +66,10 @@ int64_t row_elements(int64_t columns, int64_t channels) {
 // The `Rows` padded rows below each other that one tile row reads, 2 apart from tile row to tile
 // row. `memory` holds Rows * row_elements.
 template <class T, int Rows>
-class Window {
+class TileWindow {
 public:
-  Window(const Image<T>& image, const DecodeKernels& decode, int64_t first, int64_t columns,
-         T* memory)
+  TileWindow(const Image<T>& image, const DecodeKernels& decode, int64_t first, int64_t columns,
+             T* memory)
       : image_(image), decode_(decode), first_(first), columns_(columns) {
     for (int i = 0; i < Rows; ++i)
       rows_[i] = memory + i * row_elements<T>(columns, image.channels);

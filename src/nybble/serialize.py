@@ -75,15 +75,9 @@ def load(model: nn.Module, path: str | os.PathLike[str]) -> nn.Module:
     architecture; the model is then what it was.
     """
     _check_arguments("load", model, path)
-    tensors, layers = _read(Path(path))
+    tensors, layers = read_file(Path(path))
     own = model.state_dict()
-    # Tied weights are stored once; the others of the tie take the same tensor.
-    for name, tensor in own.items():
-        if name not in tensors:
-            for other, stored in tensors.items():
-                if other in own and _same_storage(own[other], tensor):
-                    tensors[name] = stored
-                    break
+    tensors = fill_ties(own, tensors)
     _check_shapes(own, tensors, Path(path))
     _match(model, layers, Path(path))
     try:
@@ -92,6 +86,19 @@ def load(model: nn.Module, path: str | os.PathLike[str]) -> nn.Module:
         reason = " ".join(str(error).split())
         raise UserError(f"load: {path} does not fit this model: {reason}") from error
     return model
+
+
+def fill_ties(own: dict[str, Tensor], tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """`tensors` with the names that a file leaves out: tied weights are stored once, and the others
+    of the tie (in `own`, a model's state_dict) take the same tensor."""
+    filled = dict(tensors)
+    for name, tensor in own.items():
+        if name not in tensors:
+            for other, stored in tensors.items():
+                if other in own and _same_storage(own[other], tensor):
+                    filled[name] = stored
+                    break
+    return filled
 
 
 def float_state_dict(model: nn.Module) -> dict[str, Any]:
@@ -181,7 +188,9 @@ def _settings(info: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, dict[str, Any]]]:
+def read_file(path: Path) -> tuple[dict[str, Tensor], dict[str, dict[str, Any]]]:
+    """The tensors of a file of `save`, and for every converted layer its settings as `attach_`
+    takes them; UserError if it is missing, damaged or not of this kind."""
     if not path.is_file():
         raise UserError(f"load: {path} does not exist")
     try:

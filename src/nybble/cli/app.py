@@ -103,7 +103,8 @@ def _build(arguments: Sequence[str]) -> typer.Typer:
         if isinstance(command, typer.Typer):
             app.add_typer(command, name=name, short_help=line, epilog=_examples(command))
         else:
-            app.command(name, short_help=line)(command)
+            more = _task_help(arguments) if name == wanted else None
+            app.command(name, short_help=line, epilog=more)(command)
     return app
 
 
@@ -112,6 +113,15 @@ def _load(name: str) -> Callable[..., Any] | typer.Typer:
         f"nybble.cli.{name}"
     ).command
     return command
+
+
+def _task_help(arguments: Sequence[str]) -> str | None:
+    """What a task adds to the help of the commands that train."""
+    if arguments[0] not in ("train", "compare"):
+        return None
+    from nybble.cli.shared.task_help import task_help
+
+    return task_help(arguments)
 
 
 def _examples(group: typer.Typer) -> str:

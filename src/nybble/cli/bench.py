@@ -22,7 +22,7 @@ def _group() -> None:
 def emulation(
     recipe: Annotated[str, typer.Option(help="A recipe (`nybble recipes`).")] = "sun2020",
     model: Annotated[
-        str, typer.Option(help="cnn, resnet8, resnet14, resnet20, resnet18 or module:function.")
+        str, typer.Option(help="A vision model (docs/training.md) or module:function.")
     ] = "resnet14",
     batch_size: Annotated[int, typer.Option(help="Images a step.")] = 64,
     size: Annotated[int, typer.Option(help="Pixels of an image's side.")] = 28,
@@ -150,6 +150,17 @@ def step(
 @command.command("memory")
 def memory(
     model: ModelOption = "resnet18",
+    limit: Annotated[
+        str | None,
+        typer.Option(
+            help="As in 512M: search the largest batch that a process of that size can train with, "
+            "instead of measuring --batch."
+        ),
+    ] = None,
+    task: Annotated[
+        str | None, typer.Option(help="Measure a model of this task, as in --task speech.")
+    ] = None,
+    data: Annotated[str | None, typer.Option(help="The task's data.")] = None,
     batch: Annotated[int, typer.Option(help="Examples a step.")] = 128,
     recipe: RecipeOption = "sun2020",
     backend: BackendOption = "auto",
@@ -169,12 +180,14 @@ def memory(
     """Measure memory, float32 against 4 bits: bytes kept for backward, and a process's peak.
 
     In the JSON object `ratio` has float32's bytes over ours: `saved` (kept for backward, weights
-    not counted) and `peak` (high-water mark above the imports).
+    not counted) and `peak` (high-water mark above the imports). With --limit, `batch` has the
+    largest batch of each side.
 
     Example: nybble bench memory --model resnet18 --batch 128
     """
     from nybble.cli.shared.output import bar, check, finish
     from nybble.reports.speed import plain
+    from nybble.studies.speed.limit import LimitConfig, largest_batches, parse_bytes
     from nybble.studies.speed.memory import MemoryConfig, measure_memory
 
     check(json, record)
@@ -189,9 +202,15 @@ def memory(
         size=size,
         channels=channels,
         allocator=allocator,
+        task=task,
+        data=data,
     )
+    search = None if limit is None else LimitConfig(parse_bytes(limit), config)
     with bar("processes") as advance:
-        found = measure_memory(config, advance)
+        if search is None:
+            found = measure_memory(config, advance)
+        else:
+            found = largest_batches(search, advance)
     finish(found, plain, json, record, note)
 
 

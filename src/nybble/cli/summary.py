@@ -15,8 +15,8 @@ def command(
     model: Annotated[
         str,
         typer.Argument(
-            help="cnn, resnet8, resnet14, resnet20, resnet18, hf:NAME (a tiny model of"
-            " transformers: hf:bert, hf:gpt2, hf:vit, ...) or module:function."
+            help="A vision model (docs/training.md), hf:NAME (a tiny model of transformers:"
+            " hf:bert, hf:gpt2, hf:vit, ...) or module:function."
         ),
     ],
     recipe: Annotated[

@@ -86,6 +86,17 @@ def command(
         float | None,
         typer.Option(help="Weight decay of learned clips.", rich_help_panel=_RECIPE),
     ] = None,
+    start: Annotated[
+        str | None,
+        typer.Option(
+            "--from",
+            help="A run's folder, a checkpoint or a file of nybble.save: begin with that model.",
+        ),
+    ] = None,
+    new_head: Annotated[
+        bool,
+        typer.Option("--new-head", help="With --from: the last layer begins anew."),
+    ] = False,
     seed: Annotated[int, typer.Option(help="Initial weights, order of batches, augmentation.")] = 0,
     epochs: Annotated[int | None, typer.Option(help="Passes over the training set.")] = None,
     batch_size: Annotated[
@@ -115,7 +126,8 @@ def command(
     schedule: Annotated[
         str | None,
         typer.Option(
-            help="onecycle, cosine, step, constant, decay or inverse-sqrt.", rich_help_panel=_RUN
+            help="onecycle, cosine, step, thirds, constant, decay or inverse-sqrt.",
+            rich_help_panel=_RUN,
         ),
     ] = None,
     warmup: Annotated[

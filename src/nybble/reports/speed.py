@@ -284,6 +284,39 @@ def _memory(record: Record) -> Blocks:
     return Blocks([("", table)], lines)
 
 
+# ---- limit --------------------------------------------------------------------------------------
+
+
+def _limit(record: Record) -> Blocks:
+    made = record["configuration"]
+    table = [["side", "form", "largest batch", "peak there", "next tried", "peak there"]]
+    for m in record["measurements"]:
+        tried = dict(m["tried"])
+        above = min((batch for batch in tried if batch > m["batch"]), default=None)
+        table.append(
+            [
+                m["side"],
+                m["form"],
+                str(m["batch"]) if m["batch"] else "none fits",
+                size(tried[m["batch"]]) if m["batch"] else "-",
+                str(above) if above else "-",
+                size(tried[above]) if above and tried[above] else "-" if not above else "no data",
+            ]
+        )
+    lines = [
+        f"{made['model']}, {made['recipe']} (what other layers keep for backward: "
+        f"{_activations(made)}), {threads(made['threads'])}, limit {size(made['limit'])} for the "
+        f"whole process, imports included; {made['steps']} steps without an optimizer.",
+    ]
+    batches = record["batch"]
+    if record["ratio"]:
+        lines.append(
+            f"Largest batch: {batches['float32']} in float32, {batches['ours']} in 4 bits, "
+            f"{record['ratio']:.2f}x."
+        )
+    return Blocks([("", table)], lines)
+
+
 # ---- kernels ------------------------------------------------------------------------------------
 
 
@@ -363,6 +396,7 @@ def _peers(record: Record) -> Blocks:
 WRITERS: dict[str, Callable[[Record], Blocks]] = {
     "step": _step,
     "memory": _memory,
+    "limit": _limit,
     "kernels": _kernels,
     "peers": _peers,
 }

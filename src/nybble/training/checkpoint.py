@@ -107,6 +107,17 @@ def load_checkpoint(folder: Path) -> Checkpoint | None:
     return None
 
 
+def read_checkpoint(path: Path) -> Checkpoint:
+    """Load the checkpoint of one JSON file; UserError if it is damaged or none."""
+    match = _NAME.fullmatch(path.name)
+    if match is None:
+        raise UserError(f"{path} is no checkpoint (checkpoints/step-N.json).")
+    try:
+        return Checkpoint(int(match[1]), _read(path), ())
+    except DamagedError as error:
+        raise UserError(f"{path} cannot be used: {error}") from None
+
+
 def available(folder: Path) -> list[tuple[int, Path]]:
     """(step, path of the JSON file) of every checkpoint, newest first, unchecked."""
     found = [(_NAME.fullmatch(path.name), path) for path in folder.glob("step-*.json")]

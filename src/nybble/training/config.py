@@ -20,7 +20,7 @@ from typing import Any, Self
 
 from nybble.errors import UserError, suggest
 
-SCHEDULES = ("onecycle", "cosine", "step", "constant", "decay", "inverse-sqrt")
+SCHEDULES = ("onecycle", "cosine", "step", "thirds", "constant", "decay", "inverse-sqrt")
 OPTIMIZERS = ("sgd", "adamw")
 BACKENDS = ("auto", "reference", "native")
 ACTIVATIONS = ("none", "exact", "4bit")
@@ -63,6 +63,8 @@ class TrainConfig:
     of `nybble.param_groups`. loss_scale: a power of two, None is the recipe's.
     activations: what normalisation, activation functions and the like keep for backward: `none`
     leaves them as they are (docs/memory.md).
+    start: what this run's model begins with: the folder of a run, a checkpoint of it, or a file of
+    `nybble.save`; new_head: its last layer begins anew.
     task_options: pairs (key, value) that the task alone understands (`Task.options`).
     limit_train, limit_test: use only that many items (which ones: the same for every run).
     channels_last: keep images and weights in that memory layout, in which convolutions on CPUs are
@@ -79,6 +81,8 @@ class TrainConfig:
     recipe: str = "sun2020"
     rules: tuple[tuple[str, str], ...] = ()
     task_options: tuple[tuple[str, str], ...] = ()
+    start: str | None = None
+    new_head: bool = False
     seed: int = 0
     epochs: int | None = None
     batch_size: int | None = None
@@ -139,6 +143,8 @@ class TrainConfig:
             raise UserError(f"warmup is a share of the run, 0 <= warmup < 1, not {self.warmup}.")
         if self.label_smoothing is not None and not 0 <= self.label_smoothing < 1:
             raise UserError(f"label_smoothing must be in [0, 1), not {self.label_smoothing}.")
+        if self.new_head and self.start is None:
+            raise UserError("--new-head starts the last layer of a trained model anew; add --from.")
         repeated = [key for key, _ in self.task_options]
         for key in set(repeated):
             if repeated.count(key) > 1:
@@ -161,7 +167,9 @@ class TrainConfig:
         if self.out is not None:
             return Path(self.out)
         whole = self.resolved()
-        parts = (self.task, whole.data, whole.model, self.recipe, f"s{self.seed}")
+        parts = [self.task, whole.data, whole.model, self.recipe, f"s{self.seed}"]
+        if self.start is not None:
+            parts.append(f"from-{Path(self.start).resolve().name}")
         return Path("runs") / folder_name("-".join(parts))
 
     def to_dict(self) -> dict[str, Any]:

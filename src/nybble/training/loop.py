@@ -32,7 +32,7 @@ from nybble.training.folder import CHECKPOINTS, check_folder, claim_folder
 from nybble.training.inputs import call, detached, laid_out
 from nybble.training.machine import commit
 from nybble.training.optimizers import build_optimizer, clip_gradients_, set_lr, unscale_
-from nybble.training.prepare import build_model, environment
+from nybble.training.prepare import begin, build_model, environment
 from nybble.training.progress import Reporter, clock, waiting, with_unit
 from nybble.training.record import layers_of, run_record
 from nybble.training.result import read_result, write_result
@@ -88,8 +88,11 @@ class Run:
             self.task = make_task(config)
         seed_globals(derive(config.seed, "init"))
         self.model, self.recipe = build_model(config, self.task)
+        self.start = begin(self.model, config)
         self.optimizer = build_optimizer(self.model, config)
         self.about = self.task.describe()
+        if self.start is not None:
+            self.about["start"] = self.start["sha256"]
         self.state = RunState(loss_scale=config.loss_scale or loss_scale(self.model))
         self.watch = GradientWatch(self.model, self.task.steps_per_epoch)
         self.total_steps = config.epochs * self.task.steps_per_epoch
@@ -118,6 +121,8 @@ class Run:
             self.write("running")
             self.reporter.start(self.total_steps, self.done)
             try:
+                if self.start is not None and not self.state.before:
+                    self.test_the_start()
                 while self.state.epoch < self.config.epochs:
                     while self.state.step < self.task.steps_per_epoch:
                         self.check_stop()
@@ -272,6 +277,14 @@ class Run:
         self.watch.reset()
         self.write("running")
 
+    def test_the_start(self) -> None:
+        """Test the model as it came, and leave no trace in it (a test may set clips)."""
+        saved = {key: tensor.clone() for key, tensor in self.model.state_dict().items()}
+        loss, score, _ = self.evaluate()
+        self.model.load_state_dict(saved)
+        self.state.before = {"test_loss": loss, f"test_{self.task.metric}": score}
+        self.reporter.say(f"before the first step: test loss {loss:.4f}{self.shown(score)}")
+
     def train_metric(self) -> float | None:
         """The metric of the epoch's training batches so far; None where they are not scored."""
         return self.task.summarise([tuple(self.state.score)]) if self.state.score else None
@@ -344,6 +357,8 @@ class Run:
             "data": self.about,
             "environment": environment(),
         }
+        if keeps := self.task.keeps():
+            content["keeps"] = keeps
         if self.carried is not None:
             content["carried"] = self.carried
         save_checkpoint(self.folder / CHECKPOINTS, self.done, content)

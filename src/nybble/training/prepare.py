@@ -10,6 +10,7 @@ from torch import nn
 from nybble.errors import UserError
 from nybble.training.config import TrainConfig
 from nybble.training.machine import cpu_model, versions
+from nybble.training.start import take_weights
 from nybble.training.tasks.base import Task
 
 FLOAT32 = "fp32"
@@ -46,6 +47,13 @@ def build_model(config: TrainConfig, task: Task) -> tuple[nn.Module, Any]:
         seed=config.seed,
     )
     return model, recipe
+
+
+def begin(model: nn.Module, config: TrainConfig) -> dict[str, Any] | None:
+    """Load the trained model that the run starts from; what to record of it, or None."""
+    if config.start is None:
+        return None
+    return take_weights(model, config)
 
 
 def environment() -> dict[str, Any]:

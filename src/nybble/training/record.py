@@ -32,6 +32,7 @@ def run_record(run: Run, status: str, error: str | None = None) -> dict[str, Any
         "data": run.about,
         "model": {"name": run.config.model, "parameters": parameters},
         "recipe": recipe_record(run.config.recipe, run.recipe),
+        "start": None if run.start is None else {**run.start, **state.before},
         "versions": versions(),
         "machine": machine(),
         "commit": run.commit,

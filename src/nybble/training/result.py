@@ -7,6 +7,9 @@ The fields:
     config     every field of TrainConfig, `lr` as used; `loss_scale` as it ended,
                `skipped_steps` by which it was halved
     data, model, recipe    what they were: sizes, number of weights, the recipe's own record
+    start      null, or with --from: from, step, recipe and sha256 of the weights that the run
+               began with, new_head (the layer that began anew, or null), and the test_loss and
+               test_<metric> of the model before the first step
     versions, machine, commit    of the code ("-dirty": with local changes); null outside git
     metric     its name; `unit` ("%": a share in [0, 1], shown in per cent); `higher_is_better`
     steps, total_steps     taken and planned

@@ -6,6 +6,8 @@ onecycle   linear from 1/25 up to 1 over the first w, then linear down to 0
 cosine     linear from 0 up to 1 over w, then (1 + cos(pi t)) / 2 (Loshchilov & Hutter 2017)
 step       warm-up as cosine, then 1, 0.1 after half of the run, 0.01 after three quarters
            (He et al. 2016 on CIFAR)
+thirds     warm-up as cosine, then 1, 0.1 after a third of the run, 0.01 after two thirds
+           (He et al. 2016 on ImageNet: 30, 60 of 90 epochs)
 constant   warm-up, then 1
 decay      1 for the first w, then down in equal ratios to 1/400 at the end (Zaremba et al. 2014:
            6 of 39 epochs, then divided by 1.2 after each)
@@ -37,6 +39,8 @@ def factor(schedule: str, step: int, total: int, warmup: float) -> float:
         return 0.5 * (1 + math.cos(math.pi * done))
     if schedule == "step":
         return 1.0 if step < total / 2 else 0.1 if step < 3 * total / 4 else 0.01
+    if schedule == "thirds":
+        return 1.0 if step < total / 3 else 0.1 if step < 2 * total / 3 else 0.01
     if schedule == "inverse-sqrt":
         return math.sqrt(max(1.0, rise) / (step + 1))
     return 1.0

@@ -16,6 +16,7 @@ class RunState:
     """`epoch` and `step` (in the epoch) are the next to run.
 
     score: the sum of the epoch's training scores, entry by entry; empty before the first.
+    before: the test of the model that the run started from.
     clipped: steps of the epoch whose gradients were scaled down to `clip_norm`.
     """
 
@@ -34,6 +35,7 @@ class RunState:
     epochs: list[dict[str, Any]] = field(default_factory=list)
     gradients: dict[str, list[float]] = field(default_factory=dict)
     warnings: list[str] = field(default_factory=list)
+    before: dict[str, float] = field(default_factory=dict)
 
     def next_epoch(self) -> None:
         """Move to the next epoch and empty the sums."""

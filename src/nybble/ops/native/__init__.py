@@ -105,7 +105,7 @@ def available() -> Availability:
 def active_isa() -> str:
     """The instruction set whose kernels run, "none" without the compiled module.
 
-    >>> active_isa() in ("avx2", "generic", "none")
+    >>> active_isa() in ("avx2", "neon", "dotprod", "generic", "none")
     True
     """
     module, _ = core()

@@ -19,15 +19,18 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-from collections.abc import Callable
-from dataclasses import asdict, dataclass, fields
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from nybble.errors import NybbleError, UserError
 from nybble.recipes import get_recipe
 from nybble.studies.speed import record
 from nybble.studies.speed.targets import memory_targets
+
+if TYPE_CHECKING:
+    from nybble.studies.speed.workload import Workload
 
 ALLOCATORS = ("default", "keep")
 """`default`: the C library's own; `keep`: `training/allocator.py`, which the command line sets."""
@@ -53,11 +56,16 @@ class MemoryConfig:
     size: int = 32
     channels: int = 3
     allocator: str = "default"
+    task: str | None = None
+    data: str | None = None
 
     def __post_init__(self) -> None:
         from nybble.studies.speed.workload import check_name
 
-        check_name(self.model)
+        if self.task is None:
+            check_name(self.model)
+            if self.data is not None:
+                raise UserError("--data is for the model of a task; add --task.")
         get_recipe(self.recipe)
         for name in ("batch", "steps", "size", "channels", "threads"):
             record.at_least(name, getattr(self, name))
@@ -78,11 +86,7 @@ def measure_memory(
     Raises:
         UserError: names that are unknown, a model that cannot be built or run.
     """
-    from nybble.studies.speed.forms import CHANNELS_LAST, CONTIGUOUS
-    from nybble.studies.speed.workload import make_workload
-
-    images = make_workload(config.model, config.batch, config.size, config.channels).has_images
-    forms = [CONTIGUOUS, CHANNELS_LAST] if images else [CONTIGUOUS]
+    forms = forms_of(config)
     own = forms[-1]
     jobs = [(FLOAT32, form) for form in forms] + [(OURS, own)]
     found = []
@@ -116,14 +120,35 @@ def _ratio(float32: dict[str, Any], ours: dict[str, Any], name: str) -> float | 
     return a / b if a is not None and b else None
 
 
-def in_a_process(config: MemoryConfig, side: str, form: str) -> dict[str, Any]:
-    """Run `memory_child` in a fresh interpreter, in this folder, and return what it found.
+def forms_of(config: MemoryConfig) -> list[str]:
+    """The eager forms of float32 to try; the last is that of the 4-bit model as well."""
+    from nybble.studies.speed.forms import CHANNELS_LAST, CONTIGUOUS
+
+    small = replace(config, batch=min(config.batch, 2))
+    images = workload_of(asdict(small), small.batch).has_images
+    return [CONTIGUOUS, CHANNELS_LAST] if images else [CONTIGUOUS]
+
+
+def workload_of(job: Mapping[str, Any], batch: int) -> Workload:
+    """The workload of a `MemoryConfig` as a dict, at some batch."""
+    from nybble.studies.speed.workload import make_workload, task_workload
+
+    if job["task"] is None:
+        return make_workload(job["model"], batch, job["size"], job["channels"])
+    return task_workload(job["task"], job["model"], job["data"], batch)
+
+
+def in_a_process(
+    config: MemoryConfig, side: str, form: str, peak_only: bool = False
+) -> dict[str, Any]:
+    """Run `memory_child` in a fresh interpreter, in this folder, and return what it found;
+    `peak_only`: nothing is measured after the steps.
 
     Raises:
         UserError: what the user has to mend, as the child said it.
         NybbleError: the child ended otherwise.
     """
-    job = json.dumps({**asdict(config), "side": side, "form": form})
+    job = json.dumps({**asdict(config), "side": side, "form": form, "peak_only": peak_only})
     command = [sys.executable, "-m", "nybble.studies.speed.memory_child", job]
     done = subprocess.run(command, capture_output=True, text=True, cwd=Path.cwd())
     lines = done.stdout.splitlines()

@@ -24,8 +24,9 @@ from torch.autograd.profiler import profile
 from nybble.convert import loss_scale
 from nybble.errors import UserError
 from nybble.studies.speed.forms import CHANNELS_LAST, backends_of, float32_model, four_bit_model
+from nybble.studies.speed.memory import workload_of
 from nybble.studies.speed.profile import be_quiet
-from nybble.studies.speed.workload import Workload, at_batch, make_workload
+from nybble.studies.speed.workload import TooFewError, Workload, at_batch
 from nybble.studies.steptime import loss_step
 from nybble.training.allocator import keep_freed_memory
 from nybble.training.saved import measure_saved_bytes
@@ -50,7 +51,7 @@ def measure(job: dict[str, Any]) -> dict[str, Any]:
     import_late_modules()
     gc.collect()
     imported = high_water()
-    workload = make_workload(job["model"], job["batch"], job["size"], job["channels"])
+    workload = workload_of(job, job["batch"])
     model, batch = _side(job, workload)
     step = loss_step(model, lambda: batch.run(model), loss_scale(model))
     seconds = []
@@ -59,6 +60,8 @@ def measure(job: dict[str, Any]) -> dict[str, Any]:
         step()
         seconds.append(time.process_time() - start)
     peak = high_water()
+    if job["peak_only"]:
+        return {"peak_bytes": peak - imported, "whole_bytes": peak}
     saved = saved_bytes(batch, model)
     return {
         "input": batch.input,
@@ -100,8 +103,8 @@ def _activation_bytes(
     half = int(job["batch"]) // 2
     if not half:
         return None
-    if ":" not in job["model"]:
-        smaller: Workload | None = make_workload(job["model"], half, job["size"], job["channels"])
+    if job["task"] is not None or ":" not in job["model"]:
+        smaller: Workload | None = workload_of(job, half)
         if smaller is not None and job["form"] == CHANNELS_LAST:
             smaller = smaller.channels_last()
         size = int(job["batch"])
@@ -131,8 +134,11 @@ def alive_bytes(workload: Workload, model: nn.Module) -> int:
 
 def main() -> None:
     """Answer one job, given as the argument; bad input is answered in one line as well."""
+    job = json.loads(sys.argv[1])
     try:
-        found = measure(json.loads(sys.argv[1]))
+        found = measure(job)
+    except TooFewError as error:
+        found = {"too_few": True} if job.get("peak_only") else {"error": str(error)}
     except UserError as error:
         found = {"error": str(error)}
     print(json.dumps(found))

@@ -123,6 +123,34 @@ def make_workload(name: str, batch: int, size: int = 32, channels: int = 3) -> W
         return _users(name, batch, size, channels)
 
 
+def task_workload(task: str, model: str, data: str | None, batch: int) -> Workload:
+    """The workload of a task's model: its first training batch, its loss (no state is carried).
+
+    Raises:
+        UserError: an unknown task, model or data set, or one with fewer than `batch` examples.
+    """
+    from nybble.training.config import TrainConfig
+    from nybble.training.tasks import make_task
+
+    made = make_task(TrainConfig(task=task, model=model, data=data, batch_size=batch))
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        network = made.model()
+    inputs, target = made.batch(0, 0)
+    args = inputs if isinstance(inputs, tuple) else (inputs,)
+    found = max((x.shape[0] for x in args if isinstance(x, Tensor) and x.dim()), default=batch)
+    if found < batch:
+        raise TooFewError(
+            f"{made.describe()['name']} has {found} training examples, too few for a batch of "
+            f"{batch}."
+        )
+    return Workload(model, network, args, {}, lambda output: made.loss(output, target))
+
+
+class TooFewError(UserError):
+    """A batch is larger than the data."""
+
+
 def _vision(name: str, model: nn.Module, batch: int, size: int, channels: int) -> Workload:
     images = torch.randn(batch, channels, size, size)
     labels = torch.randint(0, CLASSES, (batch,))

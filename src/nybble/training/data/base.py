@@ -5,8 +5,9 @@ The whole set stays in memory as bytes (Fashion-MNIST: 55 MB); floats exist one 
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 import torch
@@ -37,12 +38,37 @@ class ImageData:
     notes: tuple[str, ...] = ()
 
     @property
+    def shape(self) -> tuple[int, int, int]:
+        """Channels, height and width."""
+        channels, height, width = self.train_x.shape[1:]
+        return int(channels), int(height), int(width)
+
+    @property
     def channels(self) -> int:
-        return int(self.train_x.shape[1])
+        return self.shape[0]
 
     @property
     def size(self) -> tuple[int, int]:
-        return int(self.train_x.shape[2]), int(self.train_x.shape[3])
+        """Height and width."""
+        return self.shape[1:]
+
+    def kept(self, part: str, indices: Tensor) -> ImageData:
+        """The set with some of the images of "train" or "test" only."""
+        return replace(
+            self,
+            **{
+                f"{part}_x": getattr(self, f"{part}_x")[indices],
+                f"{part}_y": getattr(self, f"{part}_y")[indices],
+            },
+        )
+
+    def fingerprint(self) -> str:
+        """SHA-256 of all images and labels, so that a changed data set is noticed."""
+        digest = hashlib.sha256()
+        for tensor in (self.train_x, self.train_y, self.test_x, self.test_y):
+            digest.update(str(list(tensor.shape)).encode())
+            digest.update(tensor.contiguous().numpy().tobytes())
+        return digest.hexdigest()
 
 
 @dataclass(frozen=True)

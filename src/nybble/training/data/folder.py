@@ -46,8 +46,8 @@ def load(argument: str, options: DataOptions | None = None) -> ImageData:
     test_folder = next((folder / n for n in TEST_NAMES if (folder / n).is_dir()), None)
     name = f"folder:{folder.name}"
     if train_folder.is_dir() and test_folder is not None:
-        classes = _classes(train_folder)
-        unknown = sorted(set(_classes(test_folder)) - set(classes))
+        classes = class_names(train_folder)
+        unknown = sorted(set(class_names(test_folder)) - set(classes))
         if unknown:
             raise UserError(
                 f"{test_folder} has the class '{unknown[0]}', which {train_folder} has not."
@@ -63,7 +63,7 @@ def load(argument: str, options: DataOptions | None = None) -> ImageData:
         return make_image_data(
             name, (train_x, train_y), (test_x, test_y), classes, "crop-flip", notes
         )
-    classes = _classes(folder)
+    classes = class_names(folder)
     images, labels, corrupt = _read(folder, classes, options)
     train, test = stratified_split(labels, 0.2)
     notes = ("of every class a fixed random fifth is test", *_notes(corrupt))
@@ -77,7 +77,8 @@ def load(argument: str, options: DataOptions | None = None) -> ImageData:
     )
 
 
-def _classes(folder: Path) -> tuple[str, ...]:
+def class_names(folder: Path) -> tuple[str, ...]:
+    """The sub-folders, each a class, in alphabetical order; UserError if there is none."""
     names = sorted(p.name for p in folder.iterdir() if p.is_dir() and not p.name.startswith("."))
     if not names:
         loose = any(path.suffix.lower() in EXTENSIONS for path in folder.iterdir())

@@ -37,6 +37,11 @@ def find() -> Found:
 
 def load(argument: str, options: DataOptions | None = None) -> ImageData:
     """Load the set `argument` through `datasets.load_dataset`."""
+    return from_splits(f"hf:{argument}", load_splits(argument), options or DataOptions())
+
+
+def load_splits(argument: str) -> Any:
+    """The splits of the set NAME or NAME@CONFIG, as the library gives them."""
     if importlib.util.find_spec("datasets") is None:
         raise UserError(f"hf:{argument} needs the datasets library. Install it with: {INSTALL}")
     need_pillow(f"hf:{argument}")
@@ -44,20 +49,19 @@ def load(argument: str, options: DataOptions | None = None) -> ImageData:
 
     name, _, configuration = argument.partition("@")
     try:
-        splits = datasets.load_dataset(name, configuration or None)
+        return datasets.load_dataset(name, configuration or None)
     except Exception as error:  # the library raises many kinds: network, name, configuration, files
         first = str(error).strip().splitlines() or [""]
         raise UserError(
             f"The data set hf:{argument} cannot be loaded ({type(error).__name__}: {first[0]})."
         ) from error
-    return from_splits(f"hf:{argument}", splits, options or DataOptions())
 
 
 def from_splits(name: str, splits: Any, options: DataOptions) -> ImageData:
     """Make `ImageData` of a mapping {split name: rows with `features`}."""
     if "train" not in splits:
         raise UserError(f"{name} has no split 'train' (it has {', '.join(splits)}).")
-    image, label = _columns(name, splits["train"])
+    image, label = columns(name, splits["train"])
     train_x, train_y, classes, corrupt = _read(name, splits["train"], image, label, options, ())
     notes: tuple[str, ...] = ()
     test_name = next((key for key in TEST_SPLITS if key in splits), None)
@@ -81,7 +85,8 @@ def from_splits(name: str, splits: Any, options: DataOptions) -> ImageData:
     return make_image_data(name, *pairs, classes, "crop-flip", notes)
 
 
-def _columns(name: str, rows: Any) -> tuple[str, str]:
+def columns(name: str, rows: Any) -> tuple[str, str]:
+    """The names of the columns of images and of labels."""
     features = rows.features
     kinds = {key: type(feature).__name__ for key, feature in features.items()}
     images = [key for key, kind in kinds.items() if kind == "Image"]

@@ -20,6 +20,7 @@ MODULES: tuple[str, ...] = (
     "cifar10",
     "folder",
     "hf",
+    "image_files",
     # language
     "text.brown",
     "text.lines",
@@ -27,6 +28,11 @@ MODULES: tuple[str, ...] = (
     "text.pairs",
     "text.table",
     # speech
+    "audio.voices",
+    "audio.fsdd",
+    "audio.sounds",
+    "audio.connected_digits",
+    "audio.transcripts",
 )
 """Files of this folder ("text.brown" is text/brown.py). They import their packages in `load`."""
 

@@ -16,6 +16,8 @@ from nybble.training.tasks.options import Option, read_options
 
 TASKS: dict[str, str] = {
     "vision": "nybble.training.tasks.vision:VisionTask",
+    "speech": "nybble.training.tasks.speech:SpeechTask",
+    "ctc": "nybble.training.tasks.ctc:CTCTask",
     "language": "nybble.training.tasks.language:LanguageTask",
     "translation": "nybble.training.tasks.translation:TranslationTask",
     "text": "nybble.training.tasks.text:TextTask",

@@ -70,6 +70,8 @@ class Task(Protocol):
     """The same for single models, before `defaults`: {"gpt": {"lr": 1e-3}}."""
     options: ClassVar[Mapping[str, Option]] = {}
     """What `--set KEY=VALUE` takes; read them with `read_options(config)`."""
+    inherits: ClassVar[tuple[str, ...]] = ()
+    """Options that belong to a trained model: a run that starts from one takes them from it."""
     uses: ClassVar[tuple[str, ...]] = ("label_smoothing",)
     """Fields of TrainConfig that only some tasks heed, and this one does; a user who sets another
     of `config.PARTIAL_FIELDS` is told that it would do nothing."""
@@ -128,6 +130,12 @@ class Task(Protocol):
 
     def extras(self, scores: Sequence[Any]) -> dict[str, float]:
         """More numbers about the test set than the metric, by name (JSON-ready)."""
+        return {}
+
+    def keeps(self) -> dict[str, Any]:
+        """What belongs to the trained model beside its weights and was made from the data (a
+        tokenizer): JSON-ready, saved with every checkpoint. A task that starts from it finds it
+        with `start.kept_by`."""
         return {}
 
     def carry(self, state: Any, output: Any) -> Any:

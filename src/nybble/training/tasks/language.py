@@ -32,13 +32,14 @@ from nybble.training.data.text.stream import (
     evaluation_rows,
     token_stream,
 )
-from nybble.training.data.text.tokenizers import train_tokenizer
 from nybble.training.tasks.base import Inputs, Task
 from nybble.training.tasks.options import Option
 from nybble.training.tasks.texts import (
+    INHERITS,
     OPTIONS,
     check_model,
     held_out,
+    make_tokenizer,
     model_training,
     settings_of,
     shape_of,
@@ -66,6 +67,8 @@ class LanguageTask(Task):
     }
     scores_training = False  # the training loss says the same
 
+    inherits: ClassVar[tuple[str, ...]] = INHERITS
+
     @classmethod
     def defaults_for(cls, config: TrainConfig) -> Mapping[str, Any]:
         return model_training("language", config)
@@ -80,9 +83,7 @@ class LanguageTask(Task):
         self.lines = data.train[: config.limit_train]
         self.test_lines = held_out(data, self.settings["part"])[: config.limit_test]
         settings = self.settings
-        self.tokenizer = train_tokenizer(
-            settings["tokens"], self.lines, settings["vocabulary"], SPECIALS
-        )
+        self.tokenizer = make_tokenizer(config, settings, self.lines, SPECIALS)
         self.stream = token_stream(self.lines, self.tokenizer, END)
         self.test_stream = token_stream(self.test_lines, self.tokenizer, END)
         kind = CarriedBatches if self.carried else ChunkBatches
@@ -110,6 +111,9 @@ class LanguageTask(Task):
             "sha256": fingerprint(self.lines, self.test_lines),
             "notes": list(data.notes),
         }
+
+    def keeps(self) -> dict[str, Any]:
+        return {"tokenizer": self.tokenizer.to_dict()}
 
     def model(self) -> nn.Module:
         model = self.entry.build(shape_of(self.settings, vocabulary=self.tokenizer.size))

@@ -7,6 +7,7 @@ text=NAME` and `--set label=NAME` name the columns of a table.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any, ClassVar
 
 import torch
@@ -18,13 +19,15 @@ from nybble.training.data.registry import load_data
 from nybble.training.data.text.base import LabelData, fingerprint
 from nybble.training.data.text.lengths import BucketedBatches, in_order_of_length, pad
 from nybble.training.data.text.table import Columns
-from nybble.training.data.text.tokenizers import train_tokenizer
+from nybble.training.start import begun_with, class_numbers
 from nybble.training.tasks.base import Inputs, Task
 from nybble.training.tasks.options import Option
 from nybble.training.tasks.texts import (
+    INHERITS,
     OPTIONS,
     check_model,
     held_out,
+    make_tokenizer,
     model_training,
     sample,
     settings_of,
@@ -50,6 +53,8 @@ class TextTask(Task):
         "label": Option(str, "label", "Column of the labels in a table."),
     }
 
+    inherits: ClassVar[tuple[str, ...]] = INHERITS
+
     @classmethod
     def defaults_for(cls, config: TrainConfig) -> Mapping[str, Any]:
         return model_training("text", config)
@@ -60,11 +65,13 @@ class TextTask(Task):
         settings = self.settings
         columns = Columns(settings["text"], settings["label"])
         data: LabelData = load_data(config.data, columns, task="text")
+        if classes := begun_with(config).get("classes"):
+            data = with_classes(data, tuple(classes))
         self.data = data
         self.train = sample(data.train, config.limit_train)
         self.test = sample(held_out(data, settings["part"]), config.limit_test)
-        self.tokenizer = train_tokenizer(
-            settings["tokens"], [text for text, _ in self.train], settings["vocabulary"], SPECIALS
+        self.tokenizer = make_tokenizer(
+            config, settings, [text for text, _ in self.train], SPECIALS
         )
         self.cut_off = 0
         self.train_tokens = self._encode(self.train)
@@ -111,6 +118,9 @@ class TextTask(Task):
         )
         return float(test[train.argmax()]) / len(self.test)
 
+    def keeps(self) -> dict[str, Any]:
+        return {"tokenizer": self.tokenizer.to_dict()}
+
     def model(self) -> nn.Module:
         classes = len(self.data.classes)
         shape = shape_of(self.settings, vocabulary=self.tokenizer.size, classes=classes, pad=PAD)
@@ -147,3 +157,19 @@ class TextTask(Task):
 
     def summarise(self, scores: Sequence[tuple[float, int]]) -> float:
         return sum(correct for correct, _ in scores) / sum(count for _, count in scores)
+
+
+def with_classes(data: LabelData, classes: tuple[str, ...]) -> LabelData:
+    """The set with the classes that a model was trained on, of which it may lack some."""
+    number = class_numbers(data.name, data.classes, classes).tolist()
+
+    def renamed(part: Sequence[tuple[str, int]]) -> tuple[tuple[str, int], ...]:
+        return tuple((text, number[label]) for text, label in part)
+
+    return replace(
+        data,
+        classes=classes,
+        train=renamed(data.train),
+        valid=renamed(data.valid),
+        test=renamed(data.test),
+    )

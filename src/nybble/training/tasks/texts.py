@@ -14,8 +14,14 @@ from torch import Tensor, nn
 
 from nybble.errors import UserError
 from nybble.training.config import TrainConfig
-from nybble.training.data.text.tokenizers import KINDS
+from nybble.training.data.text.tokenizers import (
+    KINDS,
+    Tokenizer,
+    restore_tokenizer,
+    train_tokenizer,
+)
 from nybble.training.models.language import SHAPE, LanguageModel, find_model
+from nybble.training.start import kept_by
 from nybble.training.tasks.base import FALLBACK_LR
 from nybble.training.tasks.options import Option, read_options
 
@@ -34,6 +40,9 @@ OPTIONS: Mapping[str, Option] = {
     "part": Option(str, "test", "What is measured: test or valid.", ("test", "valid")),
 }
 """The options of every language task."""
+
+INHERITS = ("tokens", "vocabulary", "length", "width", "layers", "heads", "hidden", "dropout")
+"""Those that belong to a trained model."""
 
 
 def settings_of(
@@ -63,6 +72,18 @@ def model_training(task: str, config: TrainConfig) -> Mapping[str, Any]:
 def shape_of(settings: Mapping[str, Any], **more: int) -> dict[str, Any]:
     """What a model is built from."""
     return {name: settings[name] for name in ("length", *SHAPE)} | more
+
+
+def make_tokenizer(
+    config: TrainConfig,
+    settings: Mapping[str, Any],
+    texts: Sequence[str],
+    specials: tuple[str, ...],
+) -> Tokenizer:
+    """The tokenizer of the run that `config` starts from, or one trained on the texts."""
+    if saved := kept_by(config).get("tokenizer"):
+        return restore_tokenizer(saved, specials)
+    return train_tokenizer(settings["tokens"], texts, settings["vocabulary"], specials)
 
 
 def held_out(data: Any, part: str) -> Any:

@@ -26,15 +26,17 @@ from nybble.training.data.registry import load_data
 from nybble.training.data.text.base import PairData, fingerprint
 from nybble.training.data.text.lengths import BucketedBatches, in_order_of_length, pad
 from nybble.training.data.text.stream import IGNORED
-from nybble.training.data.text.tokenizers import INSTALL, train_tokenizer
+from nybble.training.data.text.tokenizers import INSTALL
 from nybble.training.models.decode import beam, greedy
 from nybble.training.tasks.base import Inputs, Task
 from nybble.training.tasks.language import perplexity
 from nybble.training.tasks.options import Option
 from nybble.training.tasks.texts import (
+    INHERITS,
     OPTIONS,
     check_model,
     held_out,
+    make_tokenizer,
     model_training,
     sample,
     settings_of,
@@ -78,6 +80,8 @@ class TranslationTask(Task):
     }
     scores_training = False
 
+    inherits: ClassVar[tuple[str, ...]] = INHERITS
+
     @classmethod
     def defaults_for(cls, config: TrainConfig) -> Mapping[str, Any]:
         return model_training("translation", config)
@@ -90,11 +94,8 @@ class TranslationTask(Task):
         self.data = data
         settings = self.settings
         train = sample(data.train, config.limit_train)
-        self.tokenizer = train_tokenizer(
-            settings["tokens"],
-            [side for pair in train for side in pair],
-            settings["vocabulary"],
-            SPECIALS,
+        self.tokenizer = make_tokenizer(
+            config, settings, [side for pair in train for side in pair], SPECIALS
         )
         self.train = self._encode(train)
         self.test = self._encode(sample(held_out(data, settings["part"]), config.limit_test))
@@ -150,6 +151,9 @@ class TranslationTask(Task):
             "copy": bleu([p.text for p in self.test], references),
             "constant": bleu([constant] * len(references), references),
         }
+
+    def keeps(self) -> dict[str, Any]:
+        return {"tokenizer": self.tokenizer.to_dict()}
 
     def model(self) -> nn.Module:
         size = self.tokenizer.size

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, ClassVar
@@ -15,10 +14,15 @@ from nybble.errors import UserError
 from nybble.training.config import TrainConfig
 from nybble.training.data import DataOptions, ImageData, load_data
 from nybble.training.data.batches import Batches
-from nybble.training.models.registry import build_model, check_model_name, default_lr
-from nybble.training.tasks.base import FALLBACK, FALLBACK_LR, Task
+from nybble.training.data.image_files import FileBatches, ImageFiles
+from nybble.training.models.registry import build_model, check_model_name, training_of
+from nybble.training.start import begun_with, class_numbers
+from nybble.training.tasks.base import Task
 
 TEST_BATCH = 500
+"""Images of a test batch; a tenth of it where they are larger than 64 x 64."""
+
+Images = ImageData | ImageFiles
 
 
 class VisionTask(Task):
@@ -39,36 +43,40 @@ class VisionTask(Task):
 
     @classmethod
     def defaults_for(cls, config: TrainConfig) -> Mapping[str, Any]:
-        """SGD's rate is the model's at batch 128, in proportion to the batch."""
-        batch = config.batch_size or FALLBACK["batch_size"]
-        rates = {**FALLBACK_LR, "sgd": default_lr(str(config.model)) * batch / 128}
-        optimizer = config.optimizer or FALLBACK["optimizer"]
-        return {"optimizer": optimizer, "lr": rates[optimizer]}
+        return training_of(str(config.model), config.batch_size, config.optimizer)
 
     def __init__(self, config: TrainConfig) -> None:
         self.config = config = config.resolved()
         check_model_name(config.model)
-        data = load_data(config.data, DataOptions(config.resize, config.on_corrupt))
+        data: Images = load_data(config.data, DataOptions(config.resize, config.on_corrupt))
+        if classes := begun_with(config).get("classes"):
+            data = with_classes(data, tuple(classes))
         self.data = limit(data, config.limit_train, config.limit_test)
-        self.batches = Batches(self.data, config.batch_size, config.seed, config.augmentation)
+        given = config.batch_size, config.seed, config.augmentation
+        self.batches: Batches | FileBatches
+        if isinstance(self.data, ImageFiles):
+            self.batches = FileBatches(self.data, *given)
+        else:
+            self.batches = Batches(self.data, *given)
         self.steps_per_epoch = self.batches.steps_per_epoch
 
     def describe(self) -> dict[str, Any]:
         data = self.data
         return {
             "name": data.name,
-            "train": len(data.train_x),
-            "test": len(data.test_x),
-            "shape": list(data.train_x.shape[1:]),
+            "train": len(data.train_y),
+            "test": len(data.test_y),
+            "shape": list(data.shape),
             "classes": list(data.classes),
             "augmentation": self.batches.augmentation,
-            "sha256": fingerprint(data),
+            "sha256": data.fingerprint(),
             "notes": list(data.notes),
         }
 
     def model(self) -> nn.Module:
+        data, config = self.data, self.config
         model = build_model(
-            self.config.model, len(self.data.classes), self.data.channels, self.config.zero_init
+            config.model, len(data.classes), data.shape[0], config.zero_init, max(data.shape[1:])
         )
         self.check(model)
         return model
@@ -81,7 +89,7 @@ class VisionTask(Task):
         was_training = model.training
         try:
             with torch.no_grad():
-                output = model.eval()(inputs)
+                output = logits_of(model.eval()(inputs))
         except Exception as error:
             raise UserError(
                 f"{asked}: given images {shape} it raised {type(error).__name__}: {error}"
@@ -100,39 +108,43 @@ class VisionTask(Task):
         return self.batches.batch(epoch, step)
 
     def test_batches(self) -> Iterator[tuple[Tensor, Tensor]]:
-        for start in range(0, len(self.data.test_x), TEST_BATCH):
-            yield self.batches.test_batch(start, TEST_BATCH)
+        size = TEST_BATCH if max(self.data.shape[1:]) <= 64 else TEST_BATCH // 10
+        for start in range(0, len(self.data.test_y), size):
+            yield self.batches.test_batch(start, size)
 
-    def loss(self, output: Tensor, target: Tensor) -> Tensor:
-        return F.cross_entropy(output, target, label_smoothing=self.config.label_smoothing)
+    def loss(self, output: Any, target: Tensor) -> Tensor:
+        logits = logits_of(output)
+        return F.cross_entropy(logits, target, label_smoothing=self.config.label_smoothing)
 
     def weight(self, target: Tensor) -> int:
         return len(target)
 
-    def score(self, output: Tensor, target: Tensor) -> tuple[float, int]:
-        return float((output.argmax(1) == target).sum()), len(target)
+    def score(self, output: Any, target: Tensor) -> tuple[float, int]:
+        return float((logits_of(output).argmax(1) == target).sum()), len(target)
 
     def summarise(self, scores: Sequence[tuple[float, int]]) -> float:
         return sum(correct for correct, _ in scores) / sum(count for _, count in scores)
 
 
-def fingerprint(data: ImageData) -> str:
-    """SHA-256 of all images and labels, so that a changed data set is noticed."""
-    digest = hashlib.sha256()
-    for tensor in (data.train_x, data.train_y, data.test_x, data.test_y):
-        digest.update(str(list(tensor.shape)).encode())
-        digest.update(tensor.contiguous().numpy().tobytes())
-    return digest.hexdigest()
+def logits_of(output: Any) -> Any:
+    """The output itself, or its `logits` (transformers' models)."""
+    return getattr(output, "logits", output)
 
 
-def limit(data: ImageData, train: int | None, test: int | None) -> ImageData:
+def with_classes(data: Images, classes: tuple[str, ...]) -> Images:
+    """The set with the classes that a model was trained on, of which it may lack some."""
+    number = class_numbers(data.name, data.classes, classes)
+    if classes == tuple(data.classes):
+        return data
+    changes: dict[str, Any] = {"train_y": number[data.train_y], "test_y": number[data.test_y]}
+    return replace(data, classes=classes, **changes)
+
+
+def limit(data: Images, train: int | None, test: int | None) -> Images:
     """Keep `train` and `test` images, chosen at random, the same for every run."""
     chosen = torch.Generator().manual_seed(0)
-    changes: dict[str, Tensor] = {}
     for part, count in (("train", train), ("test", test)):
-        images: Tensor = getattr(data, f"{part}_x")
-        if count is not None and count < len(images):
-            keep = torch.randperm(len(images), generator=chosen)[:count]
-            changes[f"{part}_x"] = images[keep]
-            changes[f"{part}_y"] = getattr(data, f"{part}_y")[keep]
-    return replace(data, **changes)  # type: ignore[arg-type]
+        total = len(getattr(data, f"{part}_y"))
+        if count is not None and count < total:
+            data = data.kept(part, torch.randperm(total, generator=chosen)[:count])
+    return data

@@ -15,8 +15,8 @@ from __future__ import annotations
 
 import importlib.util
 from collections import Counter
-from collections.abc import Iterable, Sequence
-from typing import Any, Protocol
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, Protocol, Self
 
 from nybble.errors import UserError
 
@@ -39,6 +39,10 @@ class Tokenizer(Protocol):
         """The text of the numbers; special tokens but <unk> are left out."""
         ...
 
+    def to_dict(self) -> dict[str, Any]:
+        """All of it, JSON-ready, for `restore_tokenizer`."""
+        ...
+
 
 def train_tokenizer(
     kind: str, texts: Sequence[str], size: int, specials: tuple[str, ...]
@@ -50,12 +54,26 @@ def train_tokenizer(
     ([3, 2, 0], 'a <unk>')
     """
     if kind == "word":
-        return WordTokenizer(texts, size, specials)
+        return WordTokenizer.trained(texts, size, specials)
     if kind == "char":
-        return CharTokenizer(texts, size, specials)
+        return CharTokenizer.trained(texts, size, specials)
     if kind == "bpe":
-        return BpeTokenizer(texts, size, specials)
+        return BpeTokenizer.trained(texts, size, specials)
     raise UserError(f"Unknown tokens '{kind}'; choose one of {', '.join(KINDS)}.")
+
+
+def restore_tokenizer(record: Mapping[str, Any], specials: tuple[str, ...]) -> Tokenizer:
+    """The tokenizer whose `to_dict` gave `record`.
+
+    >>> words = train_tokenizer("word", ["a b a"], 4, ("<unk>", "<eos>"))
+    >>> restore_tokenizer(words.to_dict(), ("<unk>", "<eos>")).encode("b a c")
+    [3, 2, 0]
+    """
+    if record["kind"] == "bpe":
+        return BpeTokenizer(_engine(str(record["engine"])), specials)
+    if record["kind"] == "char":
+        return CharTokenizer(list(record["tokens"]), specials)
+    return WordTokenizer(list(record["tokens"]), specials)
 
 
 class WordTokenizer:
@@ -63,12 +81,17 @@ class WordTokenizer:
 
     kind = "word"
 
-    def __init__(self, texts: Sequence[str], size: int, specials: tuple[str, ...]) -> None:
+    @classmethod
+    def trained(cls, texts: Sequence[str], size: int, specials: tuple[str, ...]) -> Self:
+        """The most frequent words of the texts."""
         counts = Counter(word for text in texts for word in text.split())
         for special in specials:
             counts.pop(special, None)
+        return cls([*specials, *_most_frequent(counts, size - len(specials))], specials)
+
+    def __init__(self, tokens: list[str], specials: tuple[str, ...]) -> None:
         self.specials = specials
-        self.tokens = [*specials, *_most_frequent(counts, size - len(specials))]
+        self.tokens = tokens
         self.size = len(self.tokens)
         self._ids = {token: index for index, token in enumerate(self.tokens)}
         for special in specials:
@@ -84,18 +107,26 @@ class WordTokenizer:
     def decode(self, ids: Iterable[int]) -> str:
         return " ".join(_spoken(self.tokens, self.specials, ids))
 
+    def to_dict(self) -> dict[str, Any]:
+        return {"kind": self.kind, "tokens": self.tokens}
+
 
 class CharTokenizer:
     """Single characters."""
 
     kind = "char"
 
-    def __init__(self, texts: Sequence[str], size: int, specials: tuple[str, ...]) -> None:
+    @classmethod
+    def trained(cls, texts: Sequence[str], size: int, specials: tuple[str, ...]) -> Self:
+        """The most frequent characters of the texts."""
         counts: Counter[str] = Counter()
         for text in texts:
             counts.update(text)
+        return cls([*specials, *_most_frequent(counts, size - len(specials))], specials)
+
+    def __init__(self, tokens: list[str], specials: tuple[str, ...]) -> None:
         self.specials = specials
-        self.tokens = [*specials, *_most_frequent(counts, size - len(specials))]
+        self.tokens = tokens
         self.size = len(self.tokens)
         self._ids = {token: i for i, token in enumerate(self.tokens) if i >= len(specials)}
         self._unknown = specials.index(UNKNOWN)
@@ -108,15 +139,19 @@ class CharTokenizer:
     def decode(self, ids: Iterable[int]) -> str:
         return "".join(_spoken(self.tokens, self.specials, ids))
 
+    def to_dict(self) -> dict[str, Any]:
+        return {"kind": self.kind, "tokens": self.tokens}
+
 
 class BpeTokenizer:
     """Byte-level BPE (Sennrich et al. 2016; bytes as in GPT-2), trained by `tokenizers`."""
 
     kind = "bpe"
 
-    def __init__(self, texts: Sequence[str], size: int, specials: tuple[str, ...]) -> None:
-        if importlib.util.find_spec("tokenizers") is None:
-            raise UserError(f"BPE needs the tokenizers library. Install it with: {INSTALL}")
+    @classmethod
+    def trained(cls, texts: Sequence[str], size: int, specials: tuple[str, ...]) -> Self:
+        """Merges learned from the texts."""
+        _need_library()
         from tokenizers import Tokenizer as Engine
         from tokenizers import decoders, models, pre_tokenizers, trainers
 
@@ -125,18 +160,22 @@ class BpeTokenizer:
                 f"A vocabulary of {size} is too small for BPE: it holds all 256 bytes and "
                 f"{len(specials)} special tokens."
             )
-        # Special tokens are kept out of the library, which would find them inside texts.
-        self.specials = specials
-        self._engine: Any = Engine(models.BPE())
-        self._engine.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=True)
-        self._engine.decoder = decoders.ByteLevel()
+        engine: Any = Engine(models.BPE())
+        engine.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=True)
+        engine.decoder = decoders.ByteLevel()
         trainer = trainers.BpeTrainer(
             vocab_size=size - len(specials),
             initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
             show_progress=False,
         )
-        self._engine.train_from_iterator(texts, trainer)
-        self.size = len(specials) + self._engine.get_vocab_size()
+        engine.train_from_iterator(texts, trainer)
+        return cls(engine, specials)
+
+    def __init__(self, engine: Any, specials: tuple[str, ...]) -> None:
+        # Special tokens are kept out of the library, which would find them inside texts.
+        self.specials = specials
+        self._engine = engine
+        self.size = len(specials) + engine.get_vocab_size()
 
     def encode(self, text: str) -> list[int]:
         first = len(self.specials)
@@ -146,6 +185,21 @@ class BpeTokenizer:
         first = len(self.specials)
         text: str = self._engine.decode([index - first for index in ids if index >= first])
         return text.strip()
+
+    def to_dict(self) -> dict[str, Any]:
+        return {"kind": self.kind, "engine": self._engine.to_str()}
+
+
+def _need_library() -> None:
+    if importlib.util.find_spec("tokenizers") is None:
+        raise UserError(f"BPE needs the tokenizers library. Install it with: {INSTALL}")
+
+
+def _engine(text: str) -> Any:
+    _need_library()
+    from tokenizers import Tokenizer as Engine
+
+    return Engine.from_str(text)
 
 
 def _most_frequent(counts: Counter[str], size: int) -> list[str]:

@@ -1,0 +1,1 @@
+"""Recorded sound: files, sets with labels or transcripts, and the log-mel front end."""
