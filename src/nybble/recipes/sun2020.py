@@ -1,6 +1,7 @@
 """`sun2020`: ultra-low precision 4-bit training (Sun et al., NeurIPS 2020), the paper's system.
 
-    inputs      INT4 by PACT: a learned clip, unsigned where the first batch has no negative value
+    inputs      INT4: a learned clip (PACT) where the first batch has no negative value, as behind
+                a ReLU; else the clip that SAWB finds in every batch
     weights     INT4 by SAWB: the clip from the first two moments, at every forward
     gradients   FP4 radix-4 [1,3,0] with a scale per layer (GradScale), rounded in two phases:
                 even grid 4^n for one backward Gemm, odd grid 4^n / 2 for the other
@@ -98,10 +99,12 @@ SWITCHES = (
     ),
     Switch(
         "signed",
-        ("symmetric", "two_sided", "sawb"),
-        "symmetric",
-        "inputs with negative values: one learned clip and [-7, 7], two learned clips and 16"
-        " levels, or the clip that SAWB finds in every batch",
+        ("sawb", "symmetric", "two_sided"),
+        "sawb",
+        "inputs with negative values: the clip that SAWB finds in every batch, one learned clip and"
+        " [-7, 7], or two learned clips and 16 levels; learned clips stay behind the inputs of a"
+        " Transformer that trains fast, until all of a layer's inputs are beyond the clip and no"
+        " gradient passes it; the paper's text was not available, its successor LUQ takes SAWB",
     ),
     Switch(
         "first_last",

@@ -14,15 +14,20 @@ from pathlib import Path
 from typing import IO, Any
 
 from nybble.errors import UserError
+from nybble.nn.state import SIGNED
+from nybble.recipes.earlier import as_before
+from nybble.training.checkpoint import load_checkpoint
 from nybble.training.config import TrainConfig
 from nybble.training.files import disk_errors, write_json
+from nybble.training.result import FILE as RESULT_FILE
 
 CONFIG_FILE = "config.json"
 LOG_FILE = "log.txt"
 CHECKPOINTS = "checkpoints"
 SCHEMA = "nybble.config"
-SCHEMA_VERSION = 2
-"""Version 1 left the task's defaults (a learning rate) open; they are filled in when it is read."""
+SCHEMA_VERSION = 3
+"""Version 1 left the task's defaults (a learning rate) open; they are filled in when it is read.
+Up to version 2 `sun2020` learned clips of signed inputs too (`as_meant`)."""
 
 
 def check_folder(config: TrainConfig) -> None:
@@ -107,9 +112,32 @@ def _read(path: Path) -> dict[str, Any]:
             "Update nybble, or choose another --out."
         )
     try:
-        return TrainConfig.from_dict(config).identity()
-    except UserError as error:
+        return TrainConfig.from_dict(as_meant(config, version, path.parent)).identity()
+    except (UserError, AttributeError, TypeError, ValueError) as error:
         raise UserError(f"{path} cannot be used: {error}; choose another --out.") from None
+
+
+def as_meant(config: dict[str, Any], version: int, folder: Path) -> dict[str, Any]:
+    """`config`, which `version` of config.json holds, with recipes that say what they did then.
+
+    A recipe's text stays where both meanings are one: in a run of which no layer has seen negative
+    inputs, as of ReLU networks, or that has not begun.
+    """
+    if version >= SCHEMA_VERSION or not _saw_negative_inputs(folder):
+        return config
+    rules = [[name, as_before(recipe)] for name, recipe in config.get("rules") or ()]
+    return {**config, "recipe": as_before(config.get("recipe", "sun2020")), "rules": rules}
+
+
+def _saw_negative_inputs(folder: Path) -> bool:
+    try:
+        found = load_checkpoint(folder / CHECKPOINTS)
+    except UserError:  # damaged: unknown
+        return True
+    if found is None:
+        return (folder / RESULT_FILE).exists()
+    kinds = (t for key, t in found.content["model"].items() if key.endswith("nybble_input_kind"))
+    return any(bool((kind == SIGNED).any()) for kind in kinds)
 
 
 def _differences(path: Path, asked: dict[str, Any]) -> list[str]:

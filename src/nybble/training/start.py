@@ -33,7 +33,7 @@ from nybble.errors import UserError
 from nybble.nn.registry import quantized_layers
 from nybble.serialize import fill_ties, read_file
 from nybble.training.checkpoint import load_checkpoint, read_checkpoint
-from nybble.training.folder import CHECKPOINTS, CONFIG_FILE
+from nybble.training.folder import CHECKPOINTS, CONFIG_FILE, as_meant
 
 if TYPE_CHECKING:
     from nybble.training.config import TrainConfig
@@ -72,9 +72,10 @@ def config_of(path: str) -> Mapping[str, Any]:
         return {}
     file = _run_folder(place) / CONFIG_FILE
     try:
-        config = json.loads(file.read_text())["config"]
-        return {key: config[key] for key in ("task", "model", "recipe")} | dict(config)
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        record = json.loads(file.read_text())
+        config = as_meant(record["config"], record.get("schema_version", 1), file.parent)
+        return {key: config[key] for key in ("task", "model", "recipe")} | config
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise UserError(f"--from {path}: {file} cannot be read ({error}).") from None
 
 
