@@ -16,7 +16,7 @@ from nybble.nn.multihead import MultiheadAttention
 from nybble.nn.parts import targets
 
 FOUR = "sun2020:first_last=int4"
-ALL = f"{FOUR}+attention=yes+embedding=yes"
+ALL = f"{FOUR}+attention=yes+embedding=yes+signed=symmetric"  # every input has a learned clip
 PROJECTIONS = ("in_proj", "k_proj", "v_proj", "out_proj")
 PRODUCTS = ("qk_product", "pv_product")
 _PAIR = ("attention.pv_product", "attention.qk_product")
