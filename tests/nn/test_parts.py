@@ -16,9 +16,10 @@ from nybble.nn.multihead import MultiheadAttention
 from nybble.nn.parts import targets
 
 FOUR = "sun2020:first_last=int4"
-ALL = f"{FOUR}+attention=yes+embedding=yes"
+ALL = f"{FOUR}+attention=yes+embedding=yes+signed=symmetric"  # every input has a learned clip
 PROJECTIONS = ("in_proj", "k_proj", "v_proj", "out_proj")
 PRODUCTS = ("qk_product", "pv_product")
+_PAIR = ("attention.pv_product", "attention.qk_product")
 
 
 class Everything(nn.Module):
@@ -190,3 +191,13 @@ def test_products_of_a_module_without_weights_follow_those_around_it() -> None:
     model.load_state_dict(start, strict=False)
     assert {name.partition(".")[0] for name in clips(model)} == {"0"}
     assert len(clips(model)) == 3
+    # A block around a block: each looks after its own products.
+    outer = Block()
+    outer.inner = Block()
+    nybble.convert(outer, ALL)
+    for block in (outer, outer.inner):
+        block(torch.randn(2, 5, 8)).sum().backward()
+    assert len(clips(outer)) == 6
+    weights = {"qkv.weight": torch.randn(24, 8), "qkv.bias": torch.zeros(24)}
+    outer.load_state_dict(weights, strict=False)
+    assert sorted(clips(outer)) == [f"inner.{name}" for name in (*_PAIR, "qkv")]

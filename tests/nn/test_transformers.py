@@ -58,10 +58,10 @@ def test_every_layer_of_every_model_works_and_files_go_round(name, tmp_path):
     assert not info["missing_keys"] and not info["mismatched_keys"]
     assert all(".nybble_" in key for key in info["unexpected_keys"])
     assert twin.config._attn_implementation == attention
-    own = twin.state_dict()
-    assert set(own) == keys and all(torch.equal(v, model.state_dict()[k]) for k, v in own.items())
+    own, ours = twin.state_dict(), model.state_dict()
+    assert set(own) == keys and all(torch.equal(v, ours[k]) for k, v in own.items())
     nybble.convert(twin, FULL, {**accepted, **tables})
-    twin.load_state_dict(model.state_dict())
+    twin.load_state_dict(ours)
     with torch.no_grad():
         assert torch.equal(twin.eval()(**batch).loss, model.eval()(**batch).loss)
     nybble.revert(model)
