@@ -23,6 +23,7 @@ from torch.autograd.profiler import profile
 
 from nybble.convert import loss_scale
 from nybble.errors import UserError
+from nybble.ops.native.pool import pool_use
 from nybble.studies.speed.forms import CHANNELS_LAST, backends_of, float32_model, four_bit_model
 from nybble.studies.speed.memory import workload_of
 from nybble.studies.speed.profile import be_quiet
@@ -123,13 +124,17 @@ def _activation_bytes(
 
 
 def alive_bytes(workload: Workload, model: nn.Module) -> int:
-    """Bytes of torch's allocator that a forward pass leaves alive, its small results included."""
+    """Bytes of torch's allocator and of the pool that a forward pass leaves alive."""
     be_quiet()
     gc.collect()
+    before = pool_use()["taken"]
     with profile(use_kineto=False, profile_memory=True) as profiler:
         loss = workload.run(model)
+    pooled = pool_use()["taken"] - before
     del loss
-    return sum(int(event.self_cpu_memory_usage) for event in profiler.function_events or ())
+    return pooled + sum(
+        int(event.self_cpu_memory_usage) for event in profiler.function_events or ()
+    )
 
 
 def main() -> None:
