@@ -2,11 +2,11 @@
 //
 // A training step asks for the same blocks again and again, some of them for a moment (an output, a
 // gradient, scratch) and some until its backward pass (codes, masks). malloc puts both into one
-// heap, where a small block that is kept pins the space of the large ones around it (of 690 MB at
-// the peak of a ResNet-18 step of batch 128, 330 MB were in use), and blocks that it maps afresh
-// cost a page fault every 4 KiB. So they have a pool of their own: mapped regions, free ranges
-// joined with their neighbours; what is kept is taken from the high end, where systems put the
-// first region, and what passes from the low end, so that neither breaks up the other's space.
+// heap, where a small block that is kept pins the space of the large ones around it, and blocks
+// that it maps afresh cost a page fault every 4 KiB. So they have a pool of their own: mapped
+// regions, free ranges joined with their neighbours; what is kept is taken from the high end, where
+// systems put the first region, and what passes from the low end, so that neither breaks up the
+// other's space.
 //
 // Not done: giving memory back by itself. `release` does it, as torch.cuda.empty_cache does.
 #pragma once

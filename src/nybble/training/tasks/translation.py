@@ -20,7 +20,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from nybble.errors import UserError
+from nybble.errors import NybbleError, UserError
 from nybble.training.config import TrainConfig
 from nybble.training.data.registry import load_data
 from nybble.training.data.text.base import PairData, fingerprint
@@ -205,7 +205,8 @@ class TranslationTask(Task):
         )
 
     def score(self, output: Any, target: Any) -> Any:
-        raise NotImplementedError("translations are scored by test_score, with the model")
+        """Never asked for: `scores_training` is off, and `test_score` decodes with the model."""
+        raise NybbleError("translations are scored by test_score, with the model")
 
     def summarise(self, scores: Sequence[Score]) -> float:
         return bleu(
