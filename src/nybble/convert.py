@@ -350,6 +350,6 @@ def _resolve(
         # does not bring it in.
         reaches = not optional or chosen is not None or pattern == facts.name
         if reaches and facts.named(pattern):
-            spec = value.spec if isinstance(value, Recipe) else value
+            spec = value.named_spec(facts) if isinstance(value, Recipe) else value
             return spec, f"user rule {pattern}"
     return chosen, recipe.name if rule is None else f"{recipe.name}: {rule.describe()}"

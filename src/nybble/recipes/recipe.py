@@ -179,6 +179,15 @@ class Recipe:
                 return rule.spec, rule
         return (None if layer.types.intersection(OPTIONAL) else self.spec), None
 
+    def named_spec(self, layer: LayerFacts) -> LayerSpec | None:
+        """What `layer` does where a user's rule names this recipe for it: the recipe's own spec.
+
+        Exemptions by position, family or kind are what such a rule lifts. The form that a time loop
+        needs is no exemption: without it the loop would leave the native backend.
+        """
+        inside = layer.types & {"time-loop"}
+        return self.resolve(LayerFacts("", inside, frozenset()))[0] if inside else self.spec
+
     @property
     def loss_scale(self) -> float:
         """A power of two by which training loops multiply the loss and divide the gradients, for

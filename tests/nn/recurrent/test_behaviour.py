@@ -94,6 +94,17 @@ def test_signed_inputs_take_sawb_and_hidden_states_a_learned_clip() -> None:
     assert all(why_not_native(spec, gemm) is None for gemm in ("output", "grad_input"))
 
 
+@pytest.mark.parametrize(
+    "rules", [{"lstm": "sun2020"}, {"re:.": "sun2020"}, {"lstm.hh_l0": "sun2020"}]
+)
+def test_a_rule_that_names_the_recipe_leaves_the_loop_in_cpp(rules: dict[str, str]) -> None:
+    net = nybble.convert(Words(), "sun2020", rules=rules)
+    net(torch.randint(11, (3, 5), generator=torch.Generator().manual_seed(1))).sum().backward()
+    spec = net.lstm.hh_l0._resolved_spec()
+    assert why_not_native(spec, "output") is None
+    assert net.lstm.hh_l0.nybble_rule.startswith("user rule")
+
+
 def test_class_keys_and_revert() -> None:
     plain = Words()
     keys, parameters = list(plain.state_dict()), list(plain.parameters())
