@@ -23,6 +23,8 @@ nb::dlpack::dtype dtype_of(const std::string& name) {
 
 nb::object take(const std::vector<int64_t>& shape, const std::vector<int64_t>& strides,
                 const std::string& dtype_name, const std::string& kind) {
+  if (kind != "passing" && kind != "kept")
+    throw std::invalid_argument("take: no such kind: " + kind);
   if (shape.size() != strides.size())
     throw std::invalid_argument("take: shape and strides differ in length");
   const nb::dlpack::dtype dtype = dtype_of(dtype_name);
@@ -35,26 +37,20 @@ nb::object take(const std::vector<int64_t>& shape, const std::vector<int64_t>& s
     last += checked_product(shape[i] - 1, strides[i], "take");
   }
   const int64_t bytes = checked_product(last + 1, dtype.bits / 8, "take");
-  void* block;
-  void (*give)(void*) noexcept;
-  if (kind == "lasting") {
-    block = lasting_pool().take(size_t(bytes), Pool::Kind::passing);
-    give = [](void* p) noexcept { lasting_pool().give(p); };
-  } else {
-    block = pool().take(size_t(bytes), kind == "kept" ? Pool::Kind::kept : Pool::Kind::passing);
-    give = [](void* p) noexcept { pool().give(p); };
-  }
-  const nb::capsule owner(block, give);
+  const auto place = kind == "passing" ? Pool::Kind::passing : Pool::Kind::kept;
+  void* const block = pool().take(size_t(bytes), place);
+  const nb::capsule owner(block, [](void* p) noexcept { pool().give(p); });
   return nb::cast(nb::ndarray<nb::pytorch>(block, sizes.size(), sizes.data(), owner, strides.data(),
                                            dtype, nb::device::cpu::value, 0));
 }
 
 nb::dict use() {
-  const Pool::Use a = pool().use(), b = lasting_pool().use();
+  const Pool::Use now = pool().use();
   nb::dict out;
-  out["mapped"] = a.mapped + b.mapped;
-  out["taken"] = a.taken + b.taken;
-  out["most_taken"] = a.most_taken + b.most_taken;
+  out["mapped"] = now.mapped;
+  out["taken"] = now.taken;
+  out["most_taken"] = now.most_taken;
+  out["moved"] = now.moved;
   return out;
 }
 
@@ -63,7 +59,8 @@ nb::dict use() {
 void bind_pool(nb::module_& m) {
   m.def("take", &take, nb::arg("shape"), nb::arg("strides"), nb::arg("dtype"), nb::arg("kind"));
   m.def("pool_use", &use);
-  m.def("pool_release", [] { return pool().release() + lasting_pool().release(); });
+  m.def("hollow", [](uintptr_t address) { pool().hollow(reinterpret_cast<void*>(address)); });
+  m.def("pool_release", [] { return pool().release(); });
 }
 
 } // namespace nybble

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cstdlib>
 #include <new>
+#include <vector>
 
 #if defined(__unix__) || defined(__APPLE__)
 #include <sys/mman.h>
@@ -22,6 +23,18 @@ namespace nybble {
 namespace {
 
 constexpr size_t kPage = 4096; // blocks are whole pages, so no two share a cache line
+
+// Free ranges smaller than this are left where they are: a move costs some microseconds however
+// small it is, and mappings would become ever more.
+constexpr size_t kWorthMoving = size_t(1) << 18;
+
+#ifdef __linux__
+#ifdef MREMAP_DONTUNMAP
+constexpr int kLeave = MREMAP_DONTUNMAP;
+#else
+constexpr int kLeave = 4; // headers older than Linux 5.7; an older system refuses it
+#endif
+#endif
 
 size_t rounded(size_t bytes, size_t unit) {
   if (bytes > SIZE_MAX / 2) throw std::bad_alloc();
@@ -65,6 +78,8 @@ void Pool::give(void* block) {
 
 size_t Pool::release() { return 0; }
 
+void Pool::hollow(const void*) {}
+
 #else
 
 void* Pool::take(size_t bytes, Kind kind) {
@@ -72,10 +87,10 @@ void* Pool::take(size_t bytes, Kind kind) {
   const std::lock_guard<std::mutex> lock(mutex_);
   auto range = find(size, kind);
   if (range == free_.end()) {
-    const size_t region = rounded(size, region_);
-    lowest_ = map_region(region, lowest_);
-    add_free(lowest_, region);
-    use_.mapped += region;
+    if (size < region_ && worth_moving() < size)
+      map_more(size);
+    else
+      join(size);
     range = find(size, kind);
   }
   const auto [from, whole] = *range;
@@ -88,13 +103,115 @@ void* Pool::take(size_t bytes, Kind kind) {
   return reinterpret_cast<void*>(start);
 }
 
+void Pool::map_more(size_t size) {
+  const size_t region = rounded(size, region_);
+  lowest_ = map_region(region, lowest_);
+  seams_.insert(lowest_);
+  use_.mapped += region;
+  add_free(lowest_, region);
+}
+
+// Bytes of the free ranges that `join` would take.
+size_t Pool::worth_moving() const {
+  size_t total = 0;
+  for (const auto& range : free_)
+    if (range.second >= kWorthMoving) total += range.second;
+  return total;
+}
+
+#ifdef __linux__
+
+// Make one free range of `size` bytes out of smaller ones, the largest first, and of new pages
+// where they are too few.
+void Pool::join(size_t size) {
+  std::vector<std::pair<size_t, uintptr_t>> ranges;
+  for (const auto& [start, bytes] : free_)
+    if (bytes >= kWorthMoving) ranges.emplace_back(bytes, start);
+  std::sort(ranges.rbegin(), ranges.rend());
+
+  // The target is mapped first, whole: what no range fills is then there, and nobody else's mapping
+  // comes to lie in it. Its pages take no memory until they are used, and moved ones replace them.
+  const uintptr_t target = map_region(size, lowest_);
+  use_.mapped += size;
+  size_t done = 0;
+  for (auto [bytes, start] : ranges) {
+    bytes = std::min(bytes, size - done);
+    if (bytes == 0) break;
+    const size_t rest = free_[start] - bytes;
+    free_.erase(start);
+    if (rest > 0) free_.emplace(start + bytes, rest);
+    move_pages(start, bytes, target + done, false);
+    done += bytes;
+  }
+  seams_.insert(target + done);
+  lowest_ = target;
+  add_free(target, size);
+}
+
+// The pages of `bytes` bytes from `from`, which may be several mappings, go to `to`; `leave`: the
+// old addresses stay, as new mappings.
+void Pool::move_pages(uintptr_t from, size_t bytes, uintptr_t to, bool leave) {
+  const uintptr_t end = from + bytes;
+  const int how = MREMAP_MAYMOVE | MREMAP_FIXED | (leave ? kLeave : 0);
+  seams_.insert(end); // what stays begins there
+  for (uintptr_t at = from; at < end;) {
+    seams_.insert(to);
+    const size_t part = *seams_.upper_bound(at) - at;
+    void* const old = reinterpret_cast<void*>(at);
+    void* const now = reinterpret_cast<void*>(to);
+    // The system may refuse, for it limits the number of mappings: then the old pages go, and the
+    // new ones of the target serve.
+    if (mremap(old, part, part, how, now) != MAP_FAILED)
+      use_.moved += part;
+    else if (leave)
+      madvise(old, part, MADV_DONTNEED);
+    else
+      munmap(old, part);
+    at += part;
+    to += part;
+  }
+  use_.mapped -= bytes;
+  if (!leave) seams_.erase(seams_.lower_bound(from), seams_.lower_bound(end));
+}
+
+void Pool::hollow(const void* block) {
+  const std::lock_guard<std::mutex> lock(mutex_);
+  const auto found = taken_.find(reinterpret_cast<uintptr_t>(block));
+  if (found == taken_.end() || found->second < kWorthMoving || hollow_.count(found->first) > 0)
+    return;
+  const auto [start, bytes] = *found;
+  const uintptr_t target = map_region(bytes, lowest_);
+  use_.mapped += bytes;
+  move_pages(start, bytes, target, true);
+  hollow_.insert(start);
+  use_.taken -= bytes;
+  seams_.insert(target + bytes);
+  lowest_ = target;
+  add_free(target, bytes);
+}
+
+#else
+
+void Pool::join(size_t size) { map_more(size); }
+
+void Pool::hollow(const void*) {}
+
+#endif
+
 void Pool::give(void* block) {
   const std::lock_guard<std::mutex> lock(mutex_);
   const auto found = taken_.find(reinterpret_cast<uintptr_t>(block));
   if (found == taken_.end()) std::abort(); // given back twice: the memory is somebody else's
-  use_.taken -= found->second;
-  add_free(found->first, found->second);
+  const auto [start, bytes] = *found;
   taken_.erase(found);
+  if (hollow_.erase(start) > 0) {
+    munmap(block, bytes);
+    seams_.erase(seams_.lower_bound(start), seams_.lower_bound(start + bytes));
+    seams_.insert(start + bytes);
+    return;
+  }
+  use_.taken -= bytes;
+  add_free(start, bytes);
 }
 
 size_t Pool::release() {
@@ -104,6 +221,8 @@ size_t Pool::release() {
     const auto here = range++;
     if (munmap(reinterpret_cast<void*>(here->first), here->second) != 0) continue;
     total += here->second;
+    seams_.erase(seams_.lower_bound(here->first), seams_.lower_bound(here->first + here->second));
+    seams_.insert(here->first + here->second);
     free_.erase(here);
   }
   use_.mapped -= total;
@@ -142,11 +261,6 @@ void Pool::add_free(uintptr_t start, size_t size) {
 }
 
 Pool& pool() {
-  static Pool& only = *new Pool(size_t(16) << 20);
-  return only;
-}
-
-Pool& lasting_pool() {
   static Pool& only = *new Pool(size_t(4) << 20);
   return only;
 }

@@ -8,14 +8,21 @@
 // systems put the first region, and what passes from the low end, so that neither breaks up the
 // other's space.
 //
-// Not done: giving memory back by itself. `release` does it, as torch.cuda.empty_cache does.
+// Where it is broken up all the same, the pages of the free ranges are moved to new addresses, one
+// after another (Linux's mremap: page tables change, no byte is copied). Addresses are plenty, and
+// memory is not: the pool so never holds much more than what was in use at one moment.
+//
+// Not done: giving memory back by itself. `release` does it, as torch.cuda.empty_cache does. Moving
+// pages on other systems: there a range that does not fit is mapped anew.
 #pragma once
 
 #include <cstddef>
 #include <cstdint>
 #include <map>
 #include <mutex>
+#include <set>
 #include <unordered_map>
+#include <unordered_set>
 #include <utility>
 
 namespace nybble {
@@ -31,11 +38,14 @@ public:
   void* take(size_t bytes, Kind kind);
   // Give back what `take` gave; any thread may.
   void give(void* block);
+  // Take the memory of a block that nobody will read again, before it is given back: its addresses
+  // stay good, and hold zeros. Does nothing where that is no block, or the system cannot do it.
+  void hollow(const void* block);
   // Hand the free regions back to the system; returns how many bytes they were.
   size_t release();
 
   struct Use {
-    size_t mapped, taken, most_taken;
+    size_t mapped, taken, most_taken, moved; // bytes; `moved`: by joining free ranges
   };
   Use use();
 
@@ -44,19 +54,24 @@ private:
 
   Ranges::iterator find(size_t size, Kind kind);
   void add_free(uintptr_t start, size_t size);
+  void map_more(size_t size);
+  size_t worth_moving() const;
+  void join(size_t size);
+  void move_pages(uintptr_t from, size_t bytes, uintptr_t to, bool leave);
 
   size_t region_;
   std::mutex mutex_;
   Ranges free_;
   std::unordered_map<uintptr_t, size_t> taken_;
-  Use use_{0, 0, 0};
+  std::unordered_set<uintptr_t> hollow_; // those of the blocks taken that have no memory any more
+  // Where a mapping of the system's begins: a call of mremap takes pages of one mapping only.
+  std::set<uintptr_t> seams_;
+  Use use_{0, 0, 0, 0};
   uintptr_t lowest_ = 0; // where the newest region begins
 };
 
 // The pool of this process. Never destroyed: tensors may outlive every static object.
 Pool& pool();
-// Another one for what outlives a step's forward and backward, as the gradients of weights do.
-Pool& lasting_pool();
 
 // Working memory of one call, uninitialised and on a cache line; large ones come from the pool.
 class Memory {

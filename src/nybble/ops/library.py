@@ -23,7 +23,7 @@ from nybble.ops import embedding
 from nybble.ops.dispatch import runs_native
 from nybble.ops.geometry import Geometry
 from nybble.ops.native import layer as native
-from nybble.ops.reference import layer as reference
+from nybble.ops.reference import sliced as reference
 from nybble.ops.reference.matmul import block_matmul as reference_block_matmul
 from nybble.ops.reference.matmul import matmul as reference_matmul
 from nybble.ops.reference.operand import Draw

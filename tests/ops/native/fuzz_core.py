@@ -292,6 +292,7 @@ HARMLESS = {
     "active_isa",
     "cpu_features",
     "has_openmp",
+    "hollow",
     "isa",
     "isas",
     "max_threads",

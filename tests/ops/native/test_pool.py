@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import random
+import sys
 import threading
 from itertools import pairwise
 
@@ -114,3 +115,78 @@ def test_wrong_requests_end_in_an_error() -> None:
             CORE.take(shape, strides, dtype, "kept")
     with pytest.raises((MemoryError, ValueError)):
         CORE.take([2**45], [1], "uint8", "kept")
+
+
+def test_free_pieces_are_joined_by_moving_their_pages() -> None:
+    """Between blocks that stay, no free piece is large enough; together they are."""
+    gc.collect()
+    nybble.empty_cache()
+    pieces = [pool.result((MB,)).fill_(float(i)) for i in range(16)]
+    kept = pieces[::2]
+    pieces.clear()  # eight holes of 4 MB
+    before = pool.pool_use()
+    whole = pool.result((8 * MB,)).fill_(-1.0)
+    after = pool.pool_use()
+    if sys.platform == "linux":
+        assert after["moved"] - before["moved"] == 32 * MB
+        assert after["mapped"] == before["mapped"]
+    assert all(bool((x == 2.0 * i).all()) for i, x in enumerate(kept))
+    assert bool((whole == -1.0).all())
+    # A part of what was moved, and moved again.
+    del whole
+    quarters = [pool.result((2 * MB,)).fill_(5.0) for _ in range(4)]
+    del quarters[1], quarters[2]
+    again = pool.result((4 * MB - 1024,)).fill_(6.0)
+    assert bool((again == 6.0).all()) and all(bool((x == 5.0).all()) for x in quarters)
+    assert all(bool((x == 2.0 * i).all()) for i, x in enumerate(kept))
+
+
+def test_hollow_takes_the_memory_and_leaves_the_tensor() -> None:
+    gc.collect()
+    nybble.empty_cache()
+    x = pool.result((4 * MB,)).fill_(1.0)
+    before = pool.pool_use()
+    pool.hollow_(x)
+    pool.hollow_(x)  # once is enough
+    if sys.platform == "linux":
+        assert pool.pool_use()["taken"] == before["taken"] - 16 * MB
+        assert bool((x == 0.0).all())
+    y = pool.result((4 * MB,)).fill_(2.0)
+    assert pool.pool_use()["mapped"] == before["mapped"]
+    x.fill_(3.0)  # nobody does that, but it must not hurt
+    assert bool((y == 2.0).all())
+    del x
+    assert bool((y == 2.0).all())
+    taken = pool.pool_use()["taken"]
+    del y
+    assert pool.pool_use()["taken"] == taken - 16 * MB
+    assert nybble.empty_cache() >= 16 * MB
+
+
+def test_hollow_leaves_what_is_no_block() -> None:
+    own = torch.ones(MB)
+    pool.hollow_(own)
+    block = pool.result((2 * MB,)).fill_(1.0)
+    pool.hollow_(block[1:])
+    assert bool((own == 1.0).all()) and bool((block == 1.0).all())
+
+
+def test_random_use_with_little_memory() -> None:
+    """Joining and hollowing, in any order, change no tensor that is alive."""
+    random_ = random.Random(1)
+    live: list[tuple[Tensor, int]] = []
+    for step in range(600):
+        kind = random_.random()
+        if live and kind < 0.45:
+            x, value = live.pop(random_.randrange(len(live)))
+            assert bool((x == value).all())
+            if kind < 0.1:
+                pool.hollow_(x)
+            del x
+        else:
+            size = random_.choice([MB // 8, MB // 3, MB, 3 * MB + 77])
+            x = pool.result((size,)) if kind < 0.8 else pool.kept(size)
+            live.append((x.fill_(step % 100), step % 100))
+        if step % 150 == 149:
+            nybble.empty_cache()
+    assert all(bool((x == value).all()) for x, value in live)

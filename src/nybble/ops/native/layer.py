@@ -16,12 +16,13 @@ from nybble.ops.native import convolution, shaped
 from nybble.ops.native.buffers import NO_FLOATS
 from nybble.ops.native.gemm import gemm
 from nybble.ops.native.gradient import quantize_gradient
-from nybble.ops.native.layout import reuse, torch_layout
+from nybble.ops.native.layout import image, reuse, torch_layout
 from nybble.ops.native.operand import Kept, codes_of, mask_, mask_gradient_, quantize_kept
 from nybble.ops.native.plan import why_not
+from nybble.ops.native.pool import hollow_
 from nybble.ops.native.shaped import Stored
 from nybble.ops.reference import gemm as reference_gemm
-from nybble.ops.reference import layer as reference
+from nybble.ops.reference import sliced as reference
 from nybble.ops.reference.operand import (
     GRAD_INPUT_WEIGHT,
     GRAD_WEIGHT_INPUT,
@@ -54,7 +55,9 @@ def layer_forward(
     """Output of the layer and, if `save`, what its backward needs (else an empty list)."""
     slot_x, slot_w = spec.output_input, spec.output_weight
     if slot_x is None or slot_w is None or why_not(spec, geometry, "output") is not None:
-        return reference.layer_forward(x, weight, bias, alpha, spec, geometry, "exact", draw, save)
+        return reference.layer_forward(
+            x, weight, bias, alpha, spec, geometry, "exact", draw, save, image
+        )
     x, weight = _dense(x), _dense(weight)
     last_x, last_w = is_channels_last(x), is_channels_last(weight)
     kept_x = quantize_kept(x, slot_x, draw, INPUT, alpha, want_inside=save)
@@ -140,17 +143,22 @@ def layer_backward(
             draw,
             channels_last,
             needs,
+            image,
         )
     given, grad = grad, _dense(grad)
     overwrite = overwrite or grad is not given
     for_input, for_weight, amax, scale = quantize_gradient(grad, spec, grad_scale, draw, wanted)
     step = _Backward(grad, x, weight, saved, x_shape, weight_shape, spec, geometry, channels_last)
     dx = dw = dalpha = NO_FLOATS
+    # grad_weight first: its working memory is then gone when grad_input's result is made.
+    if for_weight is not None:
+        dw = step.native_weight(for_weight) if native_dw else step.reference_weight(for_weight)
+        if saved[7].numel():
+            mask_(dw, saved[4:], channels_last[1], step.operand_w)
+        for_weight = None
     if for_input is not None:
-        # An operand that is no codes may be the gradient itself.
-        free = overwrite and not isinstance(for_weight, Operand)
         if native_dx:
-            dx = step.native_input(for_input, grad if free else None)
+            dx = step.native_input(for_input, grad if overwrite else None)
         else:
             dx = step.reference_input(for_input)
         if saved[3].numel():
@@ -163,10 +171,6 @@ def layer_backward(
                 step.operand_x,
                 need_dalpha=need_dalpha,
             )
-    if for_weight is not None:
-        dw = step.native_weight(for_weight) if native_dw else step.reference_weight(for_weight)
-        if saved[7].numel():
-            mask_(dw, saved[4:], channels_last[1], step.operand_w)
     return dx if need_dx else NO_FLOATS, dw, dalpha, amax, scale
 
 
@@ -206,13 +210,21 @@ class _Backward:
         g = codes_of(kept, _known(slot_g), self.grad_shape, self.grad_last, self.geometry)
         w = codes_of(self.kept_w, _known(slot_w), self.weight_shape, self.last[1], self.geometry)
         if self.geometry.kind == "linear":
-            rows = reuse(memory, (g.shape[0], w.shape[1]))
+            rows = self._reuse(memory, (g.shape[0], w.shape[1]))
             return gemm(g, w, scale_a=scale_g, scale_b=scale_w, out=rows)
         n, c, h, width = self.x_shape
         last = self.last[1] or self.grad_last
-        out = reuse(memory, (n, h, width, c), self.grad_last) if last else None
+        out = self._reuse(memory, (n, h, width, c), self.grad_last) if last else None
         dx = convolution.grad_input(g, w, self.geometry, (n, h, width, c), scale_g, scale_w, out)
         return torch_layout(dx, last, memory)
+
+    @staticmethod
+    def _reuse(memory: Tensor | None, shape: tuple[int, ...], last: bool = False) -> Tensor | None:
+        """`reuse`, or None: then the memory goes to whoever needs it while its tensor lives."""
+        out = reuse(memory, shape, last)
+        if memory is not None and out is None:
+            hollow_(memory)
+        return out
 
     def native_weight(self, gradient: Kept | Operand) -> Tensor:
         slot_g, slot_x = self.spec.grad_weight_grad, self.slot_x

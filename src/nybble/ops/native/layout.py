@@ -3,6 +3,7 @@
 reuse          a gradient's memory as a result of another shape
 gathered       a permuted result in torch's order
 torch_layout   [N, H, W, C] as torch's [N, C, H, W]
+image          uninitialised [N, C, H, W]
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from torch import Tensor
 
 from nybble.ops.native.pool import result
 
-__all__ = ["gathered", "reuse", "torch_layout"]
+__all__ = ["gathered", "image", "reuse", "torch_layout"]
 
 
 def reuse(memory: Tensor | None, shape: tuple[int, ...], last: bool = False) -> Tensor | None:
@@ -51,3 +52,15 @@ def torch_layout(
     without `channels_last` in `memory` where that is as large."""
     nchw = nhwc.permute(0, 3, 1, 2)
     return nchw.detach() if channels_last else gathered(nchw, memory, lasting=lasting)
+
+
+def image(shape: tuple[int, ...], channels_last: bool) -> Tensor:
+    """An uninitialised image [N, C, H, W] in one of torch's two layouts.
+
+    >>> image((1, 2, 3, 4), True).stride()
+    (24, 1, 8, 2)
+    """
+    if not channels_last:
+        return result(shape)
+    n, c, h, w = shape
+    return torch_layout(result((n, h, w, c)), True)

@@ -3,10 +3,12 @@
     result(shape)        float32, for an output or a gradient that lives for a moment
     kept(count)          bytes, for codes and masks that live until the backward pass
     result_like(x)       as `torch.empty_like`
+    hollow_(x)           take the memory of a tensor that nobody will read again, while it lives
     empty_cache()        hand what is free back to the system
 
 The two kinds lie apart, so that small blocks that are kept do not break up the space of large ones
-that come and go: `csrc/core/pool.hpp` says what that costs in one heap. Small tensors are torch's.
+that come and go, and what is broken up is joined again by moving pages: `csrc/core/pool.hpp` has
+the rules. Small tensors are torch's.
 
 Not done: what torch itself allocates (a residual sum, its loss) stays in malloc's heap.
 """
@@ -21,7 +23,7 @@ from torch import Tensor
 
 from nybble.ops.native import core
 
-__all__ = ["empty_cache", "kept", "pool_use", "result", "result_like"]
+__all__ = ["empty_cache", "hollow_", "kept", "pool_use", "result", "result_like"]
 
 _LARGE_RESULT = 1 << 18
 _LARGE_KEPT = 1 << 14
@@ -41,7 +43,7 @@ def result(shape: Sequence[int], lasting: bool = False) -> Tensor:
     strides = [1] * len(shape)
     for i in range(len(shape) - 2, -1, -1):
         strides[i] = strides[i + 1] * shape[i + 1]
-    return _take(list(shape), strides, "float32", "lasting" if lasting else "passing")
+    return _take(list(shape), strides, "float32", "kept" if lasting else "passing")
 
 
 def result_like(x: Tensor) -> Tensor:
@@ -67,6 +69,22 @@ def kept(count: int) -> Tensor:
     return _take([count], [1], "uint8", "kept")
 
 
+def hollow_(x: Tensor) -> None:
+    """Take the memory of `x`, if it is a whole block of the pool, for others; `x` becomes zeros.
+
+    A gradient that a backward function was given lives until the function returns, though nobody
+    reads it once it is quantised. Its pages are moved away, and its addresses stay valid.
+
+    >>> x = result((1 << 20,)).fill_(1.0)
+    >>> hollow_(x)
+    >>> bool((x == 0.0).all() or (x == 1.0).all())
+    True
+    """
+    module, _ = core()
+    if module is not None:
+        module.hollow(x.data_ptr())
+
+
 def empty_cache() -> int:
     """Hand the pool's free memory back to the system; the number of bytes.
 
@@ -83,13 +101,17 @@ def empty_cache() -> int:
 
 
 def pool_use() -> dict[str, int]:
-    """Bytes of the pool: `mapped` from the system, `taken` now, `most_taken` at any time.
+    """Bytes of the pool: `mapped` from the system, `taken` now, `most_taken` at any time; `moved`
+    so far to join free ranges.
 
     >>> sorted(pool_use())
-    ['mapped', 'most_taken', 'taken']
+    ['mapped', 'most_taken', 'moved', 'taken']
     """
     module, _ = core()
-    return {"mapped": 0, "taken": 0, "most_taken": 0} if module is None else module.pool_use()
+    if module is None:
+        return dict.fromkeys(("mapped", "taken", "most_taken", "moved"), 0)
+    use: dict[str, int] = module.pool_use()
+    return use
 
 
 def _take(shape: list[int], strides: list[int], dtype: str, kind: str) -> Tensor:

@@ -29,13 +29,13 @@ class Bottleneck(nn.Module):
         out = width * EXPANSION
         self.conv1 = nn.Conv2d(channels, width, 1, bias=False)
         self.bn1 = nn.BatchNorm2d(width)
-        self.relu1 = nn.ReLU()
+        self.relu1 = nn.ReLU(inplace=True)
         self.conv2 = nn.Conv2d(width, width, 3, stride, padding=1, bias=False)
         self.bn2 = nn.BatchNorm2d(width)
-        self.relu2 = nn.ReLU()
+        self.relu2 = nn.ReLU(inplace=True)
         self.conv3 = nn.Conv2d(width, out, 1, bias=False)
         self.bn3 = nn.BatchNorm2d(out)
-        self.relu3 = nn.ReLU()
+        self.relu3 = nn.ReLU(inplace=True)
         self.shortcut: nn.Module = nn.Identity()
         if stride != 1 or channels != out:
             self.shortcut = nn.Sequential(
@@ -65,7 +65,7 @@ class ImageNetResNet(nn.Module):
         super().__init__()
         self.conv1 = nn.Conv2d(in_channels, 64, 7, 2, padding=3, bias=False)
         self.bn1 = nn.BatchNorm2d(64)
-        self.relu1 = nn.ReLU()
+        self.relu1 = nn.ReLU(inplace=True)
         self.maximum = nn.MaxPool2d(3, 2, 1)
         channels = 64
         stages = []
@@ -93,7 +93,10 @@ class ImageNetResNet(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.maximum(self.relu1(self.bn1(self.conv1(x))))
-        logits: Tensor = self.fc(self.pool(self.stages(x)).flatten(1))
+        for stage in self.stages:  # a call of nn.Sequential would hold its input to the end
+            for block in stage:  # type: ignore[attr-defined]
+                x = block(x)
+        logits: Tensor = self.fc(self.pool(x).flatten(1))
         return logits
 
 

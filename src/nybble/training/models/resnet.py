@@ -39,10 +39,10 @@ class BasicBlock(nn.Module):
         super().__init__()
         self.conv1 = nn.Conv2d(channels, out, 3, stride, padding=1, bias=False)
         self.bn1 = nn.BatchNorm2d(out)
-        self.relu1 = nn.ReLU()
+        self.relu1 = nn.ReLU(inplace=True)
         self.conv2 = nn.Conv2d(out, out, 3, padding=1, bias=False)
         self.bn2 = nn.BatchNorm2d(out)
-        self.relu2 = nn.ReLU()
+        self.relu2 = nn.ReLU(inplace=True)
         self.shortcut: nn.Module
         if stride == 1 and channels == out:
             self.shortcut = nn.Identity()
@@ -78,7 +78,7 @@ class ResNet(nn.Module):
             raise UserError(f"shortcut must be 'projection' or 'pad', not '{shortcut}'.")
         self.conv1 = nn.Conv2d(in_channels, width, 3, padding=1, bias=False)
         self.bn1 = nn.BatchNorm2d(width)
-        self.relu1 = nn.ReLU()
+        self.relu1 = nn.ReLU(inplace=True)
         channels = width
         stages = []
         for stage, count in enumerate(blocks):
@@ -100,8 +100,10 @@ class ResNet(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.relu1(self.bn1(self.conv1(x)))
-        x = self.pool(self.stages(x))
-        logits: Tensor = self.fc(x.flatten(1))
+        for stage in self.stages:  # a call of nn.Sequential would hold its input to the end
+            for block in stage:  # type: ignore[attr-defined]
+                x = block(x)
+        logits: Tensor = self.fc(self.pool(x).flatten(1))
         return logits
 
 
