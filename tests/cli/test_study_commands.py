@@ -62,9 +62,11 @@ def test_compare_from_start_to_record(capsys: pytest.CaptureFixture[str]) -> Non
 @pytest.mark.parametrize(
     ("more", "settings", "select_seeds", "epochs"),
     [
-        ("", 3, (10, 11), 2),
-        ("--seeds 9-11 --epochs 2", 3, (12, 13), 1),
-        ("--best-of none", 0, (10, 11), 2),
+        ("", 0, (10, 11), 2),
+        ("--best-of auto", 0, (10, 11), 2),
+        ("--recipes fp32,sun2020", 3, (10, 11), 2),
+        ("--recipes fp32,sun2020 --seeds 9-11 --epochs 2", 3, (12, 13), 1),
+        ("--recipes fp32,sun2020 --best-of none", 0, (10, 11), 2),
         ("--recipes sun2020,sun2020:factor=1.848", 0, (10, 11), 2),
         ("--recipes fp32,hfp8", 0, (10, 11), 2),
         ("--best-of sun2020:ste=clip --select-seeds 5 --select-epochs 4", 1, (5,), 4),

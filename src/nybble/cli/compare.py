@@ -22,6 +22,9 @@ if TYPE_CHECKING:
     from nybble.training.config import TrainConfig
 
 _STUDY, _SHOW = "Comparison", "Output"
+STANDARD = "fp32,fp16,sun2020"
+"""The paper's comparison: 4 bits beside the two baselines."""
+
 NOT_SHARED = ("context", "recipe", "seed", "out", "resume", "tensorboard", "quiet")
 """Options of `train` that a comparison sets itself."""
 
@@ -29,13 +32,13 @@ NOT_SHARED = ("context", "recipe", "seed", "out", "resume", "tensorboard", "quie
 def command(
     context: typer.Context,
     recipes: Annotated[
-        str,
+        str | None,
         typer.Option(
             help="Separated by commas; the switches of one follow a colon and are joined by +, as "
-            "in fp32,sun2020,sun2020:factor=1.848+odd_offset=+1.",
+            "in fp32,sun2020,sun2020:factor=1.848+odd_offset=+1. fp32,fp16,sun2020 if not given.",
             rich_help_panel=_STUDY,
         ),
-    ] = "fp32,sun2020",
+    ] = None,
     seeds: Annotated[
         str, typer.Option(help="As in 0,1,2 or 0-4.", rich_help_panel=_STUDY)
     ] = "0,1,2",
@@ -50,8 +53,8 @@ def command(
         str,
         typer.Option(
             help="Recipes of which the best on --select-seeds becomes one more row, marked as "
-            "chosen, as in 'sun2020:factor=1.848;sun2020:phases=odd-even'. auto: the recipe's own "
-            "candidates; none: no such row.",
+            "chosen, as in 'sun2020:factor=1.848;sun2020:phases=odd-even'. auto: with --recipes, "
+            "the candidates of a recipe among them; none: no such row.",
             rich_help_panel=_STUDY,
         ),
     ] = "auto",
@@ -124,9 +127,9 @@ def command(
     if record is not None:
         results.check_name(record, Path("results"))
     base = train.configuration({**training, "quiet": quiet}, context)
-    specs = apply_switches(parse_recipes(recipes), switches)
+    specs = apply_switches(parse_recipes(recipes or STANDARD), switches)
     reported = parse_seeds(seeds)
-    settings = candidates(specs) if best_of == "auto" else ()
+    settings = candidates(specs) if best_of == "auto" and recipes else ()
     if best_of not in ("auto", "none"):
         settings = tuple(spec.text for spec in parse_recipes(best_of))
     config = CompareConfig(
