@@ -71,12 +71,12 @@ void backward(int64_t pixels, int64_t channels, const Span& dy, const Span& pack
   batch_norm_backward(s, grad, codes, rows, to, gamma, beta);
 }
 
-void relu(const Span& x, int64_t count, const Span& y, const Span& bits, int threads) {
+void relu(const Span& x, int64_t count, float top, const Span& y, const Span& bits, int threads) {
   const auto* from = array<const float>(x, count, "relu x");
   auto* to = array<float>(y, count, "relu y");
   auto* mask = array<uint8_t>(bits, (count + 7) / 8, "relu bits");
   nb::gil_scoped_release release;
-  relu_forward(from, count, to, mask, threads);
+  relu_forward(from, count, top, to, mask, threads);
 }
 
 void relu_grad(const Span& dy, const Span& bits, int64_t count, const Span& dx, int threads) {

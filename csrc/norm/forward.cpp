@@ -124,15 +124,15 @@ void batch_norm_forward(const NormShape& s, const float* x, const NormChannels& 
   clear_codes(codes, tail.count);
 }
 
-void relu_forward(const float* x, int64_t count, float* y, uint8_t* bits, int threads) {
+void relu_forward(const float* x, int64_t count, float top, float* y, uint8_t* bits, int threads) {
   const NormKernels& kernels = *active().norm;
   for_blocks(count, threads, [&](int64_t at, int64_t blocks) {
-    kernels.relu(x + 64 * at, blocks, y + 64 * at, bits + 8 * at);
+    kernels.relu(x + 64 * at, blocks, top, y + 64 * at, bits + 8 * at);
   });
   Tail tail(x, count);
   if (tail.count == 0) return;
   uint8_t last[8];
-  kernels.relu(tail.in, 1, tail.out, last);
+  kernels.relu(tail.in, 1, top, tail.out, last);
   tail.store(y);
   std::memcpy(bits + tail.at / 8, last, size_t(tail.count + 7) / 8);
 }

@@ -34,8 +34,9 @@ struct NormKernels {
   // dx = (a * g + b * code) + d; `values`: rows a, b, d, first. dx may be dy.
   void (*grad_input)(const float* dy, const uint8_t* packed, int64_t blocks, const float* values,
                      int64_t period, int64_t phase, float* dx);
-  // y = max(x, 0); bit = not (x <= 0), eight to a byte. y may be x.
-  void (*relu)(const float* x, int64_t blocks, float* y, uint8_t* bits);
+  // y = min(max(x, 0), top); bit = not (x <= 0 or x >= top), eight to a byte. top NaN: there is
+  // none. y may be x.
+  void (*relu)(const float* x, int64_t blocks, float top, float* y, uint8_t* bits);
   // dx = dy where the bit is set, else 0. dx may be dy.
   void (*relu_grad)(const float* dy, const uint8_t* bits, int64_t blocks, float* dx);
   const RowKernels* rows; // rows.hpp

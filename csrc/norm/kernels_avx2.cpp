@@ -185,12 +185,14 @@ void grad_input(const float* dy, const uint8_t* packed, int64_t blocks, const fl
   }
 }
 
-void relu(const float* x, int64_t blocks, float* y, uint8_t* bits) {
-  const __m256 zero = _mm256_setzero_ps();
+void relu(const float* x, int64_t blocks, float top, float* y, uint8_t* bits) {
+  const __m256 zero = _mm256_setzero_ps(), most = _mm256_set1_ps(top);
   for (int64_t b = 0; b < 8 * blocks; ++b, x += 8, y += 8) {
     const __m256 in = load(x);
-    bits[b] = uint8_t(_mm256_movemask_ps(_mm256_cmp_ps(in, zero, _CMP_NLE_UQ)));
-    _mm256_storeu_ps(y, _mm256_max_ps(zero, in));
+    const __m256 over = _mm256_cmp_ps(in, most, _CMP_GE_OQ);
+    const __m256 positive = _mm256_cmp_ps(in, zero, _CMP_NLE_UQ);
+    bits[b] = uint8_t(_mm256_movemask_ps(_mm256_andnot_ps(over, positive)));
+    _mm256_storeu_ps(y, _mm256_blendv_ps(_mm256_max_ps(zero, in), most, over));
   }
 }
 

@@ -100,13 +100,14 @@ void grad_input(const float* dy, const uint8_t* packed, int64_t blocks, const fl
   }
 }
 
-void relu(const float* x, int64_t blocks, float* y, uint8_t* bits) {
+void relu(const float* x, int64_t blocks, float top, float* y, uint8_t* bits) {
   for (int64_t b = 0; b < 8 * blocks; ++b, x += 8, y += 8) {
     int byte = 0;
     for (int i = 0; i < 8; ++i) {
       const float in = x[i];
-      byte |= int(!(in <= 0.0f)) << i;
-      y[i] = larger(0.0f, in);
+      const bool over = in >= top;
+      byte |= int(!(in <= 0.0f) && !over) << i;
+      y[i] = over ? top : larger(0.0f, in);
     }
     bits[b] = uint8_t(byte);
   }

@@ -37,7 +37,8 @@ void batch_norm_backward(const NormShape& shape, const float* dy, const uint8_t*
                          const float* stats, float* dx, float* dgamma, float* dbeta);
 
 // Over `count` values; `bits`: (count + 7) / 8 bytes. y may be x, dx may be dy.
-void relu_forward(const float* x, int64_t count, float* y, uint8_t* bits, int threads);
+// top: of a ReLU6, or NaN.
+void relu_forward(const float* x, int64_t count, float top, float* y, uint8_t* bits, int threads);
 void relu_backward(const float* dy, const uint8_t* bits, int64_t count, float* dx, int threads);
 
 } // namespace nybble

@@ -232,7 +232,7 @@ def batch_norm_backward(a: Arena) -> list[Any]:
 
 
 def relu_forward(a: Arena) -> list[Any]:
-    return [a.floats(203), 203, a.floats(203), a.bytes(26), THREADS]
+    return [a.floats(203), 203, 6.0, a.floats(203), a.bytes(26), THREADS]
 
 
 def relu_backward(a: Arena) -> list[Any]:

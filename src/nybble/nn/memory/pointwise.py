@@ -57,11 +57,12 @@ class MaskFunction(torch.autograd.Function):
 
 
 class NativeReLUFunction(torch.autograd.Function):
-    """`apply(x, in_place)`: ReLU of dense float32 memory in one pass each way."""
+    """`apply(x, in_place, top)`: ReLU of dense float32 memory in one pass each way; `top`: the most
+    that it lets through, or None."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, in_place: bool) -> Tensor:
-        y, bits = native.relu_forward(x, in_place)
+    def forward(ctx: Any, x: Tensor, in_place: bool, top: float | None) -> Tensor:
+        y, bits = native.relu_forward(x, in_place, top)
         if in_place:
             ctx.mark_dirty(y)
         ctx.save_for_backward(bits)
@@ -70,10 +71,10 @@ class NativeReLUFunction(torch.autograd.Function):
 
     @staticmethod
     @torch.autograd.function.once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
         in_place = may_overwrite(counts(grad))
         (bits,) = ctx.saved_tensors
-        return native.relu_backward(grad, bits, ctx.last, in_place), None
+        return native.relu_backward(grad, bits, ctx.last, in_place), None, None
 
 
 def _not_positive(y: Tensor) -> Tensor:
@@ -100,7 +101,7 @@ class ReLU(MemoryLayer, nn.ReLU):
             return super().forward(input)
         in_place = self.inplace or (is_temporary(references) and self._may_overwrite(input))
         if native.fits(self._nybble_memory_backend, input):
-            return cast(Tensor, NativeReLUFunction.apply(input, in_place))  # type: ignore[no-untyped-call]
+            return cast(Tensor, NativeReLUFunction.apply(input, in_place, None))  # type: ignore[no-untyped-call]
         return cast(
             Tensor,
             MaskFunction.apply(input, torch.relu, _not_positive, 0.0, self.inplace),  # type: ignore[no-untyped-call]
@@ -126,6 +127,8 @@ class ReLU6(MemoryLayer, nn.ReLU6):
         """torch's ReLU6."""
         if not compresses(input):
             return super().forward(input)
+        if native.fits(self._nybble_memory_backend, input):
+            return cast(Tensor, NativeReLUFunction.apply(input, self.inplace, 6.0))  # type: ignore[no-untyped-call]
         return cast(
             Tensor,
             MaskFunction.apply(input, F.relu6, _outside_6, 0.0, self.inplace),  # type: ignore[no-untyped-call]

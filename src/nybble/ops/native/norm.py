@@ -8,7 +8,7 @@ rows. What a forward pass leaves for backward is 4-bit codes and five numbers a 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from math import gcd, prod
+from math import gcd, nan, prod
 from typing import Any
 
 import torch
@@ -145,8 +145,10 @@ def batch_norm_backward(
     return dx, dgamma, dbeta
 
 
-def relu_forward(x: Tensor, in_place: bool = False) -> tuple[Tensor, Tensor]:
-    """(y, bits): max(x, 0), and a bit for every value whose gradient passes.
+def relu_forward(
+    x: Tensor, in_place: bool = False, top: float | None = None
+) -> tuple[Tensor, Tensor]:
+    """(y, bits): max(x, 0), at most `top`, and a bit for every value whose gradient passes.
 
     >>> y, bits = relu_forward(torch.tensor([1.0, -1.0, 2.0]))
     >>> y.tolist(), bits.tolist()
@@ -157,6 +159,7 @@ def relu_forward(x: Tensor, in_place: bool = False) -> tuple[Tensor, Tensor]:
     _module().relu_forward(
         span(x, torch.float32, "relu x"),
         x.numel(),
+        nan if top is None else top,
         span(y, torch.float32, "relu y"),
         span(bits, torch.uint8, "relu bits"),
         threads(),
