@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 import nybble  # noqa: F401  defines the operators
+from nybble.formats import get_format
 from nybble.nn.function import LayerCall
 from nybble.nn.state import signed_input
 from nybble.ops import native
@@ -24,7 +25,7 @@ from nybble.ops.native.plan import GEMMS, why_not
 from nybble.ops.reference.operand import rereads
 from nybble.ops.reference.storage import is_channels_last
 from nybble.ops.spec import LayerSpec
-from nybble.quantizers import PACT
+from nybble.quantizers import PACT, Quantizer, Unit
 from nybble.recipes import get_recipe
 
 CORE, MISSING = native.core()
@@ -143,6 +144,23 @@ def test_convolution_in_every_setting(switches: str, signed: bool, last: bool) -
         )
     geometry = Geometry("conv2d", (1, 1), (1, 1), (1, 1))
     compare(spec, geometry, x, weight, grad, bias=torch.randn(18), state=2.0**18)
+
+
+@pytest.mark.parametrize("wide", ["grad_weight_grad", "grad_input_grad"])
+@pytest.mark.parametrize("switches", ["", "gradscale=immediate", "factor=stochastic"])
+@pytest.mark.parametrize("state", [0.0, 2.0**18])
+def test_one_wide_operand_beside_one_in_codes(switches: str, wide: str, state: float) -> None:
+    """As HFP8 makes the grad_weight of 1x1 convolutions."""
+    torch.manual_seed(3)
+    slot = Quantizer(get_format("fp8_152"), Unit())
+    spec = replace(spec_of(switches, False), **{wide: slot})
+    x, grad = torch.rand(2, 19, 7, 6) * 2, torch.randn(2, 18, 7, 6) * 1e-4
+    weight = torch.randn(18, 19, 1, 1) / 8
+    geometry = Geometry("conv2d", (1, 1), (0, 0), (1, 1))
+    for bad in (None, torch.nan):
+        if bad is not None:
+            grad[0, 3, 2, 1] = bad
+        compare(spec, geometry, x, weight, grad, state=state)
 
 
 @st.composite

@@ -44,8 +44,10 @@ def quantize_gradient(
     """(operand of grad_input, operand of grad_weight, amax, scale used); grad is dense."""
     slots = (spec.grad_input_grad, spec.grad_weight_grad)
     plain = [not want or _packs(slot) for slot, want in zip(slots, wanted, strict=True)]
-    if spec.grad_scale is None or not all(plain) or not grad.numel():
+    if spec.grad_scale is None or not grad.numel():
         return _by_reference(grad, spec, grad_scale, draw, wanted)
+    if not all(plain):
+        return _one_of_two(grad, spec, grad_scale, draw, wanted)
     config, top = spec.grad_scale
     used, state = 0.0, grad_scale.item()
     if config.mode == "delayed" and state > 0:
@@ -136,6 +138,32 @@ def _one_pass(first: Quantizer, second: Quantizer) -> bool:
 
 def _packs(slot: Slot) -> bool:
     return slot is not None and isinstance(slot.scale, GradScale) and quantize.packs(slot.format)
+
+
+def _one_of_two(
+    grad: Tensor,
+    spec: LayerSpec,
+    grad_scale: Tensor,
+    draw: Draw,
+    wanted: tuple[bool, bool],
+) -> tuple[Gradient, Gradient, Tensor, Tensor]:
+    """One operand as codes and the other, which has no state, as the reference rounds it (a
+    convolution of 1x1 whose grad_weight takes FP8, say)."""
+    slots = (spec.grad_input_grad, spec.grad_weight_grad)
+    coded = [want and _packs(slot) for slot, want in zip(slots, wanted, strict=True)]
+    scaled = [
+        want and slot is not None and isinstance(slot.scale, GradScale)
+        for slot, want in zip(slots, wanted, strict=True)
+    ]
+    if not any(coded) or coded != scaled:
+        return _by_reference(grad, spec, grad_scale, draw, wanted)
+    mine = (coded[0], coded[1])
+    theirs = (wanted[0] and not coded[0], wanted[1] and not coded[1])
+    codes = quantize_gradient(grad, spec, grad_scale, draw, mine)
+    wide = reference.quantize_gradient(grad, spec, grad_scale, draw, theirs)
+    first = codes[0] if coded[0] else wide[0]
+    second = codes[1] if coded[1] else wide[1]
+    return first, second, codes[2], codes[3]
 
 
 def _by_reference(
