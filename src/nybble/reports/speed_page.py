@@ -79,6 +79,51 @@ def title(record: Record) -> str:
     return f"{TITLES[record['bench']]}: {parts}"
 
 
+def summary(records: Mapping[str, Record]) -> str:
+    """The recorded whole steps and memory as one short table, with the command of each row.
+
+    >>> print(summary({}))
+    (not recorded yet)
+    """
+    own = {name: record for name, record in records.items() if is_speed(record)}
+    steps = {name: record for name, record in own.items() if record["bench"] == "step"}
+    memory = {name: record for name, record in own.items() if record["bench"] == "memory"}
+    if not own:
+        return "(not recorded yet)"
+    lines = [
+        "| a whole training step, against the fastest float32 | 1 thread | 2 threads | record |",
+        "|---|---|---|---|",
+    ]
+    for name, record in sorted(steps.items()):
+        cells = [_ratio(record, count) for count in (1, 2)]
+        lines.append(f"| {_what(record)} | {' | '.join(cells)} | `{name}` |")
+    lines += [
+        "",
+        "| memory, float32's over ours | kept for backward | peak of the process | record |",
+    ]
+    lines += ["|---|---|---|---|"]
+    for name, record in sorted(memory.items()):
+        ratio = [record["ratio"][part] for part in ("saved", "peak")]
+        cells = ["-" if value is None else f"{value:.2f}x" for value in ratio]
+        lines.append(f"| {_what(record)} | {' | '.join(cells)} | `{name}` |")
+    return "\n".join(lines)
+
+
+def _what(record: Record) -> str:
+    made = record["configuration"]
+    return f"{made['model']}, batch {made['batch']}, `{made['recipe']}`"
+
+
+def _ratio(record: Record, count: int) -> str:
+    """The ratio of the clock that decides, with its interval."""
+    for found in record["measurements"]:
+        if found["threads"] == count:
+            clock = found[found["decides"]]
+            low, high = clock["interval"]["low"], clock["interval"]["high"]
+            return f"{clock['median']:.2f}x [{low:.2f}, {high:.2f}]"
+    return "-"
+
+
 def measured(record: Record, aim: Target) -> list[tuple[str, float]]:
     """(where, figure) of every figure in `record` that `aim` speaks of."""
     what = aim.what

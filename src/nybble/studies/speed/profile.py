@@ -101,6 +101,8 @@ def place_of(chain: Sequence[str]) -> str:
     'backward products'
     >>> place_of(["nybble:gemm.gemm trans_a", "nybble::layer_backward"])
     'grad_weight'
+    >>> place_of(["mkldnn::_rnn_layer_backward", "MkldnnRnnLayerBackward0"])
+    'backward products'
     >>> place_of(["aten::native_batch_norm", "aten::batch_norm"])
     'elementwise'
     """
@@ -109,6 +111,8 @@ def place_of(chain: Sequence[str]) -> str:
     if any("scaled_dot_product" in name or "flash_attention" in name for name in chain):
         return ATTENTION
     backward = any("ackward" in name for name in chain)
+    if any("rnn_layer" in name for name in chain):  # oneDNN's whole time loop, gates included
+        return BACKWARD if backward else FORWARD
     regions = [name.removeprefix(_REGION) for name in chain if name.startswith(_REGION)]
     if any(word in name for name in chain for word in _LAYER_WORDS):
         return _place_in_layer(regions, backward, chain[0])
