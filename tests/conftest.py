@@ -7,6 +7,8 @@ library takes the best set that the CPU has.
 from __future__ import annotations
 
 import os
+import sys
+from collections.abc import Iterator
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch is imported, and for child processes
 
@@ -24,12 +26,24 @@ settings.register_profile("repeatable", deadline=None, derandomize=True)
 settings.load_profile("repeatable")
 
 
+WANTED = os.environ.get("NYBBLE_ISA", "")
+
+
 def pytest_configure(config: pytest.Config) -> None:
-    wanted = os.environ.get("NYBBLE_ISA")
-    if wanted:
+    if WANTED:
         from nybble.ops import native
 
         module, reason = native.core()
         if module is None:
-            raise pytest.UsageError(f"NYBBLE_ISA={wanted}: {reason}")
-        module.use_isa(wanted)
+            raise pytest.UsageError(f"NYBBLE_ISA={WANTED}: {reason}")
+        module.use_isa(WANTED)
+
+
+@pytest.fixture(autouse=True)
+def instruction_set() -> Iterator[None]:
+    """What a test chooses does not stay for the next one."""
+    yield
+    native = sys.modules.get("nybble.ops.native")
+    module = native.core()[0] if native else None
+    if module is not None:
+        module.use_isa(WANTED)

@@ -43,11 +43,17 @@ size_t rounded(size_t bytes, size_t unit) {
 
 #ifndef NYBBLE_PLAIN_POOL
 // A new mapping, below `below` where the system grants that: it then joins what is free there.
-uintptr_t map_region(size_t bytes, uintptr_t below) {
+uintptr_t map_region(size_t bytes, uintptr_t below, int access = PROT_READ | PROT_WRITE) {
   void* hint = reinterpret_cast<void*>(below > bytes ? below - bytes : 0);
-  void* p = mmap(hint, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+  void* p = mmap(hint, bytes, access, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
   if (p == MAP_FAILED) throw std::bad_alloc();
   return reinterpret_cast<uintptr_t>(p);
+}
+
+// Addresses alone, for pages to be moved to: nobody else's mapping comes to lie in them, and no
+// limit on memory counts them.
+[[maybe_unused]] uintptr_t reserve(size_t bytes, uintptr_t below) {
+  return map_region(bytes, below, PROT_NONE);
 }
 #endif
 
@@ -57,7 +63,9 @@ uintptr_t map_region(size_t bytes, uintptr_t below) {
 
 void* Pool::take(size_t bytes, [[maybe_unused]] Kind kind) {
   const size_t size = rounded(bytes, kPage);
-  void* p = ::operator new(size, std::align_val_t(kPage));
+  // Not operator new: the sanitizer's ends the process where there is no memory.
+  void* p = std::aligned_alloc(kPage, size);
+  if (p == nullptr) throw std::bad_alloc();
   const std::lock_guard<std::mutex> lock(mutex_);
   taken_[reinterpret_cast<uintptr_t>(p)] = size;
   use_.mapped = use_.taken += size;
@@ -73,7 +81,7 @@ void Pool::give(void* block) {
     use_.mapped = use_.taken -= found->second;
     taken_.erase(found);
   }
-  ::operator delete(block, std::align_val_t(kPage));
+  std::free(block);
 }
 
 size_t Pool::release() { return 0; }
@@ -129,10 +137,8 @@ void Pool::join(size_t size) {
     if (bytes >= kWorthMoving) ranges.emplace_back(bytes, start);
   std::sort(ranges.rbegin(), ranges.rend());
 
-  // The target is mapped first, whole: what no range fills is then there, and nobody else's mapping
-  // comes to lie in it. Its pages take no memory until they are used, and moved ones replace them.
-  const uintptr_t target = map_region(size, lowest_);
-  use_.mapped += size;
+  const uintptr_t target = reserve(size, lowest_);
+  lowest_ = target;
   size_t done = 0;
   for (auto [bytes, start] : ranges) {
     bytes = std::min(bytes, size - done);
@@ -140,38 +146,45 @@ void Pool::join(size_t size) {
     const size_t rest = free_[start] - bytes;
     free_.erase(start);
     if (rest > 0) free_.emplace(start + bytes, rest);
-    move_pages(start, bytes, target + done, false);
-    done += bytes;
+    seams_.insert(start + bytes); // what stays begins there
+    for (const size_t end = done + bytes; done < end;) {
+      const size_t part = *seams_.upper_bound(start) - start;
+      seams_.insert(target + done);
+      void* const old = reinterpret_cast<void*>(start);
+      void* const now = reinterpret_cast<void*>(target + done);
+      if (mremap(old, part, part, MREMAP_MAYMOVE | MREMAP_FIXED, now) == MAP_FAILED) {
+        // The system limits the number of mappings; fewer pages now, and more new ones below.
+        munmap(old, part);
+        use_.mapped -= part;
+        if (mprotect(now, part, PROT_READ | PROT_WRITE) != 0) {
+          if (done + part < end) add_free(start + part, end - done - part);
+          fail(target, done, size);
+        }
+        use_.mapped += part;
+      } else {
+        use_.moved += part;
+      }
+      seams_.erase(start);
+      done += part;
+      start += part;
+    }
   }
-  seams_.insert(target + done);
-  lowest_ = target;
+  if (done < size) {
+    seams_.insert(target + done);
+    void* const fresh = reinterpret_cast<void*>(target + done);
+    if (mprotect(fresh, size - done, PROT_READ | PROT_WRITE) != 0) fail(target, done, size);
+    use_.mapped += size - done;
+  }
+  seams_.insert(target + size);
   add_free(target, size);
 }
 
-// The pages of `bytes` bytes from `from`, which may be several mappings, go to `to`; `leave`: the
-// old addresses stay, as new mappings.
-void Pool::move_pages(uintptr_t from, size_t bytes, uintptr_t to, bool leave) {
-  const uintptr_t end = from + bytes;
-  const int how = MREMAP_MAYMOVE | MREMAP_FIXED | (leave ? kLeave : 0);
-  seams_.insert(end); // what stays begins there
-  for (uintptr_t at = from; at < end;) {
-    seams_.insert(to);
-    const size_t part = *seams_.upper_bound(at) - at;
-    void* const old = reinterpret_cast<void*>(at);
-    void* const now = reinterpret_cast<void*>(to);
-    // The system may refuse, for it limits the number of mappings: then the old pages go, and the
-    // new ones of the target serve.
-    if (mremap(old, part, part, how, now) != MAP_FAILED)
-      use_.moved += part;
-    else if (leave)
-      madvise(old, part, MADV_DONTNEED);
-    else
-      munmap(old, part);
-    at += part;
-    to += part;
-  }
-  use_.mapped -= bytes;
-  if (!leave) seams_.erase(seams_.lower_bound(from), seams_.lower_bound(end));
+// Of what was reserved only `done` bytes have memory, and there is no more.
+void Pool::fail(uintptr_t target, size_t done, size_t size) {
+  munmap(reinterpret_cast<void*>(target + done), size - done);
+  seams_.insert(target + done);
+  if (done > 0) add_free(target, done);
+  throw std::bad_alloc();
 }
 
 void Pool::hollow(const void* block) {
@@ -180,14 +193,28 @@ void Pool::hollow(const void* block) {
   if (found == taken_.end() || found->second < kWorthMoving || hollow_.count(found->first) > 0)
     return;
   const auto [start, bytes] = *found;
-  const uintptr_t target = map_region(bytes, lowest_);
-  use_.mapped += bytes;
-  move_pages(start, bytes, target, true);
+  const int how = MREMAP_MAYMOVE | MREMAP_FIXED | kLeave;
+  seams_.insert(start + bytes);
+  for (uintptr_t at = start; at < start + bytes;) {
+    const size_t part = *seams_.upper_bound(at) - at;
+    const uintptr_t target = reserve(part, lowest_);
+    void* const old = reinterpret_cast<void*>(at);
+    void* const now = reinterpret_cast<void*>(target);
+    if (mremap(old, part, part, how, now) == MAP_FAILED) {
+      munmap(now, part);
+      madvise(old, part, MADV_DONTNEED); // then the memory goes to the system
+      use_.mapped -= part;
+    } else {
+      use_.moved += part;
+      seams_.insert(target);
+      seams_.insert(target + part);
+      lowest_ = target;
+      add_free(target, part);
+    }
+    at += part;
+  }
   hollow_.insert(start);
   use_.taken -= bytes;
-  seams_.insert(target + bytes);
-  lowest_ = target;
-  add_free(target, bytes);
 }
 
 #else

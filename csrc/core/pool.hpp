@@ -57,7 +57,7 @@ private:
   void map_more(size_t size);
   size_t worth_moving() const;
   void join(size_t size);
-  void move_pages(uintptr_t from, size_t bytes, uintptr_t to, bool leave);
+  [[noreturn]] void fail(uintptr_t target, size_t done, size_t size);
 
   size_t region_;
   std::mutex mutex_;

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import random
+import subprocess
 import sys
 import threading
 from itertools import pairwise
@@ -190,3 +191,38 @@ def test_random_use_with_little_memory() -> None:
         if step % 150 == 149:
             nybble.empty_cache()
     assert all(bool((x == value).all()) for x, value in live)
+
+
+CAPPED = """
+import resource
+import torch
+from nybble.ops.native import pool
+
+MB = 1 << 20
+warm = torch.zeros(1)
+pieces = [pool.result((MB,)).fill_(float(i)) for i in range(8)]
+kept = pieces[::2]
+pieces.clear()
+data = next(int(line.split()[1]) for line in open("/proc/self/status") if "VmData" in line)
+resource.setrlimit(resource.RLIMIT_DATA, ((data << 10) + 6 * MB,) * 2)
+whole = pool.result((3 * MB,)).fill_(-1.0)  # 12 MB, out of holes of 4
+try:
+    pool.result((16 * MB,))
+except MemoryError:
+    pass
+else:
+    raise SystemExit("64 MB were found")
+pool.hollow_(whole)  # the old addresses count, so at most a part of it can be moved
+again = pool.result((MB // 2,)).fill_(-2.0)
+assert all(bool((x == 2.0 * i).all()) for i, x in enumerate(kept))
+assert bool((again == -2.0).all())
+print("held")
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="a limit on data is Linux's")
+def test_joining_needs_no_memory_of_its_own() -> None:
+    """Under a limit: what is moved does not count twice, and a request that cannot be met is an
+    error that leaves the pool whole."""
+    done = subprocess.run([sys.executable, "-c", CAPPED], capture_output=True, text=True)
+    assert done.stdout == "held\n", done.stderr
