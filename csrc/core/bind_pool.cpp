@@ -59,6 +59,12 @@ nb::dict use() {
 void bind_pool(nb::module_& m) {
   m.def("take", &take, nb::arg("shape"), nb::arg("strides"), nb::arg("dtype"), nb::arg("kind"));
   m.def("pool_use", &use);
+  m.def("tag", [](uintptr_t address, uintptr_t tag) {
+    pool().tag(reinterpret_cast<void*>(address), tag);
+  });
+  m.def("owns", [](uintptr_t address, uintptr_t tag) {
+    return pool().owns(reinterpret_cast<void*>(address), tag);
+  });
   m.def("hollow", [](uintptr_t address) { pool().hollow(reinterpret_cast<void*>(address)); });
   m.def("pool_release", [] { return pool().release(); });
 }

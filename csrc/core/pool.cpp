@@ -79,6 +79,7 @@ void Pool::give(void* block) {
     const auto found = taken_.find(reinterpret_cast<uintptr_t>(block));
     if (found == taken_.end()) std::abort();
     use_.mapped = use_.taken -= found->second;
+    tags_.erase(found->first);
     taken_.erase(found);
   }
   std::free(block);
@@ -137,7 +138,17 @@ void Pool::join(size_t size) {
     if (bytes >= kWorthMoving) ranges.emplace_back(bytes, start);
   std::sort(ranges.rbegin(), ranges.rend());
 
-  const uintptr_t target = reserve(size, lowest_);
+  uintptr_t target;
+  try {
+    target = reserve(size, lowest_);
+  } catch (const std::bad_alloc&) {
+    // Even addresses are limited here (ulimit -v): the ranges go to the system, which may join
+    // them.
+    for (const auto& [bytes, start] : ranges)
+      unmap_free(start, bytes);
+    map_more(size);
+    return;
+  }
   lowest_ = target;
   size_t done = 0;
   for (auto [bytes, start] : ranges) {
@@ -197,7 +208,15 @@ void Pool::hollow(const void* block) {
   seams_.insert(start + bytes);
   for (uintptr_t at = start; at < start + bytes;) {
     const size_t part = *seams_.upper_bound(at) - at;
-    const uintptr_t target = reserve(part, lowest_);
+    uintptr_t target;
+    try {
+      target = reserve(part, lowest_);
+    } catch (const std::bad_alloc&) {
+      madvise(reinterpret_cast<void*>(at), part, MADV_DONTNEED);
+      use_.mapped -= part;
+      at += part;
+      continue;
+    }
     void* const old = reinterpret_cast<void*>(at);
     void* const now = reinterpret_cast<void*>(target);
     if (mremap(old, part, part, how, now) == MAP_FAILED) {
@@ -230,6 +249,7 @@ void Pool::give(void* block) {
   const auto found = taken_.find(reinterpret_cast<uintptr_t>(block));
   if (found == taken_.end()) std::abort(); // given back twice: the memory is somebody else's
   const auto [start, bytes] = *found;
+  tags_.erase(start);
   taken_.erase(found);
   if (hollow_.erase(start) > 0) {
     munmap(block, bytes);
@@ -241,22 +261,37 @@ void Pool::give(void* block) {
   add_free(start, bytes);
 }
 
+void Pool::unmap_free(uintptr_t start, size_t bytes) {
+  if (munmap(reinterpret_cast<void*>(start), bytes) != 0) return;
+  free_.erase(start);
+  seams_.erase(seams_.lower_bound(start), seams_.lower_bound(start + bytes));
+  seams_.insert(start + bytes);
+  use_.mapped -= bytes;
+}
+
 size_t Pool::release() {
   const std::lock_guard<std::mutex> lock(mutex_);
-  size_t total = 0;
+  const size_t before = use_.mapped;
   for (auto range = free_.begin(); range != free_.end();) {
-    const auto here = range++;
-    if (munmap(reinterpret_cast<void*>(here->first), here->second) != 0) continue;
-    total += here->second;
-    seams_.erase(seams_.lower_bound(here->first), seams_.lower_bound(here->first + here->second));
-    seams_.insert(here->first + here->second);
-    free_.erase(here);
+    const auto [start, bytes] = *range++;
+    unmap_free(start, bytes);
   }
-  use_.mapped -= total;
-  return total;
+  return before - use_.mapped;
 }
 
 #endif
+
+bool Pool::owns(const void* block, uintptr_t tag) {
+  const std::lock_guard<std::mutex> lock(mutex_);
+  const auto found = tags_.find(reinterpret_cast<uintptr_t>(block));
+  return found != tags_.end() && found->second == tag;
+}
+
+void Pool::tag(const void* block, uintptr_t tag) {
+  const std::lock_guard<std::mutex> lock(mutex_);
+  if (taken_.count(reinterpret_cast<uintptr_t>(block)) > 0)
+    tags_[reinterpret_cast<uintptr_t>(block)] = tag;
+}
 
 Pool::Use Pool::use() {
   const std::lock_guard<std::mutex> lock(mutex_);

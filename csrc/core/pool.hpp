@@ -38,6 +38,10 @@ public:
   void* take(size_t bytes, Kind kind);
   // Give back what `take` gave; any thread may.
   void give(void* block);
+  // Whether a block that is taken begins at `block`, and `tag` is what `tag` said of it.
+  bool owns(const void* block, uintptr_t tag);
+  // Remember a number with a block: which object of the caller's it belongs to.
+  void tag(const void* block, uintptr_t tag);
   // Take the memory of a block that nobody will read again, before it is given back: its addresses
   // stay good, and hold zeros. Does nothing where that is no block, or the system cannot do it.
   void hollow(const void* block);
@@ -56,6 +60,7 @@ private:
   void add_free(uintptr_t start, size_t size);
   void map_more(size_t size);
   size_t worth_moving() const;
+  void unmap_free(uintptr_t start, size_t bytes);
   void join(size_t size);
   [[noreturn]] void fail(uintptr_t target, size_t done, size_t size);
 
@@ -63,6 +68,7 @@ private:
   std::mutex mutex_;
   Ranges free_;
   std::unordered_map<uintptr_t, size_t> taken_;
+  std::unordered_map<uintptr_t, uintptr_t> tags_;
   std::unordered_set<uintptr_t> hollow_; // those of the blocks taken that have no memory any more
   // Where a mapping of the system's begins: a call of mremap takes pages of one mapping only.
   std::set<uintptr_t> seams_;

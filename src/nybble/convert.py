@@ -252,13 +252,13 @@ def refuse_unconverted(
     known = {name for target in targets(model) for name in (target.name, target.owner)}
     accepted = [pattern for pattern, value in user_rules if value is None]
     missed = [
-        f"{name} ({cls})"
+        f"{name or repr(name) + ', the model itself'} ({cls})"
         for name, cls in unconverted_layers(model) + (table_layers(model) if tables else [])
         if name not in known and not any(name_matches(pattern, name) for pattern in accepted)
     ]
     if missed:
         raise UserError(
-            f"strict=True: {len(missed)} layers hold weights and cannot be converted:"
+            f"strict=True: layers that hold weights and cannot be converted ({len(missed)}):"
             f" {', '.join(missed[:5])}; name them in rules as None, or use strict=False"
         )
 

@@ -7,6 +7,9 @@ gradient adds one backward product of the same size:
 
     MACs = (flops / 2) * (1 + operands with a gradient, at most two)
 
+A custom autograd function runs its forward without gradients, and says by `differentiated` that it
+has some, and how often it computes its forward again in backward.
+
 Source: torch's flop counter, to which the CPU's fused attention is added. Not done here: operators
 that it does not know, such as fused recurrent layers; backward products of a forward that runs
 without gradients first (reentrant checkpointing).
@@ -14,7 +17,9 @@ without gradients first (reentrant checkpointing).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Any
 
 import torch
@@ -34,6 +39,26 @@ _OWN: dict[Any, Callable[..., int]] = {
 }
 # Their first argument is added to the product.
 _ADDED = (aten.addmm, aten.baddbmm)
+
+
+_again: ContextVar[int | None] = ContextVar("again", default=None)
+
+
+@contextmanager
+def differentiated(again: int) -> Iterator[None]:
+    """While it lasts, products have their gradients though gradients are off, and are computed
+    `again` times more.
+
+    >>> with OtherProducts([]) as other, torch.no_grad(), differentiated(again=1):
+    ...     _ = torch.ones(2, 3) @ torch.ones(3, 4, requires_grad=True)
+    >>> other.macs
+    72
+    """
+    token = _again.set(again)
+    try:
+        yield
+    finally:
+        _again.reset(token)
 
 
 class OtherProducts(TorchDispatchMode):
@@ -74,5 +99,6 @@ def _macs(operator: Any, args: tuple[Any, ...], kwargs: dict[str, Any], result: 
         else int(flop_registry[operator](*args, **kwargs, out_val=result))
     )
     learned = sum(a.requires_grad for a in operands if a.dim() > 1)
-    gradients = min(learned, 2) if torch.is_grad_enabled() else 0
-    return flops // 2 * (1 + gradients)
+    again = _again.get()
+    gradients = min(learned, 2) if torch.is_grad_enabled() or again is not None else 0
+    return flops // 2 * (1 + gradients + (again or 0))

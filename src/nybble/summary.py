@@ -201,7 +201,11 @@ def summary(model: nn.Module, example_input: Any) -> Summary:
     }
     second: dict[str, int] = {}  # products whose second operand has a gradient
 
+    forward = True  # what is run again during backward keeps nothing until then, and is no layer
+
     def pack(tensor: Tensor) -> Tensor:
+        if not forward:
+            return tensor
         storage = tensor.untyped_storage()
         if storage.data_ptr() not in seen and storage.data_ptr() not in parameters:
             seen.add(storage.data_ptr())
@@ -221,7 +225,12 @@ def summary(model: nn.Module, example_input: Any) -> Summary:
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor), torch.enable_grad():
         with OtherProducts(stack) as other:
             output = _call(twin, example_input)
-        _scalar(output).backward()
+        loss = _scalar(output)
+        forward = False
+        watch.stop()
+        macs_of_forward = dict(calls), dict(flowing), dict(second)
+        loss.backward()
+    calls, flowing, second = macs_of_forward
     macs: dict[tuple[str, str], int] = {}
     for name in layers:
         macs[name, "output"] = calls.get(name, 0)

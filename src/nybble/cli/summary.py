@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import json as json_text
 import re
-from typing import Annotated, Any
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from nybble.errors import UserError
+
+if TYPE_CHECKING:
+    from torch import nn
 
 
 def command(
@@ -16,7 +20,8 @@ def command(
         str,
         typer.Argument(
             help="A vision model (docs/training.md), hf:NAME (a tiny model of transformers:"
-            " hf:bert, hf:gpt2, hf:vit, ...) or module:function."
+            " hf:bert, hf:gpt2, hf:vit, ...) or module:function, which returns a model or (model,"
+            " example input)."
         ),
     ],
     recipe: Annotated[
@@ -53,12 +58,10 @@ def command(
     if count < 1:
         raise UserError(f"--batch-size must be at least 1, not {batch_size}.")
 
-    import torch
-
     import nybble
     from nybble.cli.train import parse_rule
+    from nybble.studies.speed.workload import EXAMPLE_HINT
     from nybble.training.models import hf
-    from nybble.training.models.registry import build_model
 
     rules = dict(parse_rule(text) for text in rule or [])
     example: Any
@@ -67,11 +70,9 @@ def command(
             if value is not None:
                 raise UserError(f"{model} brings its own inputs: leave out {option}")
         built, example = hf.build(model)
-        sizes = ", ".join(f"{key} {' x '.join(map(str, x.shape))}" for key, x in example.items())
     else:
-        built = build_model(model, 10 if classes is None else classes, shape[0])
-        example = torch.randn(count, *shape)
-        sizes = " x ".join(map(str, example.shape))
+        built, example = _build(model, 10 if classes is None else classes, shape, count, given)
+    sizes = _sizes(example)
     nybble.convert(
         built,
         recipe,
@@ -82,12 +83,44 @@ def command(
     )
     try:
         found = nybble.summary(built, example)
-    except (RuntimeError, UserError) as error:
-        raise UserError(f"{model} does not take an input of {sizes}: {error}") from error
+    except Exception as error:  # whatever a model's own forward may raise
+        hint = EXAMPLE_HINT if ":" in model else ""
+        raise UserError(f"{model} does not take an input of {sizes}: {error}{hint}") from error
     if json:
         typer.echo(json_text.dumps(found.to_dict(), indent=1))
         return
     typer.echo(f"{model}, recipe {recipe}, input {sizes}\n\n{found}")
+
+
+def _build(
+    name: str, classes: int, shape: tuple[int, ...], count: int, given: Mapping[str, Any]
+) -> tuple[nn.Module, Any]:
+    """A vision model, or the user's, and the input that it brings or else an image."""
+    import torch
+
+    from nybble.studies.speed.workload import users_model
+    from nybble.training.models.registry import build_model
+
+    image = torch.randn(count, *shape)
+    if ":" not in name:
+        return build_model(name, classes, shape[0]), image
+    offered = {"num_classes": classes, "in_channels": shape[0], "size": shape[-1], "batch": count}
+    built, example, _ = users_model(name, offered)
+    if example is None:
+        return built, image
+    if given["--input"] is not None:
+        raise UserError(f"{name} brings its own inputs: leave out --input")
+    return built, example
+
+
+def _sizes(example: Any) -> str:
+    """The shapes of an input, in words."""
+    if isinstance(example, Mapping):
+        return ", ".join(f"{key} {_sizes(x)}" for key, x in example.items())
+    if isinstance(example, tuple | list):
+        return ", ".join(_sizes(x) for x in example)
+    shape = getattr(example, "shape", None)
+    return type(example).__name__ if shape is None else " x ".join(map(str, shape))
 
 
 def parse_shape(text: str) -> tuple[int, ...]:

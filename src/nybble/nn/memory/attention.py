@@ -24,6 +24,7 @@ from torch.overrides import TorchFunctionMode
 
 from nybble.nn.memory.base import MemoryLayer, compresses
 from nybble.nn.memory.pack import pack_rows8, unpack_rows8
+from nybble.products import differentiated
 
 
 class SoftmaxFunction(torch.autograd.Function):
@@ -67,7 +68,8 @@ class AttentionFunction(torch.autograd.Function):
         ctx: Any, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, options: dict[str, Any]
     ) -> Tensor:
         state = torch.get_rng_state() if options["dropout_p"] > 0 else None
-        y = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, **options)
+        with differentiated(again=1):
+            y = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, **options)
         packed = [part for x in (q, k, v) for part in pack_rows8(x)]
         ctx.save_for_backward(mask, state, *packed)
         ctx.options, ctx.dtype = options, q.dtype

@@ -16,6 +16,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules import module as _everywhere
 
+from nybble.errors import UserError
+from nybble.nn.owned import is_unshared
+
 
 class MemoryLayer(nn.Module):
     """Mixin: `class ReLU(MemoryLayer, nn.ReLU)`. `attach_memory_` and `detach_memory_` are called
@@ -50,6 +53,15 @@ class Token:
     version: int = 0  # the output's count of in-place changes: one that has changed needs a ReLU
     taken: bool = False
 
+    def check(self) -> None:
+        """UserError where no ReLU took the output: called in backward, when it has been used."""
+        if not self.taken:
+            raise UserError(
+                "a BatchNorm that was joined with the ReLU after it was used without that ReLU, so"
+                " its output was not what the model asked for: convert with"
+                " activations=nybble.ActivationMemory(fuse=False)"
+            )
+
 
 class _Count(nn.Module):
     def forward(self, input: Tensor) -> int:
@@ -61,10 +73,10 @@ class _Count(nn.Module):
 _TEMPORARY = int(_Count()(torch.empty(1)))
 
 
-def is_temporary(references: int) -> bool:
+def is_temporary(x: Tensor, references: int) -> bool:
     """Whether a tensor with so many references at the top of `forward` is held by nobody else: not
-    by a variable of the caller, an attribute, or a list. Then it may be written over."""
-    return references <= _TEMPORARY
+    by a variable of the caller, an attribute, a list, or a view. Then it may be written over."""
+    return references <= _TEMPORARY and is_unshared(x)
 
 
 def memory_layers(model: nn.Module) -> Iterator[tuple[str, MemoryLayer]]:

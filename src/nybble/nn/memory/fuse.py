@@ -10,7 +10,7 @@ run more than once in a trace, or have hooks, are left as they are.
 
 The trace is one path through the code, and a model may take another one at run time. A joined
 BatchNorm therefore marks its output, the ReLU takes the mark off, and a mark that nobody took is an
-error at the next use of the BatchNorm (`norm.py`).
+error in the backward pass (`norm.py`).
 """
 
 from __future__ import annotations

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, cast
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from nybble.errors import UserError
 from nybble.nn.memory.base import MemoryLayer, Token, compresses, has_hooks, is_temporary
 from nybble.nn.memory.norm_function import (
     BatchNormFunction,
@@ -30,12 +29,9 @@ class _BatchNorm(MemoryLayer, _TorchBatchNorm):
     memory_kind = "norm"
     memory_keeps = "4 bits a value"
 
-    _nybble_memory_token: Token | None = None
-
     def forward(self, input: Tensor) -> Tensor:
         """torch's batch normalisation; with the ReLU that follows where `fuse.py` found one."""
         references = sys.getrefcount(input)
-        self._check_last_token()
         own = self.training and input.is_floating_point() and input.numel() > 0
         if not own or not compresses(input, self.weight, self.bias):
             return super().forward(input)
@@ -47,7 +43,7 @@ class _BatchNorm(MemoryLayer, _TorchBatchNorm):
             self.num_batches_tracked.add_(1)
             if self.momentum is None:
                 momentum = 1.0 / float(self.num_batches_tracked)
-        relu = self._fuses()
+        token = Token() if self._fuses() else None
         running = (self.running_mean, self.running_var)
         fits = native.fits(self._nybble_memory_backend, input, (self.weight, self.bias, *running))
         function = NativeBatchNormFunction if fits else BatchNormFunction
@@ -59,13 +55,12 @@ class _BatchNorm(MemoryLayer, _TorchBatchNorm):
             self.running_var if tracked else None,
             momentum,
             self.eps,
-            relu,
-            fits and is_temporary(references) and self._may_overwrite(input),
+            token,
+            fits and is_temporary(input, references) and self._may_overwrite(input),
         )
-        if relu:
-            token = Token(y._version)
+        if token is not None:
+            token.version = y._version
             y._nybble_relu = token  # type: ignore[attr-defined]
-            self._nybble_memory_token = token
         return y
 
     def _fuses(self) -> bool:
@@ -78,17 +73,6 @@ class _BatchNorm(MemoryLayer, _TorchBatchNorm):
         if not source or x.is_leaf or x._is_view() or not x.requires_grad:
             return False
         return not has_hooks(self) and not any(has_hooks(module) for module in source)
-
-    def _check_last_token(self) -> None:
-        token = self._nybble_memory_token
-        if token is not None:
-            self._nybble_memory_token = None
-            if not token.taken:
-                raise UserError(
-                    "a BatchNorm that was joined with the ReLU after it was used without that"
-                    " ReLU, so its output was not what the model asked for: convert with"
-                    " activations=nybble.ActivationMemory(fuse=False)"
-                )
 
     def keeps(self) -> str:
         """In words; says so where the ReLU's mask is part of the codes."""

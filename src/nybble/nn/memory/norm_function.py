@@ -17,6 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from nybble.nn.memory.base import Token
 from nybble.nn.memory.grid import channel_grid, encode, row_steps
 from nybble.nn.memory.pack import layout, pack4, unpack
 from nybble.nn.owned import counts, may_overwrite
@@ -29,7 +30,8 @@ def along_channels(v: Tensor, dim: int) -> Tensor:
 
 
 class BatchNormFunction(torch.autograd.Function):
-    """`apply(x, weight, bias, running_mean, running_var, momentum, eps, relu, in_place)`."""
+    """`apply(x, weight, bias, running_mean, running_var, momentum, eps, token, in_place)`; with a
+    token the ReLU that follows is part of it, and takes the token."""
 
     @staticmethod
     def forward(
@@ -41,9 +43,10 @@ class BatchNormFunction(torch.autograd.Function):
         running_var: Tensor | None,
         momentum: float,
         eps: float,
-        relu: bool,
+        token: Token | None,
         in_place: bool,
     ) -> Tensor:
+        relu, ctx.token = token is not None, token
         y, mean, invstd = torch.native_batch_norm(
             x, weight, bias, running_mean, running_var, True, momentum, eps
         )
@@ -60,6 +63,8 @@ class BatchNormFunction(torch.autograd.Function):
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        if ctx.token is not None:
+            ctx.token.check()
         packed, invstd, weight, grid = ctx.saved_tensors
         dim = grad.dim()
         step, offset, first, _ = grid.view(4, *along_channels(invstd, dim).shape)
@@ -99,11 +104,12 @@ class NativeBatchNormFunction(torch.autograd.Function):
         running_var: Tensor | None,
         momentum: float,
         eps: float,
-        relu: bool,
+        token: Token | None,
         in_place: bool,
     ) -> Tensor:
+        ctx.token = token
         y, packed, stats = native.batch_norm_forward(
-            x, weight, bias, running_mean, running_var, momentum, eps, relu, in_place
+            x, weight, bias, running_mean, running_var, momentum, eps, token is not None, in_place
         )
         if in_place:
             ctx.mark_dirty(y)
@@ -114,6 +120,8 @@ class NativeBatchNormFunction(torch.autograd.Function):
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         in_place = may_overwrite(counts(grad))
+        if ctx.token is not None:
+            ctx.token.check()
         packed, stats = ctx.saved_tensors
         needs = ctx.needs_input_grad
         dx, dgamma, dbeta = native.batch_norm_backward(grad, packed, stats, needs[0], in_place)

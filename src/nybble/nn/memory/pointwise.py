@@ -99,7 +99,7 @@ class ReLU(MemoryLayer, nn.ReLU):
                 return input
         if not compresses(input) or not input.is_floating_point():
             return super().forward(input)
-        in_place = self.inplace or (is_temporary(references) and self._may_overwrite(input))
+        in_place = self.inplace or (is_temporary(input, references) and self._may_overwrite(input))
         if native.fits(self._nybble_memory_backend, input):
             return cast(Tensor, NativeReLUFunction.apply(input, in_place, None))  # type: ignore[no-untyped-call]
         return cast(

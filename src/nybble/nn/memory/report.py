@@ -19,7 +19,8 @@ from nybble.nn.memory.base import MemoryLayer, passive
 @dataclass(frozen=True)
 class Kept:
     """One module. `keeps`: in words, "" where it is not compressed; `bits`: for every output value,
-    of what was saved."""
+    of what was saved, 0 where there is no such figure (a module with others inside, whose own
+    operators are not known; nothing was saved)."""
 
     module: str
     type: str
@@ -30,7 +31,8 @@ class Kept:
     def __str__(self) -> str:
         what = self.keeps or "not compressed"
         name = self.module or "(the model itself)"
-        return f"{name} ({self.type}): {self.saved:,} bytes, {self.bits:.1f} bits a value; {what}"
+        rate = f", {self.bits:.1f} bits a value" if self.bits else ""
+        return f"{name} ({self.type}): {self.saved:,} bytes{rate}; {what}"
 
 
 class KeptWatch:
@@ -47,6 +49,7 @@ class KeptWatch:
     """
 
     def __init__(self, model: nn.Module, layers: Iterable[str]) -> None:
+        self._running = True
         self._stack: list[str] = []
         self._saved: dict[str, int] = {}
         self._values: dict[str, int] = {}
@@ -70,9 +73,14 @@ class KeptWatch:
             if name in self._layers or not (saved or compressed):
                 continue
             keeps = module.keeps() if isinstance(module, MemoryLayer) else ""
-            bits = 8 * saved / values if values else 0.0
+            single = values and not any(True for _ in module.children())
+            bits = 8 * saved / values if single else 0.0
             rows.append(Kept(name, type(module).__name__, keeps, saved, bits))
         return tuple(rows)
+
+    def stop(self) -> None:
+        """The forward pass is over: what runs again in backward is not counted."""
+        self._running = False
 
     def _enter(self, name: str) -> Callable[..., None]:
         def hook(module: nn.Module, inputs: tuple[Any, ...]) -> None:
@@ -84,6 +92,6 @@ class KeptWatch:
         def hook(module: nn.Module, inputs: tuple[Any, ...], output: Any) -> None:
             self._stack.pop()
             if isinstance(output, Tensor):
-                self._values[name] = self._values.get(name, 0) + output.numel()
+                self._values[name] = self._values.get(name, 0) + output.numel() * self._running
 
         return hook

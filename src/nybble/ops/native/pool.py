@@ -3,6 +3,7 @@
     result(shape)        float32, for an output or a gradient that lives for a moment
     kept(count)          bytes, for codes and masks that live until the backward pass
     result_like(x)       as `torch.empty_like`
+    is_own(x)            whether a tensor lies there
     hollow_(x)           take the memory of a tensor that nobody will read again, while it lives
     empty_cache()        hand what is free back to the system
 
@@ -23,7 +24,7 @@ from torch import Tensor
 
 from nybble.ops.native import core
 
-__all__ = ["empty_cache", "hollow_", "kept", "pool_use", "result", "result_like"]
+__all__ = ["empty_cache", "hollow_", "is_own", "kept", "pool_use", "result", "result_like"]
 
 _LARGE_RESULT = 1 << 18
 _LARGE_KEPT = 1 << 14
@@ -119,4 +120,21 @@ def _take(shape: list[int], strides: list[int], dtype: str, kind: str) -> Tensor
     if module is None:  # numbers of the library itself, without kernels to fill them
         return torch.empty_strided(shape, strides, dtype=getattr(torch, dtype))
     taken: Tensor = module.take(shape, strides, dtype, kind)
+    module.tag(taken.data_ptr(), storage_of(taken))
     return taken
+
+
+def storage_of(x: Tensor) -> int:
+    """A number for the storage of `x`; not `untyped_storage()`, which makes a Python object of it:
+    autograd adds in place only to memory that has none."""
+    return torch._C._storage_id(x)  # type: ignore[attr-defined,no-any-return]
+
+
+def is_own(x: Tensor) -> bool:
+    """Whether `x` is a block of the pool, and not somebody's array with a tensor around it.
+
+    >>> is_own(result((1 << 20,))), is_own(torch.zeros(1 << 20))
+    (True, False)
+    """
+    module, _ = core()
+    return module is not None and module.owns(x.data_ptr(), storage_of(x))

@@ -52,13 +52,15 @@ class LimitConfig:
 def parse_bytes(text: str) -> int:
     """ "512M" -> bytes; K, M and G are powers of 1024, a B or iB behind them changes nothing.
 
-    >>> parse_bytes("512M"), parse_bytes("1.5GiB"), parse_bytes("4096")
-    (536870912, 1610612736, 4096)
+    >>> parse_bytes("512M"), parse_bytes("1.5GiB"), parse_bytes("4194304")
+    (536870912, 1610612736, 4194304)
     """
     match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([KMG]?)(?:i?B)?\s*", text, re.IGNORECASE)
     value = float(match[1]) * _UNITS[match[2].upper()] if match else 0.0
-    if not 1 <= value < 2**62:
-        raise UserError(f"--limit must be a size, for example 512M or 2G, not '{text}'.")
+    if not 1 << 20 <= value < 2**62:
+        raise UserError(
+            f"--limit must be a size of at least 1M, for example 512M or 2G, not '{text}'."
+        )
     return int(value)
 
 

@@ -129,6 +129,11 @@ def says(found: Mapping[str, Any]) -> list[str]:
     bfloat16 is no faster than float32 on this CPU, so it is no alternative for time.
     """
     step, speed, own = found["step"], found["torch"], found["native"]
+    if (found.get("load") or 0.0) > BUSY:
+        return [
+            f"The machine was busy ({found['load']:.1f} processes a core) before this began, so "
+            "the figures say little: measure again when it is idle."
+        ]
     gain = step["speedup"]
     lines = []
     if not own["available"]:
@@ -154,11 +159,6 @@ def says(found: Mapping[str, Any]) -> list[str]:
         lines.append(
             f"This CPU multiplies bfloat16 {ratio:.1f} times as fast as float32; against autocast "
             f"in bfloat16 a 4-bit step gains: {word}."
-        )
-    if (found.get("load") or 0.0) > BUSY:
-        lines.append(
-            f"The machine was busy ({found['load']:.1f} processes a core) before this began: "
-            "measure again when it is idle."
         )
     if "512" in speed["instructions"] and own["isa"] == "avx2":
         lines.append(

@@ -27,7 +27,7 @@ from nybble.ops.native.pool import pool_use
 from nybble.studies.speed.forms import CHANNELS_LAST, backends_of, float32_model, four_bit_model
 from nybble.studies.speed.memory import workload_of
 from nybble.studies.speed.profile import be_quiet
-from nybble.studies.speed.workload import TooFewError, Workload, at_batch
+from nybble.studies.speed.workload import EXAMPLE_HINT, TooFewError, Workload, at_batch
 from nybble.studies.steptime import loss_step
 from nybble.training.allocator import keep_freed_memory
 from nybble.training.saved import measure_saved_bytes
@@ -146,6 +146,11 @@ def main() -> None:
         found = {"too_few": True} if job.get("peak_only") else {"error": str(error)}
     except UserError as error:
         found = {"error": str(error)}
+    except Exception as error:
+        if ":" not in job["model"]:
+            raise
+        what = f"The model '{job['model']}' fails on its input"
+        found = {"error": f"{what}: {type(error).__name__}: {error}{EXAMPLE_HINT}"}
     print(json.dumps(found))
 
 

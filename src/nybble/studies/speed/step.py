@@ -27,7 +27,7 @@ from nybble.studies.speed.forms import (
 )
 from nybble.studies.speed.profile import profile_step
 from nybble.studies.speed.targets import step_target
-from nybble.studies.speed.workload import Workload, check_name, make_workload
+from nybble.studies.speed.workload import EXAMPLE_HINT, Workload, check_name, make_workload
 from nybble.studies.statistics import median_ratio
 from nybble.studies.steptime import Sample, interleave
 
@@ -131,7 +131,7 @@ def run_once(workload: Workload) -> None:
     except Exception as error:
         raise UserError(
             f"The model '{workload.name}' fails on its input ({workload.input}): "
-            f"{type(error).__name__}: {error}"
+            f"{type(error).__name__}: {error}{EXAMPLE_HINT}"
         ) from error
     if not isinstance(loss, torch.Tensor) or loss.numel() != 1 or not loss.requires_grad:
         raise UserError(f"The loss of the model '{workload.name}' is no scalar with a gradient.")

@@ -187,8 +187,33 @@ def _lstm(batch: int) -> Workload:
     )
 
 
+EXAMPLE_HINT = ". A function of yours may return (model, example input) instead of the model."
+
+
 def _users(name: str, batch: int, size: int, channels: int) -> Workload:
     offered = {"num_classes": CLASSES, "in_channels": channels, "batch": batch}
+    model, example, loss = users_model(name, offered)
+    if example is None:
+        return _vision(name, model, batch, size, channels)
+    args: tuple[Any, ...] = ()
+    kwargs: Mapping[str, Any] = {}
+    if isinstance(example, Mapping):
+        kwargs = example
+    else:
+        args = example if isinstance(example, tuple) else (example,)
+    chosen = loss if loss is not None else lambda output: default_loss(name, output)
+    return Workload(name, model, args, kwargs, chosen)
+
+
+def users_model(
+    name: str, offered: Mapping[str, object]
+) -> tuple[nn.Module, Any, Callable[[Any], Tensor] | None]:
+    """(model, example input or None, loss or None) of the user's `module:function`, called with
+    those of the `offered` arguments that it accepts.
+
+    Raises:
+        UserError: it cannot be imported or called, or returns something else.
+    """
     made = call_user_function(name, offered)
     parts = made if isinstance(made, tuple) else (made,)
     model = parts[0] if parts else None
@@ -197,22 +222,13 @@ def _users(name: str, batch: int, size: int, channels: int) -> Workload:
             f"The model '{name}' must return a torch.nn.Module, (model, example) or (model, "
             f"example, loss); it returned {_kinds(made)}."
         )
-    if len(parts) == 1:
-        return _vision(name, model, batch, size, channels)
-    example = parts[1]
-    args: tuple[Any, ...] = ()
-    kwargs: Mapping[str, Any] = {}
-    if isinstance(example, Mapping):
-        kwargs = example
-    else:
-        args = example if isinstance(example, tuple) else (example,)
-    loss = parts[2] if len(parts) == 3 else lambda output: default_loss(name, output)
-    if not callable(loss):
+    loss = parts[2] if len(parts) == 3 else None
+    if loss is not None and not callable(loss):
         raise UserError(
             f"The model '{name}': its loss must be a function of the output, not "
             f"{type(loss).__name__}."
         )
-    return Workload(name, model, args, kwargs, loss)
+    return model, parts[1] if len(parts) > 1 else None, loss
 
 
 def default_loss(name: str, output: Any) -> Tensor:
