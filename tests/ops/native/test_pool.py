@@ -22,6 +22,17 @@ pytestmark = pytest.mark.skipif(CORE is None, reason=MISSING or "compiled module
 MB = 1 << 20
 
 
+def is_plain() -> bool:
+    """Whether every block is one of malloc's, as in a build with sanitizers."""
+    if CORE is None:
+        return True
+    pool.result((MB,))
+    return nybble.empty_cache() == 0
+
+
+pooled = pytest.mark.skipif(is_plain(), reason="a build with sanitizers has no pool")
+
+
 def draw(random_: random.Random) -> Tensor:
     """A tensor of one of the three kinds, between 0.3 and 3 MB."""
     count = random_.randrange(3 * MB // 10, 3 * MB)
@@ -46,6 +57,7 @@ def test_live_tensors_do_not_overlap_and_keep_their_content() -> None:
     assert all(bool((x == value).all()) for x, value in live)
 
 
+@pooled
 def test_freed_memory_is_used_again_and_given_back() -> None:
     gc.collect()
     nybble.empty_cache()
@@ -62,6 +74,7 @@ def test_freed_memory_is_used_again_and_given_back() -> None:
     assert pool.pool_use()["taken"] == before["taken"]
 
 
+@pooled
 def test_neighbours_are_joined() -> None:
     """Four pieces that were taken one by one make room for one that is as large as all."""
     gc.collect()
@@ -118,6 +131,7 @@ def test_wrong_requests_end_in_an_error() -> None:
         CORE.take([2**45], [1], "uint8", "kept")
 
 
+@pooled
 def test_free_pieces_are_joined_by_moving_their_pages() -> None:
     """Between blocks that stay, no free piece is large enough; together they are."""
     gc.collect()
@@ -142,6 +156,7 @@ def test_free_pieces_are_joined_by_moving_their_pages() -> None:
     assert all(bool((x == 2.0 * i).all()) for i, x in enumerate(kept))
 
 
+@pooled
 def test_hollow_takes_the_memory_and_leaves_the_tensor() -> None:
     gc.collect()
     nybble.empty_cache()
@@ -220,6 +235,7 @@ print("held")
 """
 
 
+@pooled
 @pytest.mark.skipif(sys.platform != "linux", reason="a limit on data is Linux's")
 def test_joining_needs_no_memory_of_its_own() -> None:
     """Under a limit: what is moved does not count twice, and a request that cannot be met is an
