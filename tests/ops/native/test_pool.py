@@ -219,7 +219,8 @@ pieces = [pool.result((MB,)).fill_(float(i)) for i in range(8)]
 kept = pieces[::2]
 pieces.clear()
 data = next(int(line.split()[1]) for line in open("/proc/self/status") if "VmData" in line)
-resource.setrlimit(resource.RLIMIT_DATA, ((data << 10) + 6 * MB,) * 2)
+hard = resource.getrlimit(resource.RLIMIT_DATA)[1]
+resource.setrlimit(resource.RLIMIT_DATA, ((data << 10) + 6 * MB, hard))
 whole = pool.result((3 * MB,)).fill_(-1.0)  # 12 MB, out of holes of 4
 try:
     pool.result((16 * MB,))
@@ -229,6 +230,7 @@ else:
     raise SystemExit("64 MB were found")
 pool.hollow_(whole)  # the old addresses count, so at most a part of it can be moved
 again = pool.result((MB // 2,)).fill_(-2.0)
+resource.setrlimit(resource.RLIMIT_DATA, (hard, hard))
 assert all(bool((x == 2.0 * i).all()) for i, x in enumerate(kept))
 assert bool((again == -2.0).all())
 print("held")
