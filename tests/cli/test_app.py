@@ -122,17 +122,24 @@ def test_interrupted_is_130(command, error) -> None:
     assert app.main(["probe"]) == 130
 
 
-def test_ctrl_c_is_130(tmp_path: Path) -> None:
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_ends_a_command_in_one_line(number: signal.Signals) -> None:
     code = (
         "import os, signal, sys, types; from nybble.cli import app\n"
         "m = types.ModuleType('nybble.cli.probe')\n"
-        "m.command = lambda: os.kill(os.getpid(), signal.SIGINT)\n"
+        f"m.command = lambda: os.kill(os.getpid(), {number:d})\n"
         "sys.modules['nybble.cli.probe'] = m; app.COMMANDS['probe'] = 'Probe.'\n"
         "sys.exit(app.main(['probe']))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
-    assert done.returncode == 128 + signal.SIGINT, done
-    assert "Traceback" not in done.stderr
+    assert done.returncode == 128 + number, done
+    assert len(done.stderr.splitlines()) == 1 and "Traceback" not in done.stderr
+
+
+def test_too_little_memory_is_one_line(command, capsys) -> None:
+    command(lambda: __import__("torch").empty(1 << 55, dtype=__import__("torch").uint8))
+    assert app.main(["probe"]) == 2
+    assert "Not enough memory" in capsys.readouterr().err
 
 
 def test_a_reader_that_goes_away_is_no_error() -> None:

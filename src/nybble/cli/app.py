@@ -4,8 +4,9 @@ A command is one line in `COMMANDS` and one file `nybble/cli/<name>.py` with a f
 (or a `typer.Typer` of that name, for a command with subcommands). Only the command that is asked
 for is imported, so `nybble --help` does not wait for their packages.
 
-Exit status: 0 done; 2 bad input or a full disk, one line on stderr, no traceback; 130 interrupted;
-1 with a traceback is a bug in nybble. A command ends with another status by `raise typer.Exit(n)`.
+Exit status: 0 done; 2 bad input, a full disk or memory, one line on stderr, no traceback; 130
+interrupted, 143 terminated; 1 with a traceback is a bug in nybble. A command ends with another
+status by `raise typer.Exit(n)`.
 """
 
 from __future__ import annotations
@@ -14,7 +15,9 @@ import errno
 import importlib
 import inspect
 import os
+import signal
 import sys
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from importlib.metadata import version
 from typing import Annotated, Any
@@ -56,6 +59,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     0
     """
     arguments = list(sys.argv[1:] if arguments is None else arguments)
+    previous = _hear_sigterm()
     try:
         status = _build(arguments)(arguments, prog_name="nybble", standalone_mode=False)
         sys.stdout.flush()  # a full disk or a closed pipe shows here, not after the last handler
@@ -70,6 +74,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (KeyboardInterrupt, typer.Abort):
         print("nybble: interrupted", file=sys.stderr)
         return 130
+    except _Terminated:
+        print("nybble: stopped by SIGTERM", file=sys.stderr)
+        return 128 + signal.SIGTERM
     except BrokenPipeError:
         # The reader (`| head`) has gone. Python would complain again while closing stdout.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -79,6 +86,24 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if trouble is None:
             raise
         return _complain(trouble)
+    finally:
+        if previous is not None:
+            signal.signal(signal.SIGTERM, previous)
+
+
+class _Terminated(BaseException):
+    """SIGTERM, where a command has no handler of its own: what it has started ends with it."""
+
+
+def _hear_sigterm() -> Any:
+    """Turn SIGTERM into an exception; the handler that was there, None where none may be set."""
+
+    def stop(number: int, frame: object) -> None:
+        raise _Terminated
+
+    if threading.current_thread() is not threading.main_thread():
+        return None
+    return signal.signal(signal.SIGTERM, stop)
 
 
 def run() -> None:
@@ -177,6 +202,8 @@ def _machine_trouble(error: Exception) -> str | None:
     A full disk also arrives as text: safetensors and torch wrap the system's error in their own.
     """
     for cause in _causes(error):
+        if isinstance(cause, MemoryError) or "can't allocate memory" in str(cause):
+            return f"Not enough memory: {cause or 'a request was refused'}. Take a smaller batch."
         if isinstance(cause, OSError) and cause.errno in _MACHINE_ERRNOS:
             where = f": {cause.filename}" if cause.filename else ""
             return f"{cause.strerror}{where}. Nothing more was written."

@@ -146,6 +146,27 @@ def test_convolution_in_every_setting(switches: str, signed: bool, last: bool) -
     compare(spec, geometry, x, weight, grad, bias=torch.randn(18), state=2.0**18)
 
 
+@pytest.mark.parametrize("bad", [torch.nan, torch.inf, -torch.inf])
+@pytest.mark.parametrize("kind", ["unsigned", "symmetric", "two_sided"])
+def test_a_number_that_is_not_finite_spoils_the_clips_gradient(kind: str, bad: float) -> None:
+    """What its code is, and so on which side of the clip it lies, is not said anywhere."""
+    torch.manual_seed(0)
+    signed = kind != "unsigned"
+    spec = spec_of(f"signed={kind}" if signed else "", signed)
+    x, weight, grad = torch.rand(8, 16) * 2, torch.randn(5, 16), torch.randn(8, 5)
+    x[0, 3] = bad
+    slot = spec.output_input
+    assert slot is not None and isinstance(slot.scale, PACT) and slot.scale.kind == kind
+    clips = torch.tensor([1.5, 1.0][: slot.scale.clips])
+    for backend in ("reference", "native"):
+        found = run(
+            backend, spec, Geometry("linear"), x, weight, None, clips, grad, torch.tensor([32.0])
+        )
+        y, dalpha = found[0], found[-3]
+        assert dalpha.shape == clips.shape and bool(dalpha.isnan().all())
+        assert bool(y.isnan().all())
+
+
 @pytest.mark.parametrize("wide", ["grad_weight_grad", "grad_input_grad"])
 @pytest.mark.parametrize("switches", ["", "gradscale=immediate", "factor=stochastic"])
 @pytest.mark.parametrize("state", [0.0, 2.0**18])

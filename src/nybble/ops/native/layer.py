@@ -23,6 +23,7 @@ from nybble.ops.native.pool import hollow_
 from nybble.ops.native.shaped import Stored
 from nybble.ops.reference import gemm as reference_gemm
 from nybble.ops.reference import sliced as reference
+from nybble.ops.reference.layer import poisoned
 from nybble.ops.reference.operand import (
     GRAD_INPUT_WEIGHT,
     GRAD_WEIGHT_INPUT,
@@ -171,6 +172,7 @@ def layer_backward(
                 step.operand_x,
                 need_dalpha=need_dalpha,
             )
+            dalpha = poisoned(dalpha, saved[1] if saved[1].numel() else None)
     return dx if need_dx else NO_FLOATS, dw, dalpha, amax, scale
 
 

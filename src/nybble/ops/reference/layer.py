@@ -148,7 +148,7 @@ def layer_backward(
         dx = finish_(acc, mg, mw)
         if qx.inside is not None:
             if need_dalpha:
-                dalpha = clip_gradient(dx, qx, spec.output_input)
+                dalpha = poisoned(clip_gradient(dx, qx, spec.output_input), qx.multiplier)
             dx.mul_(qx.inside)
     if for_weight is not None:
         rank = len(weight_shape)
@@ -169,6 +169,18 @@ def layer_backward(
         if qw.inside is not None:
             dw = dw.mul_(qw.inside)
     return dx if need_dx else grad.new_empty(0), dw, dalpha, amax, scale
+
+
+def poisoned(dalpha: Tensor, multiplier: Tensor | None) -> Tensor:
+    """The clip's gradient, NaN where the operand held NaN or infinity (its multiplier is NaN
+    then): such a number is on neither side of the clip, and its code is on some.
+
+    >>> poisoned(torch.ones(1), torch.tensor(float("nan")))
+    tensor([nan])
+    """
+    if multiplier is None or not dalpha.numel():
+        return dalpha
+    return dalpha + multiplier.reshape(-1) * 0.0
 
 
 def clip_gradient(dx: Tensor, qx: Operand, slot: Quantizer | None) -> Tensor:

@@ -59,10 +59,17 @@ def words(command: str, given: Mapping[str, Any], default: Mapping[str, Any]) ->
     return " ".join(parts)
 
 
+MOST = {"threads": 1024}
+"""Where an option has a bound of its own; others end at 2^31, beyond which no tensor is made."""
+
+
 def at_least(what: str, value: int, least: int = 1) -> None:
-    """UserError where a number of an option is too small.
+    """UserError where a number of an option is too small, or absurdly large.
 
     >>> at_least("rounds", 3)
     """
+    most = MOST.get(what, 2**31 - 1)
+    if value > most:
+        raise UserError(f"{what} must be at most {most}, not {value}.")
     if value < least:
         raise UserError(f"{what} must be at least {least}, not {value}.")
