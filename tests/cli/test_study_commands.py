@@ -162,7 +162,7 @@ def test_switches_reach_the_runs(monkeypatch: pytest.MonkeyPatch) -> None:
     ]
     assert main(["compare", *words]) == 130
     config = seen[0]
-    assert config.recipes == ("fp32", "sun2020:factor=1.848")
+    assert config.recipes == ("fp32", "fp16", "sun2020:factor=1.848")
     assert (config.seeds, config.base.lr, config.base.rules) == (
         (3, 4),
         0.3,
