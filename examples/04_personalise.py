@@ -4,13 +4,18 @@ Digits are learned from some speakers. Then recordings of somebody who was never
 model, in a process that may take `limit` MiB for training. Float32 gets the same chance.
 
 python examples/04_personalise.py fsdd:free-spoken-digit-dataset
+
+A name behind it keeps what was found as results/NAME.json.
 """
 
 import sys
 from pathlib import Path
 from typing import Any
 
+from nybble.reports.personal import KIND
+from nybble.reports.results import check_name, save
 from nybble.studies.capped import run_capped
+from nybble.studies.speed.record import make
 from nybble.training import TrainConfig, train
 
 
@@ -26,10 +31,13 @@ def main(
     epochs: int = 10,
     own_epochs: int = 10,
     out: str = "runs/personalise",
+    record: str | None = None,
     **options: Any,
 ) -> dict[str, Any]:
     """Of the new speaker, recordings from index `own` on adapt the model, those before it test.
     `options` are more fields of TrainConfig for both runs."""
+    if record is not None:
+        check_name(record, Path("results"))  # before the work, not after it
     base = TrainConfig(
         task="speech",
         data=data,
@@ -62,7 +70,36 @@ def main(
         largest = run_capped("largest", adapt, limit << 20)["largest"]
         answers[name] = {**run_capped("train", adapt, limit << 20), "largest": largest}
         print(f"{name}: {line(answers[name], limit, batch)}")
+    if record is not None:
+        keep(
+            record,
+            {"data": data.partition(":")[0], "known": known, "new": new, "own": own}
+            | {"model": model, "limit": limit, "batch": batch, "epochs": epochs}
+            | {"own_epochs": own_epochs},
+            unheard,
+            answers,
+        )
     return {"unheard": unheard, **answers}
+
+
+def keep(name: str, configuration: dict[str, Any], unheard: float, answers: dict[str, Any]) -> None:
+    """Write results/NAME.json."""
+    sides = []
+    for recipe, answer in zip(("fp32", "sun2020"), answers.values(), strict=True):
+        side = {"recipe": recipe, "fits": answer["fits"], "largest": answer["largest"]}
+        if answer["fits"]:
+            run = answer["record"]
+            side |= {
+                "before": run["start"]["test_accuracy"],
+                "after": run["final"]["test_accuracy"],
+            }
+            side |= {"minutes": answer["minutes"], "peak_bytes": answer["peak_bytes"]}
+        else:
+            side["reason"] = answer["reason"]
+        sides.append(side)
+    command = f"python examples/04_personalise.py fsdd:free-spoken-digit-dataset {name}"
+    found = make(KIND, command, configuration, unheard=unheard, measurements=sides)
+    print(f"record: {save(found, name, Path('results'))}")
 
 
 def line(answer: dict[str, Any], limit: int, batch: int) -> str:
@@ -79,4 +116,4 @@ def line(answer: dict[str, Any], limit: int, batch: int) -> str:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1] if len(sys.argv) > 1 else "fsdd")
+    main(*sys.argv[1:2] or ["fsdd"], record=sys.argv[2] if len(sys.argv) > 2 else None)

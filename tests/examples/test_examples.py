@@ -8,6 +8,9 @@ from types import ModuleType
 
 import pytest
 
+from nybble.reports.docs import results_page
+from nybble.reports.results import load_all
+
 FOLDER = Path(__file__).resolve().parents[2] / "examples"
 
 
@@ -36,7 +39,7 @@ def test_numbers():
 
 
 @pytest.mark.slow
-def test_personalise(tmp_path, capsys):
+def test_personalise(tmp_path, capsys, monkeypatch):
     """Ann's digits are learned, bob adapts the model, where float32 has no room."""
     import sys
 
@@ -45,6 +48,7 @@ def test_personalise(tmp_path, capsys):
 
     if not sys.platform.startswith("linux"):
         pytest.skip("caps on memory need Linux")
+    monkeypatch.chdir(tmp_path)
     folder = tmp_path / "recordings"
     folder.mkdir()
     for digit in range(2):
@@ -64,9 +68,12 @@ def test_personalise(tmp_path, capsys):
         epochs=1,
         own_epochs=1,
         out=str(tmp_path / "runs"),
+        record="mine",
         checkpoint_every=0,
         quiet=True,
     )
+    page = results_page(load_all(tmp_path / "results"))
+    assert "| sun2020 | yes |" in page and "| fp32 | no: " in page
     assert not found["float32"]["fits"] and found["4 bits"]["fits"]
     assert found["float32"]["largest"] < 16 <= found["4 bits"]["largest"]
     assert 0 < found["4 bits"]["peak_bytes"] <= 32 << 20

@@ -15,7 +15,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from nybble.reports import bench, speed, speed_page, table
+from nybble.reports import bench, personal, speed, speed_page, table
 from nybble.reports.results import kind, load_all
 
 MADE = "<!-- Made by `python -m nybble.reports.docs`; do not edit. -->"
@@ -59,6 +59,8 @@ def _section(name: str, record: Mapping[str, Any]) -> list[str]:
     if kind(record) not in writers:
         return [f"## {name}", "", source, "", f"A record of another kind: `{kind(record)}`."]
     write, title = writers[kind(record)]
+    if record.get("bench") == personal.KIND:
+        write, title = personal.markdown, personal.title(record)
     if speed_page.is_speed(record):
         write, title = speed.markdown, speed_page.title(record)
     return [f"## {title}", "", source, "", write(record), "", origin(record)]
