@@ -128,7 +128,7 @@ def test_a_subclass_is_named_as_not_converted_and_none_accepts_it() -> None:
     class Own(nn.GRU):
         pass
 
-    with pytest.raises(nybble.UserError, match=r"cannot be converted \\(1\\): gru \(Own\)"):
+    with pytest.raises(nybble.UserError, match=r"cannot be converted \(1\): gru \(Own\)"):
         nybble.convert(Everything(Own), FOUR, strict=True)
     with pytest.raises(nybble.UserError, match="gru has no converted class"):
         nybble.convert(Everything(Own), FOUR, {"gru": "hfp8"})
