@@ -1,6 +1,7 @@
 """Each compressing module against torch's own: outputs and exact gradients bit for bit."""
 
 import copy
+import pickle
 
 import pytest
 import torch
@@ -161,3 +162,42 @@ def test_modes_without_a_graph_are_torchs_own():
     ours.eval()(b).sum().backward()
     assert torch.equal(a.grad, b.grad)
     assert torch.equal(torch.func.grad(lambda v: ours(v).sum())(x), a.grad)
+
+
+@pytest.mark.parametrize("backend", ["reference", "auto"])
+@pytest.mark.parametrize("activation", ["relu", "gelu"])
+@pytest.mark.parametrize("cls", [nn.TransformerEncoderLayer, nn.TransformerDecoderLayer])
+def test_the_activation_inside_a_transformer_layer(cls, activation, backend):
+    """A plain function, on the largest tensor of the layer."""
+    torch.manual_seed(0)
+    layer = cls(16, 2, 64, dropout=0.0, activation=activation, batch_first=True)
+    plain, function = copy.deepcopy(layer), layer.activation
+    kinds = {name: name == activation for name in ("relu", "gelu")}
+    others = dict.fromkeys(("norm", "pool", "dropout", "softmax", "attention"), False)
+    options = nybble.ActivationMemory(**kinds, **others)
+    nybble.convert(layer, "fp32", activations=options, backend=backend)
+    x = torch.randn(3, 5, 16)
+    inputs = (x, x) if cls is nn.TransformerDecoderLayer else (x,)
+
+    def run(model):
+        leaf = [v.clone().requires_grad_() for v in inputs]
+        kept = []
+        hooks = torch.autograd.graph.saved_tensors_hooks(
+            lambda t: kept.append(t.nbytes) or t, lambda t: t
+        )
+        with hooks:
+            y = model(*leaf)
+        y.square().sum().backward()
+        return y.detach(), [v.grad for v in leaf], sum(kept)
+
+    y, grads, saved = run(layer)
+    want, expected, whole = run(plain)
+    torch.testing.assert_close(y, want, rtol=1e-6, atol=1e-6)
+    exact = activation == "relu"
+    for got, one in zip(grads, expected, strict=True):
+        torch.testing.assert_close(got, one, **({} if exact else {"rtol": 0.2, "atol": 0.2}))
+    assert whole - saved >= 3 * 5 * 64 * 4 * 0.8
+    twin = copy.deepcopy(layer)
+    assert torch.equal(twin(*inputs), layer(*inputs))
+    pickle.loads(pickle.dumps(layer))
+    assert nybble.revert(layer).activation is function and type(layer) is cls

@@ -77,6 +77,25 @@ class NativeReLUFunction(torch.autograd.Function):
         return native.relu_backward(grad, bits, ctx.last, in_place), None, None
 
 
+def relu(x: Tensor, backend: str) -> Tensor:
+    """torch's ReLU of a tensor with a gradient, at one bit a value."""
+    if native.fits(backend, x):
+        return cast(Tensor, NativeReLUFunction.apply(x, False, None))  # type: ignore[no-untyped-call]
+    return cast(Tensor, MaskFunction.apply(x, torch.relu, _not_positive, 0.0, False))  # type: ignore[no-untyped-call]
+
+
+def gelu(x: Tensor, backend: str, approximate: str = "none") -> Tensor:
+    """torch's GELU of a tensor with a gradient, its derivative in 4 bits a value."""
+
+    def derivative(ones: Tensor, x: Tensor) -> Tensor:
+        return torch.ops.aten.gelu_backward(ones, x, approximate=approximate)  # type: ignore[no-any-return]
+
+    def f(x: Tensor) -> Tensor:
+        return F.gelu(x, approximate=approximate)
+
+    return cast(Tensor, DerivativeFunction.apply(x, f, derivative, backend))  # type: ignore[no-untyped-call]
+
+
 def _not_positive(y: Tensor) -> Tensor:
     return y <= 0  # NaN passes the gradient, as in torch
 
@@ -208,15 +227,7 @@ class GELU(MemoryLayer, nn.GELU):
         """torch's GELU."""
         if not compresses(input):
             return super().forward(input)
-        form, backend = self.approximate, self._nybble_memory_backend
-
-        def derivative(ones: Tensor, x: Tensor) -> Tensor:
-            return torch.ops.aten.gelu_backward(ones, x, approximate=form)  # type: ignore[no-any-return]
-
-        return cast(
-            Tensor,
-            DerivativeFunction.apply(input, super().forward, derivative, backend),  # type: ignore[no-untyped-call]
-        )
+        return gelu(input, self._nybble_memory_backend, self.approximate)
 
 
 class SiLU(MemoryLayer, nn.SiLU):

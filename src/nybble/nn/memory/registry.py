@@ -7,6 +7,7 @@ from torch import nn
 from nybble.errors import UserError
 from nybble.nn.memory.attention import AttentionScope, Softmax, attends, scope_class
 from nybble.nn.memory.base import MemoryLayer, memory_layers
+from nybble.nn.memory.feed_forward import DecoderLayer, EncoderLayer, kind_of
 from nybble.nn.memory.fuse import Pairs, find_pairs, writes_fresh
 from nybble.nn.memory.norm import BatchNorm1d, BatchNorm2d, LayerNorm, _BatchNorm
 from nybble.nn.memory.options import ActivationMemory
@@ -27,6 +28,8 @@ CLASSES: dict[type[nn.Module], type[MemoryLayer]] = {
     nn.AdaptiveAvgPool2d: AdaptiveAvgPool2d,
     nn.Dropout: Dropout,
     nn.Softmax: Softmax,
+    nn.TransformerEncoderLayer: EncoderLayer,
+    nn.TransformerDecoderLayer: DecoderLayer,
 }
 """Exact classes only: a subclass may compute something else in its `forward`."""
 
@@ -40,7 +43,10 @@ def memory_class(module: nn.Module, options: ActivationMemory) -> type[MemoryLay
     cls = CLASSES.get(type(module))
     if cls is None and options.attention and not isinstance(module, MemoryLayer):
         cls = scope_class(type(module)) if attends(type(module)) else None
-    return cls if cls is not None and cls.memory_kind in options.kinds else None
+    if cls is None:
+        return None
+    kind = kind_of(module) if issubclass(cls, EncoderLayer | DecoderLayer) else cls.memory_kind
+    return cls if kind in options.kinds else None
 
 
 def compress_memory(model: nn.Module, options: ActivationMemory, backend: str) -> None:
