@@ -121,14 +121,16 @@ def recipes_page() -> str:
     return "\n".join(lines) + "\n"
 
 
+_ACCURACY = re.compile(r"(<!-- accuracy -->\n).*?(<!-- end of accuracy -->)", re.DOTALL)
 _SPEED = re.compile(r"(<!-- speed -->\n).*?(<!-- end of speed -->)", re.DOTALL)
 _BLOCK = re.compile(r"(<!-- results: ([\w-]+) -->\n).*?(<!-- end of results -->)", re.DOTALL)
 
 
 def with_results(text: str, records: Mapping[str, Mapping[str, Any]]) -> str:
     """`text` with every block between `<!-- results: NAME -->` and `<!-- end of results -->` made
-    anew from that record, and what lies between `<!-- speed -->` and `<!-- end of speed -->` from
-    the records of speed; a record that does not exist yet leaves a line that says so.
+    anew from that record, and what lies between `<!-- speed -->` and `<!-- end of speed -->`, or
+    the same with `accuracy`, from all records of the kind; a record that does not exist yet leaves
+    a line that says so.
 
     >>> print(with_results("<!-- results: x -->\\n<!-- end of results -->", {}))
     <!-- results: x -->
@@ -144,6 +146,8 @@ def with_results(text: str, records: Mapping[str, Mapping[str, Any]]) -> str:
             body = "\n".join(["", f"**{lines[0].removeprefix('## ')}**", *lines[1:], ""])
         return f"{match[1]}{body}\n{match[3]}"
 
+    compared = {name: r for name, r in records.items() if kind(r) == "comparison"}
+    text = _ACCURACY.sub(lambda match: f"{match[1]}{table.summary(compared)}\n{match[2]}", text)
     text = _SPEED.sub(lambda match: f"{match[1]}{speed_page.summary(records)}\n{match[2]}", text)
     return _BLOCK.sub(block, text)
 

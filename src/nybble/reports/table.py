@@ -9,7 +9,7 @@ import re
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from nybble.reports.cells import cells, column_widths, header, notes
+from nybble.reports.cells import by_ratio, cells, column_widths, header, notes
 
 WIDE = 150
 """Columns of a terminal that holds a row of the table on one line."""
@@ -46,6 +46,32 @@ def markdown(record: Mapping[str, Any]) -> str:
     lines = ["| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |" for row in rows]
     lines.insert(1, "|" + "---|" * len(rows[0]))
     return "\n".join([*lines, "", *(f"- {_escape(note)}" for note in notes(record))])
+
+
+def summary(records: Mapping[str, Mapping[str, Any]], recipe: str = "sun2020") -> str:
+    """One row a comparison in Markdown: what `recipe` reached beside the baseline.
+
+    >>> from nybble.studies import sample
+    >>> print(summary({"made-up": sample.record()}).splitlines()[2].split("|")[1])
+     resnet8 on fashion-mnist: accuracy (%)
+    """
+    lines = [
+        f"| model, data: metric | baseline | {recipe} | change [95 %] | step time | record |",
+        "|---|---|---|---|---|---|",
+    ]
+    for name, record in sorted(records.items()):
+        base = next((row for row in record["rows"] if row["baseline"]), None)
+        own = next((row for row in record["rows"] if row["recipe"] == recipe), None)
+        if base is None or own is None:
+            continue
+        unit = record["metric"].get("unit")
+        what = f"{record['title']}: {record['metric']['name']}{f' ({unit})' if unit else ''}"
+        before, after = cells(record, base), cells(record, own)
+        change = after[2].replace(" [", " % [") if by_ratio(record) else after[2]
+        where = (record.get("timing") or {}).get("backend", {}).get(recipe, "")
+        time = f"{after[3]} ({where})" if where else after[3]
+        lines.append(f"| {what} | {before[1]} | {after[1]} | {change} | {time} | `{name}` |")
+    return "\n".join(lines)
 
 
 def _broken(cell: str) -> str:
