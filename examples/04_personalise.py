@@ -26,7 +26,7 @@ def main(
     new: str = "theo",
     own: int = 25,
     model: str = "resnet20",
-    limit: int = 64,
+    limit: int = 80,
     batch: int = 40,
     epochs: int = 10,
     own_epochs: int = 10,

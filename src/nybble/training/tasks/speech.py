@@ -130,7 +130,8 @@ class SpeechTask(Task):
         return self._order[1]
 
     def test_batches(self) -> Iterator[tuple[Tensor, Tensor]]:
-        for chosen in self.data.test.split(TEST_BATCH):
+        # A small --batch-size says that there is little memory.
+        for chosen in self.data.test.split(min(TEST_BATCH, 2 * self.config.batch_size)):
             yield self.inputs(chosen), self.data.labels[chosen]
 
     def loss(self, output: Any, target: Tensor) -> Tensor:
