@@ -65,10 +65,10 @@ def detach_(block: Any) -> None:
         block.activation = block.activation.function
 
 
-class EncoderLayer(MemoryLayer, nn.TransformerEncoderLayer):
-    """1 or 4 bits a value of the hidden width."""
+class Block(MemoryLayer):
+    """What the two layers share."""
 
-    memory_kind = "relu"
+    memory_kind = "relu"  # or "gelu": `kind_of`
     memory_keeps = KEEPS
 
     def attach_memory_(self, backend: str) -> None:
@@ -82,18 +82,9 @@ class EncoderLayer(MemoryLayer, nn.TransformerEncoderLayer):
         super().detach_memory_()
 
 
-class DecoderLayer(MemoryLayer, nn.TransformerDecoderLayer):
+class EncoderLayer(Block, nn.TransformerEncoderLayer):
     """1 or 4 bits a value of the hidden width."""
 
-    memory_kind = "relu"
-    memory_keeps = KEEPS
 
-    def attach_memory_(self, backend: str) -> None:
-        """Changes the activation as well."""
-        super().attach_memory_(backend)
-        attach_(self, backend)
-
-    def detach_memory_(self) -> None:
-        """Puts it back."""
-        detach_(self)
-        super().detach_memory_()
+class DecoderLayer(Block, nn.TransformerDecoderLayer):
+    """1 or 4 bits a value of the hidden width."""

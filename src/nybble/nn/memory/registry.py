@@ -7,7 +7,7 @@ from torch import nn
 from nybble.errors import UserError
 from nybble.nn.memory.attention import AttentionScope, Softmax, attends, scope_class
 from nybble.nn.memory.base import MemoryLayer, memory_layers
-from nybble.nn.memory.feed_forward import DecoderLayer, EncoderLayer, kind_of
+from nybble.nn.memory.feed_forward import Block, DecoderLayer, EncoderLayer, kind_of
 from nybble.nn.memory.fuse import Pairs, find_pairs, writes_fresh
 from nybble.nn.memory.norm import BatchNorm1d, BatchNorm2d, LayerNorm, _BatchNorm
 from nybble.nn.memory.options import ActivationMemory
@@ -45,7 +45,7 @@ def memory_class(module: nn.Module, options: ActivationMemory) -> type[MemoryLay
         cls = scope_class(type(module)) if attends(type(module)) else None
     if cls is None:
         return None
-    kind = kind_of(module) if issubclass(cls, EncoderLayer | DecoderLayer) else cls.memory_kind
+    kind = kind_of(module) if issubclass(cls, Block) else cls.memory_kind
     return cls if kind in options.kinds else None
 
 
@@ -75,7 +75,7 @@ def compress_memory(model: nn.Module, options: ActivationMemory, backend: str) -
 def restore_memory(model: nn.Module) -> None:
     """Undo `compress_memory`."""
     for name, module in list(memory_layers(model)):
-        if type(module).__bases__[0] not in (MemoryLayer, _BatchNorm, AttentionScope):
+        if type(module).__bases__[0] not in (MemoryLayer, _BatchNorm, AttentionScope, Block):
             raise UserError(
                 f"revert: module {name!r} was changed after its conversion (its class is"
                 f" {type(module).__name__}): take the parametrization away first"
