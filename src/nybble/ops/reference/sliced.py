@@ -3,11 +3,11 @@
     y[i:j]  = layer(x[i:j])        dx[i:j] = layer'(dy[i:j])        dw = sum of dw(dy[i:j], x[i:j])
 
 FP16 is emulated in float32: the rounded operands, and the copies that torch's convolution makes of
-them in an order of its own, are float tensors as large as the layer's input and output. For the
-first layer of a network, which the recipes keep wide, they were a sixth of the training process's
-peak memory. A slice's are small and stay in the cache. Formats without a scale round every number
-by itself, so a slice's operands are the whole's; only the sum over the batch in dw changes its
-order, and both backends come through here, so they stay equal.
+them in an order of its own, are float tensors as large as the layer's input and output; for the
+first layer of a network, which the recipes keep wide, that is much beside packed codes. A slice's
+are small and stay in the cache. Formats without a scale round every number by itself, so a slice's
+operands are the whole's; only the sum over the batch in dw changes its order, and both backends
+come through here, so they stay equal.
 
 Not done: other devices than the CPU (accelerators are faster on whole batches); scales, which are
 of the whole tensor; narrow accumulators, whose chunks would end elsewhere.
