@@ -330,7 +330,7 @@ def test_wrong_use_is_a_user_error() -> None:
         ({"scale": {"family": "sawb", "coefs": 1}}, "sawb"),
         ({"rounding": {"kind": "Up"}}, "unknown rounding"),
         ({"rounding": {"kind": "Nearest", "ties": 1}}, "Nearest"),
-        ({"extra": 1}, "fields format, scale and rounding"),
+        ({"extra": 1}, "fields format, scale, rounding and transform"),
     ],
 )
 def test_wrong_json_is_a_user_error(change: dict[str, object], words: str) -> None:

@@ -24,6 +24,7 @@ from nybble.quantizers.scales import (
     absolute_max,
 )
 from nybble.quantizers.sums import per_channel_sum, tree_mean, tree_sum
+from nybble.quantizers.transforms import Hadamard
 
 __all__ = [
     "PACT",
@@ -31,6 +32,7 @@ __all__ = [
     "AbsMax",
     "Fit",
     "GradScale",
+    "Hadamard",
     "LogNearest",
     "MinMax",
     "Nearest",

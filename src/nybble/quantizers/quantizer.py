@@ -7,12 +7,13 @@ The order of operations is that of scales/fit.py. The 24 random bits of stochast
 pure function of a `RandomKey` and the element index; without a key stochastic rounding is refused,
 so that no result ever depends on a hidden generator.
 
-Not done here: transforms (Hadamard); the field is there and must be None.
+A transform belongs to both operands of a Gemm, so layers apply it and `quantize` refuses it.
 """
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
 from functools import lru_cache
 from typing import Any, get_args
 
@@ -40,6 +41,7 @@ from nybble.quantizers.scales import (
     scale_from_dict,
 )
 from nybble.quantizers.scales.sawb import COEFFICIENTS, Ste
+from nybble.quantizers.transforms import ELEMENTS, STREAM, Bits, Hadamard
 
 __all__ = ["Quantizer", "format_from_dict", "format_to_dict", "get_quantizer", "quantize"]
 
@@ -91,7 +93,7 @@ class Quantizer:
     format: Format
     scale: ScaleConfig
     rounding: Rounding | None = None
-    transform: None = None
+    transform: Hadamard | None = None
 
     def __post_init__(self) -> None:
         if not isinstance(self.format, Format):
@@ -110,8 +112,10 @@ class Quantizer:
                 f"Quantizer: rounding must be None, Nearest(), LogNearest() or Stochastic(), got "
                 f"{self.rounding!r}"
             )
-        if self.transform is not None:
-            raise UserError("Quantizer: there are no transforms yet; leave transform=None")
+        if self.transform is not None and not isinstance(self.transform, Hadamard):
+            raise UserError(
+                f"Quantizer: transform must be None or Hadamard(block), got {self.transform!r}"
+            )
 
     @property
     def short(self) -> str:
@@ -119,7 +123,15 @@ class Quantizer:
         parts = [self.format.name, self.scale.short]
         if self.rounding is not None and self.rounding != self.format.default_rounding:
             parts.append(rounding_name(self.rounding))
+        if self.transform is not None:
+            parts.append(self.transform.short)
         return "·".join(parts)
+
+    @property
+    def draws(self) -> bool:
+        """Whether random bits are needed: for elements, for scales or for signs."""
+        turns = self.transform is not None and self.transform.signs == "random"
+        return isinstance(self.rounding, Stochastic) or self.scale.draws or turns
 
     def __str__(self) -> str:
         return self.short
@@ -127,21 +139,24 @@ class Quantizer:
     def to_dict(self) -> dict[str, Any]:
         """A JSON-able dict; `from_dict` is its inverse."""
         rounding = self.rounding
-        return {
+        data = {
             "format": format_to_dict(self.format),
             "scale": self.scale.to_dict(),
             "rounding": None
             if rounding is None
             else {"kind": type(rounding).__name__, **asdict(rounding)},
         }
+        if self.transform is not None:
+            data["transform"] = self.transform.to_dict()
+        return data
 
     @classmethod
     def from_dict(cls, data: dict[str, Any]) -> Quantizer:
         """The quantizer of a `to_dict()`; unknown keys and names are errors."""
-        unknown = set(data) - {"format", "scale", "rounding"}
+        unknown = set(data) - {"format", "scale", "rounding", "transform"}
         if unknown or not {"format", "scale"} <= set(data):
             raise UserError(
-                "a quantizer has the fields format, scale and rounding, got "
+                "a quantizer has the fields format, scale, rounding and transform, got "
                 f"{', '.join(sorted(data)) or 'none'}"
             )
         rounding: Rounding | None = None
@@ -154,7 +169,10 @@ class Quantizer:
                 rounding = _ROUNDINGS[kind](**values)
             except TypeError as error:
                 raise UserError(f"rounding {kind!r}: {error}") from None
-        return cls(format_from_dict(data["format"]), scale_from_dict(data["scale"]), rounding)
+        turn = data.get("transform")
+        transform = None if turn is None else Hadamard.from_dict(turn)
+        scale = scale_from_dict(data["scale"])
+        return cls(format_from_dict(data["format"]), scale, rounding, transform)
 
 
 def get_quantizer(name: str) -> Quantizer:
@@ -210,19 +228,38 @@ def quantize(
         quantizer = get_quantizer(quantizer)
     elif not isinstance(quantizer, Quantizer):
         raise UserError(f"quantize: expected a Quantizer or its name, got {quantizer!r}")
+    if quantizer.transform is not None:
+        raise UserError(
+            f"quantize: a transform belongs to both operands of a Gemm; apply it yourself"
+            f" ({quantizer.transform.short}: Hadamard.apply(x, axis)) and leave it out here"
+        )
     tensor = _tensor(x)
-    fit = _fit(tensor, quantizer, alpha)
     rounding = quantizer.rounding or quantizer.format.default_rounding
+    draws = isinstance(rounding, Stochastic) or quantizer.scale.draws
+    if draws and key is None:
+        raise UserError(
+            "quantize: stochastic rounding needs key=RandomKey(seed=...), so that the same "
+            "call gives the same bits"
+        )
+    bits = None if key is None else _bits(key, tensor.device)
+    if alpha is None and not isinstance(quantizer.scale, PACT | Unit):
+        codes, fit = quantizer.scale.encode(tensor, quantizer.format, rounding, bits)
+        return QTensor.pack(codes, quantizer.format, fit)
+    fit = _fit(tensor, quantizer, alpha)
     random = None
-    if isinstance(rounding, Stochastic):
-        if key is None:
-            raise UserError(
-                "quantize: stochastic rounding needs key=RandomKey(seed=...), so that the same "
-                "call gives the same bits"
-            )
-        random = random24(tensor.shape, key, tensor.device)
+    if bits is not None and isinstance(rounding, Stochastic):
+        random = bits(ELEMENTS, tensor.shape)
     codes = quantizer.format.encode(fit.scaled(tensor), rounding, random)
     return QTensor.pack(codes, quantizer.format, fit)
+
+
+def _bits(key: RandomKey, device: torch.device) -> Bits:
+    """The streams of random bits of an operand: the first is that of `key` itself."""
+
+    def draw(stream: int, shape: Sequence[int]) -> Tensor:
+        return random24(shape, replace(key, operand=key.operand + STREAM * stream), device)
+
+    return draw
 
 
 def format_to_dict(format: Format) -> str | dict[str, Any]:

@@ -26,10 +26,12 @@ import torch
 from torch import Tensor
 
 from nybble.errors import UserError, suggest
+from nybble.formats.rounding import Stochastic
 from nybble.quantizers.scales.arithmetic import Array, inverse_of, to_array, to_tensor
 
 if TYPE_CHECKING:
-    from nybble.formats import Format
+    from nybble.formats import Format, Rounding
+    from nybble.quantizers.transforms import Bits
 
 __all__ = ["Fit", "Granularity", "ScaleConfig", "scale_from_dict", "value_range"]
 
@@ -141,6 +143,32 @@ class ScaleConfig(ABC):
     @abstractmethod
     def fit(self, x: Tensor, format: Format) -> Fit:
         """The fit of `x` (any float type and shape, on any device; not modified)."""
+
+    @property
+    def draws(self) -> bool:
+        """Whether `encode` needs random bits even for a rounding that needs none."""
+        return False
+
+    def along(self, contraction: int, free: int | None) -> ScaleConfig:
+        """This scale for an operand of a Gemm that sums over dimension `contraction`.
+
+        `free`: the dimension whose every index may have a scale of its own outside of the sum;
+        None where each line along `contraction` may (a batch of products). Scales that speak of
+        neither are returned as they are.
+        """
+        return self
+
+    def encode(
+        self, x: Tensor, format: Format, rounding: Rounding | None, bits: Bits | None
+    ) -> tuple[Tensor, Fit]:
+        """(codes, fit) of a float32 tensor. Scales that depend on how the elements are rounded, or
+        that are rounded themselves at random, override it; `fit` is then what they start from.
+
+        bits: `bits(stream, shape)`, see transforms.py; None where nothing is drawn.
+        """
+        fit = self.fit(x, format)
+        random = bits(0, x.shape) if bits is not None and isinstance(rounding, Stochastic) else None
+        return format.encode(fit.scaled(x), rounding, random), fit
 
     @property
     @abstractmethod
