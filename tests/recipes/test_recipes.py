@@ -178,7 +178,6 @@ def test_rule_descriptions_and_patterns():
         ("output_weight", Quantizer(get_format("fp4_radix4"), GradScale()), "for gradients"),
         ("grad_input_grad", Quantizer(get_format("fp16"), GradScale()), "integers"),
         ("output_weight", Quantizer(get_format("uint4"), PACT()), "inputs"),
-        ("output_weight", Quantizer(get_format("int4"), AbsMax("block")), "block scales"),
     ],
 )
 def test_slots_refuse_scales_that_have_no_use_there(slot, value, message):

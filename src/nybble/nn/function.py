@@ -174,7 +174,8 @@ class LayerFunction(torch.autograd.Function):
         # again): autograd keeps it by reference, so it costs memory only where the caller would
         # have let it go.
         raw_x = x if spec.slot("grad_weight_input") is None and needs[1] else None
-        raw_weight = weight if rereads(spec.slot("grad_input_weight")) else None
+        again = rereads(spec.slot("grad_input_weight")) or spec.weight_gradient is not None
+        raw_weight = weight if again else None
         ctx.save_for_backward(raw_x, raw_weight, *saved)
         ctx.layer = layer
         ctx.x_shape, ctx.weight_shape = tuple(x.shape), tuple(weight.shape)

@@ -62,9 +62,12 @@ def signed_input(spec: LayerSpec) -> LayerSpec:
     """`spec` with its unsigned PACT input slot replaced by its signed form.
 
     UINT4 becomes [-7, 7] with one clip, INT4 with two clips and a zero point, or the levels of the
-    weights with the clip that their SAWB finds in each batch ([-7, 7] where they have none).
+    weights with the clip that their SAWB finds in each batch ([-7, 7] where they have none). A spec
+    with a `signed_slot` says itself what it becomes.
     """
     slot = spec.output_input
+    if spec.signed_slot is not None:
+        return replace(spec, output_input=spec.signed_slot)
     if not isinstance(slot, Quantizer) or not isinstance(slot.scale, PACT):
         return spec
     bits = slot.format.bits
@@ -246,7 +249,7 @@ class QuantizedLayer(nn.Module):
             # The buffer knows, after loading or where an average of models copied buffers into it.
             self._nybble_kind = int(self.nybble_input_kind.item())
         alpha = self.nybble_alpha
-        if alpha is None:
+        if alpha is None and self.nybble_spec.signed_slot is None:
             return True
         if not x.numel():
             return False
@@ -256,9 +259,9 @@ class QuantizedLayer(nn.Module):
                 self.nybble_input_kind.fill_(self._nybble_kind)
         quantizer = self._resolved_spec().output_input
         if not isinstance(quantizer, Quantizer) or not isinstance(quantizer.scale, PACT):
-            return True  # signed inputs by SAWB: there is no clip to learn
+            return True  # there is no clip to learn
         # 0 means that nothing has set the clip; a clip that training pushed below 0 stays there.
-        if bool((alpha.detach() == 0).all()):
+        if alpha is not None and bool((alpha.detach() == 0).all()):
             with torch.no_grad():
                 fitted = quantizer.scale.initial_alpha(x.detach().float(), quantizer.format)
                 alpha.copy_(fitted.reshape(-1).expand_as(alpha))

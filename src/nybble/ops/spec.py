@@ -8,20 +8,21 @@ A layer has three Gemms with two operands each, hence six slots:
 
 A slot holds a `Quantizer`, `None` (the operand stays in float32) or, for the two operands that the
 backward pass shares with the forward one, `SAME`: the very codes that the output Gemm used.
+Beside the slots stand the few things that recipes do to a Gemm as a whole: see `LayerSpec`.
 A `LayerSpec` is data: frozen, comparable, and written as JSON for operators and checkpoints.
 """
 
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass, fields, replace
+from dataclasses import asdict, dataclass, fields, replace
 from functools import cached_property, lru_cache
 from typing import Any, Final, Literal
 
 from nybble.errors import UserError
 from nybble.formats import LogFormat, get_format
 from nybble.formats.hash_once import hash_once
-from nybble.quantizers import PACT, GradScale, Quantizer, Stochastic, Unit
+from nybble.quantizers import PACT, GradScale, Hadamard, Quantizer, ScaleConfig, Unit
 
 LOSS_SCALE: Final = 1024.0
 _WIDE: Final = 2.0**100  # formats that end above it have float32's range, about
@@ -70,10 +71,40 @@ class Accumulator:
 EXACT: Final = Accumulator()
 
 
+@dataclass(frozen=True)
+class DGE:
+    """Differentiable gradient estimator (Wang et al. 2025, arXiv 2501.17116): grad_weight times
+
+        f'(x) = min((1 / k) |2 x / delta - 1|^(1 / k - 1), clip)
+
+    with x the scaled weight's distance from the grid level below it and delta the distance between
+    the two levels around it; 1 beyond the grid. Where it is at most the clip, f is a smooth curve
+    through the steps of the quantiser.
+    """
+
+    k: float = 5.0
+    clip: float = 3.0
+
+
 @hash_once
 @dataclass(frozen=True)
 class LayerSpec:
     """Six slots and an accumulator: all that a layer needs to know of its recipe.
+
+    What is done to a Gemm as a whole:
+
+    signed_slot: the input slot of layers whose first batch holds negative values; None: as
+        `signed_inputs` says for PACT, and the same slot for other scales.
+    samples: how often the gradient is rounded at random for grad_weight; the products are averaged.
+    fold: a scale of the weight or input that varies along the sum of a backward Gemm is multiplied
+        into the gradient before that is quantised, so that the Gemm is one of integers.
+    control_variate: grad_weight + (sum of dy - sum of Q(dy)) x (mean of the input), a rank-1 term
+        that removes the rounding noise which multiplies the input's mean.
+    double: backward operands are quantised from the forward codes, which alone are kept, and not
+        from the tensors themselves.
+    outliers: a quantile, 0.99 say; what inputs have beyond it and below 1 minus it is multiplied
+        apart, in float32.
+    weight_gradient: an estimator of the quantiser's gradient for weights; None passes it through.
 
     `signed_inputs` says what becomes of a PACT input slot when the first batch holds negative
     values: `"symmetric"` (one clip, [-7, 7]), `"two_sided"` (two clips, 16 levels, zero point) or
@@ -88,8 +119,16 @@ class LayerSpec:
     grad_weight_input: BackwardSlot = SAME
     accumulator: Accumulator = EXACT
     signed_inputs: Literal["symmetric", "two_sided", "sawb"] = "symmetric"
+    signed_slot: Slot = None
+    samples: int = 1
+    fold: bool = False
+    control_variate: bool = False
+    double: bool = False
+    outliers: float | None = None
+    weight_gradient: DGE | None = None
 
     def __post_init__(self) -> None:
+        self._check_extras()
         for name in SLOTS:
             value = getattr(self, name)
             if isinstance(value, Quantizer):
@@ -99,6 +138,39 @@ class LayerSpec:
                     f"slot {name} is {value!r}: it takes a Quantizer, None for float32"
                     + (", or 'same'" if name in _SHARED else "")
                 )
+
+    def _check_extras(self) -> None:
+        if isinstance(self.samples, bool) or not isinstance(self.samples, int) or self.samples < 1:
+            raise UserError(f"samples is {self.samples!r}: a whole number of at least 1")
+        if self.outliers is not None and not 0.5 < self.outliers < 1.0:
+            raise UserError(f"outliers is {self.outliers!r}: a quantile between 0.5 and 1, as 0.99")
+        if self.signed_slot is not None:
+            _check_slot("output_input", self.signed_slot)
+        for left, right in (
+            (self.output_input, self.output_weight),
+            (self.signed_slot or self.output_input, self.output_weight),
+            (self.grad_input_grad, self.grad_input_weight),
+            (self.grad_weight_grad, self.grad_weight_input),
+        ):
+            if _transform(left) != _transform(right):
+                raise UserError(
+                    f"the operands of a Gemm must have the same transform, got"
+                    f" {_transform(left)} and {_transform(right)}"
+                )
+
+    @cached_property
+    def composite(self) -> bool:
+        """Whether a layer needs `ops/reference/composite.py`: scales along the sum, transforms,
+        scales that depend on the rounding, or something done to a Gemm as a whole."""
+        slots = [self.slot(name) for name in SLOTS] + [self.signed_slot]
+        return (
+            self.fold
+            or self.control_variate
+            or self.double
+            or self.outliers is not None
+            or self.weight_gradient is not None
+            or any(q is not None and is_composite(q) for q in slots)
+        )
 
     def slot(self, name: str) -> Slot:
         """The quantizer of a slot, with `SAME` resolved to the forward operand's.
@@ -134,8 +206,8 @@ class LayerSpec:
     @cached_property
     def draws(self) -> bool:
         """Whether a slot rounds with random bits."""
-        slots = (self.output_input, self.output_weight, self.grad_input_grad, self.grad_weight_grad)
-        return any(q is not None and isinstance(q.rounding, Stochastic) for q in slots)
+        slots = [self.slot(name) for name in SLOTS] + [self.signed_slot]
+        return any(q is not None and q.draws for q in slots)
 
     @property
     def loss_scale(self) -> float:
@@ -162,6 +234,10 @@ class LayerSpec:
             data[name] = value.to_dict() if isinstance(value, Quantizer) else value
         data["accumulator"] = {"format": self.accumulator.format, "chunk": self.accumulator.chunk}
         data["signed_inputs"] = self.signed_inputs
+        for name, default in _EXTRAS.items():
+            value = getattr(self, name)
+            if value != default:
+                data[name] = _plain(value)
         return data
 
     @classmethod
@@ -171,9 +247,11 @@ class LayerSpec:
         if unknown:
             raise UserError(f"a layer spec has no field {', '.join(sorted(unknown))}")
         values: dict[str, Any] = dict(data)
-        for name in SLOTS:
+        for name in (*SLOTS, "signed_slot"):
             if isinstance(values.get(name), dict):
                 values[name] = Quantizer.from_dict(values[name])
+        if isinstance(values.get("weight_gradient"), dict):
+            values["weight_gradient"] = DGE(**values["weight_gradient"])
         if "accumulator" in values:
             values["accumulator"] = Accumulator(**values["accumulator"])
         return cls(**values)
@@ -182,6 +260,34 @@ class LayerSpec:
     def key(self) -> str:
         """The canonical JSON text: what operators receive, since their schemas know strings."""
         return json.dumps(self.to_dict(), sort_keys=True, separators=(",", ":"))
+
+
+_EXTRAS: Final = {f.name: f.default for f in fields(LayerSpec) if f.name not in SLOTS}
+for _name in ("accumulator", "signed_inputs"):
+    del _EXTRAS[_name]
+
+
+def _plain(value: Any) -> Any:
+    """A field as JSON values."""
+    if isinstance(value, Quantizer):
+        return value.to_dict()
+    return asdict(value) if isinstance(value, DGE) else value
+
+
+def _transform(slot: BackwardSlot) -> Hadamard | None:
+    return slot.transform if isinstance(slot, Quantizer) else None
+
+
+@lru_cache(maxsize=4096)
+def is_composite(slot: Quantizer) -> bool:
+    """Whether a slot's operand is more than codes with a scale that leaves the sum."""
+    scale = slot.scale
+    return (
+        slot.transform is not None
+        or scale.along(-1, None) != scale
+        or type(scale).encode is not ScaleConfig.encode
+        or getattr(scale, "granularity", "tensor") in ("block", "tile")
+    )
 
 
 def _check_slot(name: str, quantizer: Quantizer) -> None:
@@ -194,8 +300,8 @@ def _check_slot(name: str, quantizer: Quantizer) -> None:
         raise UserError(f"slot {name}: GradScale needs a format of integers and a unit")
     if isinstance(scale, PACT) and not name.endswith("_input"):
         raise UserError(f"slot {name}: PACT learns the clip of inputs; use SAWB or AbsMax")
-    if getattr(scale, "granularity", "tensor") == "block":
-        raise UserError(f"slot {name}: block scales are not supported in layers, only in quantize")
+    if isinstance(scale, GradScale) and quantizer.transform is not None:
+        raise UserError(f"slot {name}: GradScale takes no transform; use AbsMax")
 
 
 @lru_cache(maxsize=4096)

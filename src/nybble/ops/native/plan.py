@@ -15,7 +15,7 @@ from functools import lru_cache
 from nybble.errors import NybbleError
 from nybble.ops.geometry import Geometry
 from nybble.ops.native.codes import table_of
-from nybble.ops.spec import LayerSpec, Slot
+from nybble.ops.spec import SLOTS, LayerSpec, Slot
 
 __all__ = ["GEMMS", "Reason", "is_code_slot", "why_not"]
 
@@ -63,6 +63,8 @@ def why_not(spec: LayerSpec, geometry: Geometry, gemm: str) -> Reason | None:
     """
     if spec.accumulator.format is not None:
         return Reason(f"accumulates in {spec.accumulator}", by_recipe=True)
+    if spec.composite:
+        return _composite(spec)
     for name, free in _OPERANDS[gemm]:
         slot = spec.slot(name)
         if slot is None:
@@ -72,6 +74,16 @@ def why_not(spec: LayerSpec, geometry: Geometry, gemm: str) -> Reason | None:
         if not _leaves_the_sum(slot, name, free, geometry):
             return Reason(f"the scale of {name} varies along the sum", by_recipe=False)
     return None
+
+
+def _composite(spec: LayerSpec) -> Reason:
+    """Scales of blocks along the sum make the Gemm one of values by definition; the rest could be
+    integers, and is not yet."""
+    slots = [spec.slot(name) for name in SLOTS]
+    blocks = any(getattr(q.scale, "granularity", "") in ("block", "tile") for q in slots if q)
+    if blocks or spec.outliers is not None:
+        return Reason("scales vary along the sum", by_recipe=True)
+    return Reason("has no integer kernel", by_recipe=False)
 
 
 def _leaves_the_sum(slot: Slot, name: str, free: int, geometry: Geometry) -> bool:

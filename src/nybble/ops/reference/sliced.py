@@ -7,7 +7,8 @@ them in an order of its own, are float tensors as large as the layer's input and
 first layer of a network, which the recipes keep wide, that is much beside packed codes. A slice's
 are small and stay in the cache. Formats without a scale round every number by itself, so a slice's
 operands are the whole's; only the sum over the batch in dw changes its order, and both backends
-come through here, so they stay equal.
+come through here, so they stay equal. What one scale and one rounding do not describe goes to
+`composite` from here.
 
 Not done: other devices than the CPU (accelerators are faster on whole batches); scales, which are
 of the whole tensor; narrow accumulators, whose chunks would end elsewhere.
@@ -23,7 +24,7 @@ from torch import Tensor
 
 from nybble.formats import Stochastic
 from nybble.ops.geometry import Geometry
-from nybble.ops.reference import layer
+from nybble.ops.reference import composite, layer
 from nybble.ops.reference.operand import Draw
 from nybble.ops.reference.storage import is_channels_last
 from nybble.ops.spec import LayerSpec
@@ -61,6 +62,10 @@ def layer_forward(
     memory: Empty = empty,
 ) -> tuple[Tensor, list[Tensor]]:
     """As `layer.layer_forward`; a sliced output lies in `memory`."""
+    if spec.composite:
+        return composite.layer_forward(
+            x, weight, bias, alpha, spec, geometry, accumulate, draw, save
+        )
     rest = (weight, bias, alpha, spec, geometry, accumulate, draw, save)
     count = _slice(x, tuple(x.shape), tuple(weight.shape), spec, geometry)
     if count is None:
@@ -97,6 +102,22 @@ def layer_backward(
     memory: Empty = empty,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     """As `layer.layer_backward`; a sliced grad_input lies in `memory`."""
+    if spec.composite:
+        return composite.layer_backward(
+            grad,
+            x,
+            weight,
+            saved,
+            grad_scale,
+            x_shape,
+            weight_shape,
+            spec,
+            geometry,
+            accumulate,
+            draw,
+            channels_last,
+            needs,
+        )
     rest = (weight_shape, spec, geometry, accumulate, draw, channels_last, needs)
     count = _slice(grad, x_shape, weight_shape, spec, geometry)
     if count is None:

@@ -18,6 +18,15 @@ from nybble.ops.exactness import finish_
 from nybble.ops.geometry import Geometry
 from nybble.ops.recurrent import StepGemm
 from nybble.ops.reference import gemm as products
+from nybble.ops.reference.composite import (
+    from_rotated,
+    grad_input_operands,
+    kept_slot,
+    partner_of_steps,
+)
+from nybble.ops.reference.composite import keep as keep_composite
+from nybble.ops.reference.composite_operand import Streams, quantize
+from nybble.ops.reference.composite_operand import restore as restore_composite
 from nybble.ops.reference.gradient import quantize_gradient
 from nybble.ops.reference.layer import clip_gradient, keep
 from nybble.ops.reference.operand import (
@@ -31,8 +40,9 @@ from nybble.ops.reference.operand import (
     restore,
     round_operand,
 )
+from nybble.ops.reference.places import places
 from nybble.ops.spec import Slot
-from nybble.quantizers import PACT, Stochastic, random24
+from nybble.quantizers import PACT, GradScale, Stochastic, random24
 from nybble.quantizers.scales.gradscale import absolute_max
 
 __all__ = ["FloatGradient", "StepGradient", "StepOutput"]
@@ -54,8 +64,14 @@ class StepOutput:
         save: bool,
     ) -> None:
         self.weight, self.bias, self.alpha = weight, bias, alpha
-        self.gemm, self.accumulate = gemm, accumulate
+        self.gemm, self.accumulate, self.rows = gemm, accumulate, rows
         spec, draw = gemm.spec, gemm.draw
+        if spec.composite:
+            streams, place = Streams(draw, WEIGHT), places(LINEAR, "output")[1]
+            self.composite = quantize(weight, spec.output_weight, place, streams, want_inside=save)
+            self.facing = self.composite[0].facing(0, 1, 2)
+            self.fit = self.random = None
+            return
         self.qw = quantize_operand(weight, spec.output_weight, draw, WEIGHT, None, want_inside=save)
         self.facing = self.qw.facing(0, 1, 2)
         slot = spec.output_input
@@ -66,7 +82,11 @@ class StepOutput:
     def __call__(self, x: Tensor, row: int) -> Tensor:
         slot = self.gemm.spec.output_input
         random = _part(self.random, row, x)
-        if self.fit is not None and slot is not None:
+        if self.gemm.spec.composite:
+            part = slice(row, row + x.shape[0])
+            streams = Streams(self.gemm.draw, INPUT, part, self.rows)
+            qx, _ = quantize(x, slot, places(LINEAR, "output")[0], streams, self.alpha)
+        elif self.fit is not None and slot is not None:
             y = self.fit.scaled(x)
             qx = round_operand(y, slot.format, slot, random, self.fit, propagate=True)
         else:
@@ -90,6 +110,12 @@ class StepOutput:
     def kept(self, x: Tensor) -> list[Tensor]:
         """What backward needs, as `layer_forward` keeps it; `x`: the rows of all steps."""
         spec, draw = self.gemm.spec, self.gemm.draw
+        if spec.composite:
+            place = places(LINEAR, "output")[0]
+            found = quantize(
+                x, spec.output_input, place, Streams(draw, INPUT), self.alpha, want_inside=True
+            )
+            return keep_composite(x, self.weight, found, self.composite, spec, LINEAR, draw)
         qx = quantize_operand(x, spec.output_input, draw, INPUT, self.alpha, want_inside=True)
         return keep(x, self.weight, qx, self.qw, self.alpha, spec, draw)
 
@@ -112,13 +138,12 @@ class StepGradient:
         spec = gemm.spec
         self.gemm, self.scale, self.accumulate = gemm, scale, accumulate
         self.shape, self.need_dalpha = (rows, weight.shape[1]), need_dalpha
+        self.rows = rows
         self.qw = decoded_weight(kept, weight, gemm)
         self.facing = self.qw.facing(1, 1, 2)
         self.qx: Operand | None = None
         if kept[3].numel():
-            slot = spec.slot("grad_weight_input")
-            raw = x if slot is None else None
-            self.qx = restore(kept[:4], slot, raw, self.shape, False)
+            self.qx = decoded_input(kept, x, self.shape, gemm)
         slot_g = spec.grad_input_grad
         self.random = _random(slot_g, gemm, GRAD_INPUT_GRAD, (rows, weight.shape[0]), weight)
         self.dalpha: Tensor | None = None
@@ -126,19 +151,28 @@ class StepGradient:
 
     def __call__(self, dz: Tensor, row: int) -> Tensor:
         spec = self.gemm.spec
-        g, _, amax, _ = quantize_gradient(
-            dz,
-            spec,
-            self.scale,
-            self.gemm.draw,
-            (True, False),
-            random=_part(self.random, row, dz),
-        )
-        assert g is not None  # it was wanted
+        facing = self.facing
+        slot = spec.grad_input_grad
+        if spec.composite and slot is not None and not isinstance(slot.scale, GradScale):
+            here = slice(row, row + dz.shape[0])
+            streams = Streams(self.gemm.draw, GRAD_INPUT_GRAD, here, self.rows)
+            g, bare = grad_input_operands(dz, spec, LINEAR, streams, self.qw)
+            amax, facing = dz.new_empty(0), bare.facing(1, 1, 2)
+        else:
+            found, _, amax, _ = quantize_gradient(
+                dz,
+                spec,
+                self.scale,
+                self.gemm.draw,
+                (True, False),
+                random=_part(self.random, row, dz),
+            )
+            assert found is not None  # it was wanted
+            g = found
         if amax.numel():
             self.amax = amax if self.amax is None else torch.maximum(self.amax, amax)
         tg, mg, limit_g = g.facing(0, 0, 2)
-        tw, mw, limit_w = self.facing
+        tw, mw, limit_w = facing
         acc = products.grad_input(
             tg,
             tw,
@@ -159,9 +193,11 @@ class StepGradient:
                 self.qx.inside[rows],
             )
             if self.need_dalpha:
-                found = clip_gradient(dx, part, spec.output_input)
-                self.dalpha = found if self.dalpha is None else found.add_(self.dalpha)
+                clips = clip_gradient(dx, part, spec.output_input)
+                self.dalpha = clips if self.dalpha is None else clips.add_(self.dalpha)
             dx.mul_(self.qx.inside[rows])
+        if spec.composite:
+            dx = from_rotated(dx, spec, "grad_input_weight", self.gemm.draw)
         return dx
 
 
@@ -180,9 +216,22 @@ class FloatGradient:
 
 def decoded_weight(kept: list[Tensor], weight: Tensor, gemm: StepGemm) -> Operand:
     """The operand of the grad_input Gemm from what `keep` kept."""
+    if gemm.spec.composite:
+        return partner_of_steps(kept, weight, gemm.spec, gemm.draw)
     slot = gemm.spec.slot("grad_input_weight")
     raw = weight if rereads(slot) else None
     return restore(kept[4:], slot, raw, tuple(weight.shape), False)
+
+
+def decoded_input(
+    kept: list[Tensor], x: Tensor | None, shape: tuple[int, int], gemm: StepGemm
+) -> Operand:
+    """The input of all steps as it was kept."""
+    slot = gemm.spec.slot("grad_weight_input")
+    raw = x if slot is None else None
+    if gemm.spec.composite:
+        return restore_composite(kept[:4], kept_slot(gemm.spec, "grad_weight_input"), raw, shape)
+    return restore(kept[:4], slot, raw, shape, False)
 
 
 def _random(
