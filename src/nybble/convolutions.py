@@ -115,7 +115,7 @@ class _Operand:
         scale = q.scale if q.format.unit == 1.0 else q.scale * q.format.unit
         if scale.numel() == 1:
             return cls(q, shape, scale.reshape(()))
-        free = q.fit.granularity != "block" and scale.dim() == len(q.shape)
+        free = q.fit.granularity not in ("block", "tile") and scale.dim() == len(q.shape)
         if free and scale.numel() == scale.shape[0]:
             return cls(q, shape, scale.reshape(-1))
         return cls(q, shape, None)

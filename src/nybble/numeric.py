@@ -89,6 +89,8 @@ def _scale(q: QTensor, contraction: int) -> _Scale | None:
     if unit is None:
         return None
     scale = q.scale if unit == 1.0 else q.scale * unit
+    if q.fit.granularity == "tile":
+        return None
     if q.fit.granularity == "block":
         along = q.fit.axis == len(q.shape) + contraction
         return _Scale(scale, q.fit.blocks) if along else None

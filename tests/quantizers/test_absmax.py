@@ -216,7 +216,17 @@ def test_wrong_use_is_a_user_error() -> None:
         {"scale_format": "e8m0"},
         {"granularity": "block", "scale_format": "e8m0", "power_of_two": True},
         {"axis": 1},
-        {"granularity": "row", "axis": 0},
+        {"granularity": "free", "axis": 0},
+        {"granularity": "tile", "axis": 0},
+        {"headroom": 0.0},
+        {"headroom": math.inf},
+        {"granularity": "block", "exponent": "ceil"},
+        {"granularity": "block", "exponent": "even", "scale_format": "e8m0"},
+        {"granularity": "block", "limit": 256.0},
+        {"granularity": "block", "limit": 512.0, "scale_format": "fp8_e4m3"},
+        {"granularity": "block", "outer": 128},
+        {"granularity": "tile", "outer": 128, "scale_format": "fp8_e4m3"},
+        {"granularity": "block", "block": 16, "outer": 40, "scale_format": "fp8_e4m3"},
         {"granularity": "block", "block": 0},
     ):
         with pytest.raises(UserError):
@@ -225,6 +235,10 @@ def test_wrong_use_is_a_user_error() -> None:
         AbsMax("channel", axis=2).fit(torch.ones(2, 2), get_format("int4"))
     with pytest.raises(UserError, match="at least 1 dimension"):
         AbsMax("row").fit(torch.tensor(1.0), get_format("int4"))
+    with pytest.raises(UserError, match="at least 2 dimension"):
+        AbsMax("tile").fit(torch.ones(3), get_format("int4"))
+    with pytest.raises(UserError, match="'free' is for an operand of a layer"):
+        AbsMax("free").fit(torch.ones(3, 3), get_format("int4"))
     with pytest.raises(UserError, match="narrow"):
         AbsMax.nv().fit(torch.ones(16), get_format("fp16"))
 

@@ -252,28 +252,42 @@ def minmax(numbers: Sequence[float], qmin: int, qmax: int) -> OracleFit:
     return OracleFit(scale, div(1.0, scale), float(min(max(round(zero), qmin), qmax)))
 
 
-def mx_block(numbers: Sequence[float], max_value: float) -> OracleFit:
+def mx_block(
+    numbers: Sequence[float], max_value: float, exponent: str = "floor", headroom: float = 1.0
+) -> OracleFit:
     """The E8M0 scale of one MX block."""
     top = _largest(numbers)
     if not _finite(top):
         return OracleFit(_NAN, _NAN)
     if top == 0:
-        return OracleFit(1.0, 1.0)
-    emax = math.frexp(max_value)[1] - 1
-    exponent = min(max(math.frexp(top)[1] - 1 - emax, -126), 127)
-    return OracleFit(2.0**exponent, 2.0**-exponent)
+        power = 0
+    elif exponent == "ceil":
+        steps = range(-126, 128)
+        power = next(e for e in steps if top <= Fraction(max_value) * Fraction(2) ** e)
+    else:
+        emax = math.frexp(max_value)[1] - 1
+        power = min(max(math.frexp(top)[1] - 1 - emax, -126), 127)
+    factor = f32(headroom)
+    return OracleFit(mul(2.0**power, factor), mul(2.0**-power, div(1.0, factor)))
 
 
-def nv_blocks(blocks: Sequence[Sequence[float]], max_value: float, e4m3: Format) -> list[OracleFit]:
-    """The scales of all blocks of a tensor under NV."""
+def nv_blocks(
+    blocks: Sequence[Sequence[float]],
+    max_value: float,
+    e4m3: Format,
+    limit: float = 448.0,
+    headroom: float = 1.0,
+) -> list[OracleFit]:
+    """The scales of all blocks of a tensor (or of what shares a global scale) under NV."""
     tops = [_largest(block) for block in blocks]
-    whole = _scale(_largest(tops), f32(448.0 * max_value))
+    reach = max_value / headroom
+    whole = _scale(_largest(tops), f32(limit * reach))
     fits = []
     for top in tops:
         if math.isnan(whole):
             fits.append(OracleFit(_NAN, _NAN))
             continue
-        wanted = div(div(top, max_value), whole)
+        wanted = div(div(top, f32(reach)), whole)
         block = decode(encode(min(max(wanted, 2.0**-6), 448.0), e4m3), e4m3)
         fits.append(OracleFit(mul(whole, block), div(div(1.0, whole), block)))
     return fits

@@ -4,7 +4,8 @@ File: one safetensors file (never a pickle) with
 
     codes          uint8, packed as in packing.py
     scale          float32, or for MX and NV blocks
-    scale_codes    uint8 and, for NV, global_scale float32 (the float32 scales follow from them)
+    scale_codes    uint8, for NV with global_scale float32 and for MX with headroom with factor
+                   float32 (the float32 scales follow from them)
     zero_point     float32, affine scales only
 
 and the metadata entry `nybble` = JSON with the version (1), the format, the shape, the layout of
@@ -127,6 +128,8 @@ class QTensor:
             tensors["scale_codes"] = fit.scale_codes
         if fit.global_scale is not None:
             tensors["global_scale"] = fit.global_scale
+        if fit.factor is not None:
+            tensors["factor"] = fit.factor
         if fit.zero_point is not None:
             tensors["zero_point"] = fit.zero_point
         return tensors

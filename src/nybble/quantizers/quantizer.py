@@ -33,6 +33,7 @@ from nybble.quantizers.scales import (
     PACT,
     SAWB,
     AbsMax,
+    BestOfTwo,
     Fit,
     GradScale,
     MinMax,
@@ -57,10 +58,14 @@ _NAMED_SCALES: dict[str, ScaleConfig] = {
         ),
         *(PACT("unsigned"), PACT("symmetric"), PACT("two_sided")),
         *(AbsMax("tensor"), AbsMax("row"), AbsMax("channel"), AbsMax("block")),
-        *(AbsMax.mx(), AbsMax.nv()),
+        *(AbsMax.mx(), AbsMax.mx(exponent="ceil"), AbsMax.mx(headroom=4 / 3)),
+        *(AbsMax.nv(), AbsMax.nv(headroom=17 / 16), AbsMax.nv(limit=256.0)),
+        *(AbsMax.nv(outer=128), AbsMax.nv(outer=128, headroom=17 / 16)),
+        *(AbsMax("block", block=16), AbsMax("tile", block=16, scale_format="fp8_e4m3")),
         *(GradScale("delayed"), GradScale("immediate"), GradScale("fit")),
         *(GradScale("delayed", "one"), GradScale("immediate", "one")),
         *(MinMax(), Unit()),
+        *(BestOfTwo("tensor"), BestOfTwo("row"), BestOfTwo("channel")),
     )
 }
 

@@ -30,6 +30,7 @@ _LAYOUTS = (
     {"codes", "scale", "zero_point"},
     {"codes", "scale_codes"},
     {"codes", "scale_codes", "global_scale"},
+    {"codes", "scale_codes", "factor"},
 )
 _BYTES = ("codes", "scale_codes")
 
@@ -45,6 +46,8 @@ def save(q: QTensor, path: Path) -> None:
         "axis": q.fit.axis,
         "blocks": q.fit.blocks,
     }
+    if q.fit.outer is not None:
+        header["outer"] = q.fit.outer
     header["sha256"] = digest(header, tensors)
     data = safetensors.torch.save(tensors, {"nybble": json.dumps(header, sort_keys=True)})
     temporary = ""
@@ -116,8 +119,10 @@ def _build(header: dict[str, Any], tensors: dict[str, Tensor]) -> QTensor:
         if tensor.dtype is not want:
             raise UserError(f"{name} is {tensor.dtype}, not {want}")
     info = {key: header[key] for key in ("granularity", "axis", "blocks")}
+    if header.get("outer") is not None:
+        info["outer"] = int(header["outer"])
     stored = tensors["scale"] if "scale" in tensors else tensors["scale_codes"]
-    if tuple(stored.shape) != _scale_shape(shape, info):
+    if tuple(stored.shape) not in _scale_shapes(shape, info):
         raise UserError(f"its scale has shape {tuple(stored.shape)}")
     _check_codes(tensors["codes"], format, math.prod(shape))
     return QTensor(tensors["codes"], format, shape, _fit(tensors, info))
@@ -139,27 +144,44 @@ def _fit(tensors: dict[str, Tensor], info: dict[str, Any]) -> Fit:
             raise UserError("its zero point is not an integer")
         return Fit.of(tensors["scale"], zero_point=zero, **info)
     if "global_scale" in tensors:
-        if tensors["global_scale"].dim():
-            raise UserError("its global scale is not one number")
-        return nv_from_codes(tensors["scale_codes"], tensors["global_scale"], info)
-    return mx_from_codes(tensors["scale_codes"], info)
+        whole = tensors["global_scale"]
+        if tuple(whole.shape) != _global_shape(tuple(tensors["scale_codes"].shape), info):
+            raise UserError(f"its global scale has shape {tuple(whole.shape)}")
+        return nv_from_codes(tensors["scale_codes"], whole, info)
+    factor = tensors.get("factor")
+    if factor is not None and factor.dim():
+        raise UserError("its factor is not one number")
+    return mx_from_codes(tensors["scale_codes"], info, factor)
 
 
-def _scale_shape(shape: tuple[int, ...], info: dict[str, Any]) -> tuple[int, ...]:
-    """The shape that a scale of this layout has; see `Fit`."""
-    granularity, axis = info["granularity"], info["axis"]
+def _scale_shapes(shape: tuple[int, ...], info: dict[str, Any]) -> list[tuple[int, ...]]:
+    """The shapes that a scale of this layout may have; see `Fit`."""
+    granularity, axis, blocks = info["granularity"], info["axis"], info["blocks"]
     if granularity == "tensor":
-        return ()
-    if granularity == "row":
-        return (*shape[:-1], 1)
-    if not 0 <= axis < len(shape):
+        return [()]
+    if granularity == "row":  # lines along any dimension
+        return [(*shape[:d], 1, *shape[d + 1 :]) for d in range(len(shape))]
+    if granularity == "tile" and len(shape) >= 2 and blocks >= 1:
+        return [(-(-shape[0] // blocks), -(-shape[1] // blocks), *shape[2:])]
+    if granularity == "tile" or not 0 <= axis < len(shape):
         raise UserError(f"its axis is {axis}")
     if granularity == "channel":
-        return tuple(size if d == axis else 1 for d, size in enumerate(shape))
-    if granularity == "block" and info["blocks"] >= 1:
-        count = -(-shape[axis] // info["blocks"])
-        return (*shape[:axis], count, *shape[axis + 1 :])
-    raise UserError(f"its scale layout is {granularity!r}, blocks of {info['blocks']!r}")
+        return [tuple(size if d == axis else 1 for d, size in enumerate(shape))]
+    if granularity == "block" and blocks >= 1:
+        return [(*shape[:axis], -(-shape[axis] // blocks), *shape[axis + 1 :])]
+    raise UserError(f"its scale layout is {granularity!r}, blocks of {blocks!r}")
+
+
+def _global_shape(shape: tuple[int, ...], info: dict[str, Any]) -> tuple[int, ...]:
+    """The shape of the global scale of block scales of `shape`."""
+    outer = info.get("outer")
+    if outer is None:
+        return ()
+    if info["granularity"] != "block" or outer < 1 or outer % info["blocks"]:
+        raise UserError(f"its outer blocks have {outer} elements")
+    axis = info["axis"]
+    count = -(-shape[axis] // (outer // info["blocks"]))
+    return (*shape[:axis], count, *shape[axis + 1 :])
 
 
 def digest(header: dict[str, Any], tensors: dict[str, Tensor]) -> str:

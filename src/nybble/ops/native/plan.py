@@ -93,7 +93,11 @@ def _leaves_the_sum(slot: Slot, name: str, free: int, geometry: Geometry) -> boo
         granularity = "channel"
     if granularity == "tensor":
         return True
-    axis = getattr(slot.scale, "axis", None) if granularity == "channel" else 0  # type: ignore[union-attr]
+    axis = getattr(slot.scale, "axis", None)  # type: ignore[union-attr]
+    if granularity == "row":
+        if axis not in (None, -1):
+            return False
+        axis = 0
     if geometry.kind == "linear":
         return (axis or 0) == free and granularity in ("channel", "row")
     # Convolution kernels take one number, or one for each output channel of the weight; the other

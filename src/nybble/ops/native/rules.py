@@ -114,7 +114,7 @@ def fit_rule(slot: Quantizer) -> bytes | None:
         c1, c2, wanted = COEFFICIENTS[scale.coefficients]
         if levels != wanted:
             return None  # the scale itself says what is wrong
-    elif isinstance(scale, AbsMax) and scale.granularity == "tensor" and not scale.power_of_two:
+    elif isinstance(scale, AbsMax) and scale.plain:
         statistic, levels = _ABSMAX, fmt.max_value
     else:
         return None

@@ -1,6 +1,7 @@
 """Scales: how the real range is mapped on a format. One file each, one formula each."""
 
 from nybble.quantizers.scales.absmax import AbsMax
+from nybble.quantizers.scales.best import BestOfTwo
 from nybble.quantizers.scales.fit import Fit, ScaleConfig, scale_from_dict
 from nybble.quantizers.scales.gradscale import GradScale, absolute_max
 from nybble.quantizers.scales.minmax import MinMax
@@ -12,6 +13,7 @@ __all__ = [
     "PACT",
     "SAWB",
     "AbsMax",
+    "BestOfTwo",
     "Fit",
     "GradScale",
     "MinMax",

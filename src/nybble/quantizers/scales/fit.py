@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Fit", "Granularity", "ScaleConfig", "scale_from_dict", "value_range"]
 
-Granularity = Literal["tensor", "channel", "row", "block"]
+Granularity = Literal["tensor", "channel", "row", "block", "tile"]
 
 
 @dataclass(frozen=True)
@@ -44,16 +44,19 @@ class Fit:
 
     scale: float32. `()` for granularity "tensor"; broadcastable to x for "channel"
         (`[1, .., C, .., 1]`) and "row" (`[.., 1]`); for "block" the shape of x with dimension
-        `axis` replaced by its number of blocks.
+        `axis` replaced by its number of blocks, for "tile" with the first two replaced.
     inv: float32, the shape of `scale`: what x is multiplied by.
     zero_point: float32 `()`, integer-valued, or None.
     axis: the one dimension along which the scale varies ("channel", "block", and "row" of a
         matrix), counted from 0; None where there is none or more than one.
-    blocks: elements of a block, for "block", else None.
+    blocks: elements of a block, for "block", or of a tile's side, for "tile"; else None.
     bound: float32, the shape of `scale`: the magnitude that the format's largest value stands for
         where the scale clips (SAWB, PACT), else None. For two-sided PACT `[upper, lower]`.
     scale_codes, global_scale: the stored form of block scales: uint8 codes of the scale's own
         format and, for NV, the tensor's float32 scale; scale = fl(decoded code * global scale).
+    outer: elements along `axis` that share a global scale, which then has one number for each of
+        them; None where the tensor shares it.
+    factor: float32 `()`: what every E8M0 scale is multiplied by, else None.
     """
 
     scale: Tensor
@@ -65,6 +68,8 @@ class Fit:
     bound: Tensor | None = None
     scale_codes: Tensor | None = None
     global_scale: Tensor | None = None
+    outer: int | None = None
+    factor: Tensor | None = None
 
     @classmethod
     def of(cls, scale: Tensor, **info: Any) -> Fit:
@@ -121,12 +126,14 @@ class Fit:
 
     def _spread(self, a: Tensor, shape: torch.Size) -> Tensor:
         """`a` in a shape that broadcasts to x: only block scales need repeating."""
-        if self.granularity != "block" or self.axis is None or self.blocks is None:
+        if self.blocks is None:
             return a
-        if shape[self.axis] == 0:
+        axes = (0, 1) if self.granularity == "tile" else (self.axis or 0,)
+        if any(shape[axis] == 0 for axis in axes):
             return a.new_ones(shape)
-        repeated = a.repeat_interleave(self.blocks, dim=self.axis)
-        return repeated.narrow(self.axis, 0, shape[self.axis])
+        for axis in axes:
+            a = a.repeat_interleave(self.blocks, dim=axis).narrow(axis, 0, shape[axis])
+        return a
 
 
 class ScaleConfig(ABC):
