@@ -7,15 +7,12 @@ and a function gives the `OracleFit` of each.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 
 from nybble.formats import Format
 from nybble.quantizers.oracle import OracleFit, absmax, add, div, f32, mul, quantize, sqrt, tree_sum
 
 __all__ = ["best_of_two", "rms", "squared_error"]
-
-_MIN_SCALE = 2.0**-126
 
 
 def rms(numbers: Sequence[float]) -> float:
@@ -37,7 +34,6 @@ def best_of_two(numbers: Sequence[float], format: Format, unit: float) -> Oracle
     top = absmax(numbers, format.max_value)
     size = rms(numbers)
     scale = 1.0 if size == 0 else mul(f32(unit), size)
-    scale = scale if math.isnan(scale) else max(scale, _MIN_SCALE)
     other = OracleFit(scale, div(1.0, scale))
     if squared_error(numbers, format, other) < squared_error(numbers, format, top):
         return other

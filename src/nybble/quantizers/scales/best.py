@@ -10,7 +10,7 @@ rounding, `levels` the format's largest value:
     top     = max|x|
     s0      = max(fl(top / levels), 2**-126)           1 where top == 0
     m2      = fl(tree_sum(fl(x * x)) / fl(n))
-    s1      = max(fl(fl(rms) * fl(sqrt(m2))), 2**-126)  1 where m2 == 0
+    s1      = fl(fl(rms) * fl(sqrt(m2)))               1 where m2 == 0; else it is never subnormal
     i0, i1  = fl(1 / s0), fl(1 / s1)
     e_k     = tree_sum(fl(d * d)),  d = fl(fl(nearest(fl(x * i_k)) * s_k) - x)
     scale   = s1 if e1 < e0 else s0                    a tie keeps the maximum's; so does NaN
@@ -36,7 +36,6 @@ from torch import Tensor
 
 from nybble.errors import UserError
 from nybble.quantizers.scales.arithmetic import (
-    MIN_SCALE,
     divide,
     inverse_of,
     scale_of,
@@ -71,8 +70,8 @@ class BestOfTwo(ScaleConfig):
 
     def __post_init__(self) -> None:
         check_groups("BestOfTwo", self.granularity, self.axis)
-        if not 0 < self.rms < float("inf"):
-            raise UserError(f"BestOfTwo: rms must be a positive number, got {self.rms!r}")
+        if not 2.0**-20 <= self.rms <= 2.0**20:
+            raise UserError(f"BestOfTwo: rms must lie within 2**-20 and 2**20, got {self.rms!r}")
 
     def fit(self, x: Tensor, format: Format) -> Fit:
         """Fit to `x`.
@@ -106,7 +105,7 @@ class BestOfTwo(ScaleConfig):
             return one, one
         top = torch.maximum(rows.amax(1), -rows.amin(1))
         m2 = divide(tree_sum_last(rows * rows), float(n))
-        rms_scale = times(square_root(m2), self.rms).clamp(min=MIN_SCALE)
+        rms_scale = times(square_root(m2), self.rms)
         # A sum that overflowed gives an infinite scale, whose error is NaN: it never wins.
         return scale_of(top, format.max_value), torch.where(m2 == 0, 1.0, rms_scale)
 
