@@ -176,11 +176,14 @@ def convertible_layers(model: nn.Module) -> list[tuple[LayerFacts, Target]]:
     multiplying = [t for t in found if not t.types.intersection(OPTIONAL) and t.part not in _SECOND]
     first, last = _ends(model, multiplying)
     family = _family([target.types for target in found])
+    order = {target.name: i / len(multiplying) for i, target in enumerate(multiplying)}
     layers = []
     for target in found:
         position = {"first": target.name in first, "last": target.name in last}
         at = frozenset(end for end, here in position.items() if here)
-        layers.append((LayerFacts(target.name, target.types, at, family, target.owner), target))
+        depth = order.get(target.name, 0.0)
+        facts = LayerFacts(target.name, target.types, at, family, target.owner, depth)
+        layers.append((facts, target))
     return layers
 
 

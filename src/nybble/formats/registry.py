@@ -8,7 +8,7 @@ from nybble.formats.e8m0 import E8M0
 from nybble.formats.integer import Integer
 from nybble.formats.log import LogFormat
 from nybble.formats.minifloat import Minifloat
-from nybble.formats.table16 import ZeroLess
+from nybble.formats.table16 import Table16, ZeroLess
 
 INT2, INT3, INT4, INT5, INT6, INT7, INT8 = (Integer(b) for b in range(2, 9))
 INT4_SYM = Integer(4, symmetric=True)
@@ -22,6 +22,10 @@ FP4_RADIX2 = LogFormat(2, 4)
 LOG4_BASE3, LOG4_BASE8, LOG4_BASE10 = LogFormat(3, 4), LogFormat(8, 4), LogFormat(10, 4)
 
 INT4_ZEROLESS = ZeroLess(4)
+
+_OWN = "this project's search for tables that fit 8-bit multipliers"
+W20 = Table16((1, 3, 5, 7, 9, 12, 15, 20, -1, -3, -5, -7, -9, -12, -15, -20), "w20", _OWN)
+G31 = Table16((0, 1, 2, 4, 8, 13, 20, 31, 0, -1, -2, -4, -8, -13, -20, -31), "g31", _OWN)
 
 _OFP8 = "OCP 8-bit Floating Point (OFP8) 1.0"
 _HFP8 = "HFP8 (Sun et al., NeurIPS 2019)"
@@ -79,6 +83,7 @@ _ALL: tuple[Format, ...] = (
     LOG4_BASE10,
     FP4_E2M1,
     INT4_ZEROLESS,
+    *(W20, G31),
     *(INT2, INT3, INT5, INT6, INT7, INT8, INT8_SYM),
     *(UINT2, UINT3, UINT5, UINT6, UINT7, UINT8),
     FP8_143,

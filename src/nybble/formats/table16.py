@@ -39,6 +39,7 @@ class Table16(Format):
     Args:
         levels: 16 integers; code c decodes to levels[c]. Any order; equal ones are allowed.
         label: its name.
+        origin: where it comes from.
 
     >>> Table16((0, 1, 2, 3, 5, 8, 13, 21, -1, -2, -3, -5, -8, -13, -21, -34)).max_integer
     34
@@ -46,6 +47,7 @@ class Table16(Format):
 
     levels: tuple[int, ...]
     label: str = "table16"
+    origin: str = "a table given by the user"
 
     def __post_init__(self) -> None:
         levels = tuple(self.levels)
@@ -70,7 +72,7 @@ class Table16(Format):
                 underflow="to the nearest level" + ("" if 0 in levels else "; there is no zero"),
                 negative_zero="does not exist; encoded as 0 is",
             ),
-            source="a table given by the user",
+            source=self.origin,
             certainty="assumed: ties to the even code",
         )
 

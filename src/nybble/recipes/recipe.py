@@ -42,7 +42,8 @@ class LayerFacts:
     """What a rule may ask of a layer: its name, its types, its position, the network's family.
 
     A Gemm of a recurrent layer is a layer here (`lstm.hh_l0`), and so is a projection of
-    `nn.MultiheadAttention`; `owner` is the name of the whole.
+    `nn.MultiheadAttention`; `owner` is the name of the whole. `depth`: the share of the layers
+    that begin before this one does, from 0 up to but without 1.
     """
 
     name: str
@@ -50,6 +51,7 @@ class LayerFacts:
     position: frozenset[str]
     family: frozenset[str] = frozenset()
     owner: str | None = None
+    depth: float = 0.0
 
     def named(self, pattern: str) -> bool:
         """Whether a rule's name means this layer.
@@ -71,6 +73,7 @@ class Rule:
     LSTM or GRU) or `time-loop` (those of its hidden state, one step after the other); `embedding`
     (tables) and `attention` (the products Q K^T and P V), which no other rule speaks of;
     position: `first` or `last` in module order;
+    share: only the last `share` of the layers, in module order;
     family: only in networks of this family: `bottleneck` (most dense convolutions are 1x1, as in
     ResNet-50) or `depthwise-separable` (MobileNet). `spec=None` leaves the layer in float32.
     """
@@ -81,6 +84,7 @@ class Rule:
     position: Position | None = None
     family: Family | None = None
     why: str = ""
+    share: float | None = None
 
     def matches(self, layer: LayerFacts) -> bool:
         """Whether the rule speaks of this layer."""
@@ -94,6 +98,8 @@ class Rule:
             return False
         if self.position is not None and self.position not in layer.position:
             return False
+        if self.share is not None and layer.depth < 1.0 - self.share:
+            return False
         return self.family is None or self.family in layer.family
 
     def describe(self) -> str:
@@ -104,6 +110,8 @@ class Rule:
         """
         words = [self.position or "", self.type or "", "layer"]
         text = " ".join(word for word in words if word)
+        if self.share is not None:
+            text = f"last {self.share:.0%} of the {text}s"
         if self.name is not None:
             text += f" named {self.name}"
         if self.family is not None:
@@ -118,6 +126,7 @@ class Rule:
             "type": self.type,
             "position": self.position,
             "family": self.family,
+            **({} if self.share is None else {"share": self.share}),
             "why": self.why,
         }
 

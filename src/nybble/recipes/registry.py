@@ -6,10 +6,13 @@ from collections.abc import Callable
 
 from nybble.errors import UserError, suggest
 from nybble.recipes.hfp8 import hfp8
+from nybble.recipes.nvfp4 import nvfp4
+from nybble.recipes.nybble4 import nybble4
 from nybble.recipes.plain import bf16, fp16, fp32
 from nybble.recipes.recipe import Recipe
 from nybble.recipes.sun2020 import sun2020
 from nybble.recipes.sun2020_strict import sun2020_strict
+from nybble.recipes.tseng2025 import tseng2025
 
 RECIPES: dict[str, Callable[..., Recipe]] = {
     "fp32": fp32,
@@ -18,6 +21,9 @@ RECIPES: dict[str, Callable[..., Recipe]] = {
     "hfp8": hfp8,
     "sun2020": sun2020,
     "sun2020-strict": sun2020_strict,
+    "nvfp4": nvfp4,
+    "tseng2025": tseng2025,
+    "nybble4": nybble4,
 }
 
 

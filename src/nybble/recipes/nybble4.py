@@ -1,0 +1,113 @@
+"""`nybble4`: this project's own recipe; every Gemm is a product of small integers.
+
+    weights     W20, 16 levels +-{1, 3, 5, 7, 9, 12, 15, 20}, a scale for each output channel: the
+                better of its maximum's and its rms's
+    inputs      signed: W20 with a scale for each row in the same way; without negative values:
+                UINT4 with the row's maximum at 15; in convolutions PACT's clip, one a tensor
+    gradients   G31, {0, +-1, 2, 4, 8, 13, 20, 31}: a grid between uniform and logarithmic, rounded
+                at random, a scale for each row (grad_input) or output channel (grad_weight)
+    fold        the scale of a weight or an input that runs along a backward sum is multiplied into
+                the gradient before that is quantised, so that only integers are left in the sum
+    control     grad_weight + (sum of dy - sum of Q(dy)) x (mean of the input)
+    variate
+
+Products of codes are at most 20 x 31, so every Gemm fits 8-bit multipliers. Why: unbiased rounding
+first (nearest radix-4 shrinks every gradient by 13 %); scales by row take the range away, so codes
+can be spent on resolution; the best unbiased grid for a row at its maximum lies between uniform and
+radix 2; what is left of the noise in grad_weight is halved by the rank-1 term, for inputs that are
+never negative. Source: this project's search and its studies (docs/results.md).
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from nybble.formats import Stochastic, get_format
+from nybble.ops.spec import LayerSpec
+from nybble.quantizers import PACT, AbsMax, BestOfTwo, Quantizer
+from nybble.recipes.ends import EMBEDDING, FIRST_LAST, common_rules
+from nybble.recipes.recipe import Recipe, Rule, Switch, read_settings
+
+FORWARD = (
+    Switch(
+        "weights",
+        ("w20", "int4"),
+        "w20",
+        "16 levels where a Gaussian has its mass, or 15 uniform ones",
+    ),
+    Switch(
+        "conv_weights",
+        ("int4", "w20"),
+        "int4",
+        "in convolutions of 3x3 the fast Winograd path takes uniform levels only",
+    ),
+    Switch(
+        "control",
+        ("yes", "no"),
+        "yes",
+        "the control variate of grad_weight",
+    ),
+)
+SWITCHES = (
+    *FORWARD,
+    Switch(
+        "gradients",
+        ("g31", "fp4_radix2", "int4_sym", "fp4_e2m1"),
+        "g31",
+        "the grid of gradients, all with a scale a row and random rounding",
+    ),
+    Switch("samples", ("1", "2"), "1", "random roundings that grad_weight averages"),
+    FIRST_LAST,
+    *EMBEDDING,
+)
+
+
+def forward_spec(settings: dict[str, str], weights: str) -> LayerSpec:
+    """The output Gemm of a layer."""
+    if weights == "w20":
+        weight = Quantizer(get_format("w20"), BestOfTwo("free"))
+    else:
+        weight = Quantizer(get_format("int4_sym"), BestOfTwo("free", rms=0.35))
+    return LayerSpec(
+        output_input=Quantizer(get_format("uint4"), AbsMax("free")),
+        output_weight=weight,
+        signed_slot=Quantizer(get_format("w20"), BestOfTwo("free")),
+        control_variate=settings["control"] == "yes",
+    )
+
+
+def build(
+    settings: dict[str, str], backward: dict[str, Quantizer | str | bool | int]
+) -> tuple[LayerSpec, list[Rule]]:
+    spec = replace(forward_spec(settings, settings["weights"]), **backward)  # type: ignore[arg-type]
+    conv = replace(
+        forward_spec(settings, settings["conv_weights"]),
+        output_input=Quantizer(get_format("uint4"), PACT("unsigned")),
+        **backward,  # type: ignore[arg-type]
+    )
+    why = "one clip a tensor: a pixel's scale would lie along the sum"
+    return spec, [*common_rules(settings, spec), Rule(conv, type="conv", why=why)]
+
+
+def nybble4(**switches: str) -> Recipe:
+    """The recipe without transforms."""
+    settings = read_settings("nybble4", SWITCHES, switches)
+    grad = Quantizer(get_format(settings["gradients"]), AbsMax("free"), Stochastic())
+    spec, rules = build(
+        settings,
+        {
+            "grad_input_grad": grad,
+            "grad_weight_grad": grad,
+            "fold": True,
+            "samples": int(settings["samples"]),
+        },
+    )
+    return Recipe(
+        "nybble4",
+        "integer Gemms over 16-entry tables, row scales, unbiased gradients",
+        "this project",
+        spec,
+        rules=tuple(rules),
+        switches=SWITCHES,
+        settings=tuple(settings.items()),
+    )
