@@ -66,6 +66,7 @@ _NAMED_SCALES: dict[str, ScaleConfig] = {
         *(GradScale("delayed", "one"), GradScale("immediate", "one")),
         *(MinMax(), Unit()),
         *(BestOfTwo("tensor"), BestOfTwo("row"), BestOfTwo("channel")),
+        *(BestOfTwo("tensor", rms=0.35), BestOfTwo("row", rms=0.35)),
     )
 }
 
