@@ -34,9 +34,13 @@ from nybble.quantizers.scales import (
     SAWB,
     AbsMax,
     BestOfTwo,
+    Eden,
     Fit,
+    FourOverSix,
     GradScale,
     MinMax,
+    Quest,
+    RowLeastSquares,
     ScaleConfig,
     Unit,
     scale_from_dict,
@@ -67,6 +71,8 @@ _NAMED_SCALES: dict[str, ScaleConfig] = {
         *(MinMax(), Unit()),
         *(BestOfTwo("tensor"), BestOfTwo("row"), BestOfTwo("channel")),
         *(BestOfTwo("tensor", rms=0.35), BestOfTwo("row", rms=0.35)),
+        *(Quest(), FourOverSix(), FourOverSix(error="mae"), FourOverSix(error="absmax")),
+        *(Eden(), Eden(group=128), RowLeastSquares("row"), RowLeastSquares("channel")),
     )
 }
 

@@ -2,10 +2,13 @@
 
 from nybble.quantizers.scales.absmax import AbsMax
 from nybble.quantizers.scales.best import BestOfTwo
+from nybble.quantizers.scales.eden import Eden, RowLeastSquares
 from nybble.quantizers.scales.fit import Fit, ScaleConfig, scale_from_dict
+from nybble.quantizers.scales.four_over_six import FourOverSix
 from nybble.quantizers.scales.gradscale import GradScale, absolute_max
 from nybble.quantizers.scales.minmax import MinMax
 from nybble.quantizers.scales.pact import PACT
+from nybble.quantizers.scales.quest import Quest
 from nybble.quantizers.scales.sawb import SAWB
 from nybble.quantizers.scales.unit import Unit
 
@@ -14,9 +17,13 @@ __all__ = [
     "SAWB",
     "AbsMax",
     "BestOfTwo",
+    "Eden",
     "Fit",
+    "FourOverSix",
     "GradScale",
     "MinMax",
+    "Quest",
+    "RowLeastSquares",
     "ScaleConfig",
     "Unit",
     "absolute_max",

@@ -29,7 +29,14 @@ from torch import Tensor
 
 from nybble.errors import UserError
 from nybble.quantizers.scales.arithmetic import scale_of, to_array
-from nybble.quantizers.scales.blocks import E4M3_MAX, block_max, mx_fit, nv_fit, tile_max
+from nybble.quantizers.scales.blocks import (
+    E4M3_MAX,
+    block_layout,
+    block_max,
+    mx_fit,
+    nv_fit,
+    tile_max,
+)
 from nybble.quantizers.scales.fit import Fit, ScaleConfig
 from nybble.quantizers.scales.gradscale import absolute_max, warm_start
 from nybble.quantizers.scales.groups import GROUPS, along, check_groups, scale_layout
@@ -37,7 +44,7 @@ from nybble.quantizers.scales.groups import GROUPS, along, check_groups, scale_l
 if TYPE_CHECKING:
     from nybble.formats import Format
 
-__all__ = ["AbsMax", "block_layout"]
+__all__ = ["AbsMax"]
 
 
 @dataclass(frozen=True)
@@ -202,24 +209,6 @@ class AbsMax(ScaleConfig):
             "" if self.headroom == 1.0 else f"headroom {self.headroom:.6g}",
         ]
         return f"absmax({', '.join(part for part in parts if part)})"
-
-
-def block_layout(
-    name: str, x: Tensor, granularity: str, axis: int | None, block: int
-) -> dict[str, Any]:
-    """What a `Fit` is told about the blocks or tiles of `x`.
-
-    >>> block_layout("AbsMax", torch.zeros(2, 64), "block", None, 32)
-    {'granularity': 'block', 'axis': 1, 'blocks': 32}
-    """
-    needed = 2 if granularity == "tile" else 1
-    if x.dim() < needed:
-        raise UserError(f"{name}: granularity {granularity!r} needs at least {needed} dimension(s)")
-    chosen = -1 if axis is None else axis
-    if not -x.dim() <= chosen < x.dim():
-        raise UserError(f"{name}: axis {chosen} of a tensor with {x.dim()} dimensions")
-    place = None if granularity == "tile" else chosen % x.dim()
-    return {"granularity": granularity, "axis": place, "blocks": block}
 
 
 def _max_over(x: Tensor, dims: list[int]) -> Tensor:

@@ -58,6 +58,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "E4M3_MAX",
+    "block_layout",
     "block_max",
     "mx_fit",
     "mx_from_codes",
@@ -71,6 +72,24 @@ __all__ = [
 E4M3_MAX = 448.0
 """Largest value of FP8 E4M3."""
 _E4M3_SMALLEST = 2.0**-6  # smallest normal: what torchao clamps to
+
+
+def block_layout(
+    name: str, x: Tensor, granularity: str, axis: int | None, block: int
+) -> dict[str, Any]:
+    """What a `Fit` is told about the blocks or tiles of `x`.
+
+    >>> block_layout("AbsMax", torch.zeros(2, 64), "block", None, 32)
+    {'granularity': 'block', 'axis': 1, 'blocks': 32}
+    """
+    needed = 2 if granularity == "tile" else 1
+    if x.dim() < needed:
+        raise UserError(f"{name}: granularity {granularity!r} needs at least {needed} dimension(s)")
+    chosen = -1 if axis is None else axis
+    if not -x.dim() <= chosen < x.dim():
+        raise UserError(f"{name}: axis {chosen} of a tensor with {x.dim()} dimensions")
+    place = None if granularity == "tile" else chosen % x.dim()
+    return {"granularity": granularity, "axis": place, "blocks": block}
 
 
 def block_max(x: Tensor, axis: int, block: int) -> Tensor:

@@ -15,9 +15,11 @@ channels-last tensor is then the same sum in both backends.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, TypeVar
 
+import torch
 from torch import Tensor
 
 from nybble.errors import UserError
@@ -26,7 +28,7 @@ from nybble.quantizers.layout import in_memory_order, is_channels_last
 if TYPE_CHECKING:
     from nybble.quantizers.scales.fit import ScaleConfig
 
-__all__ = ["along", "check_groups", "rows_of", "scale_layout"]
+__all__ = ["along", "block_rows", "check_groups", "rows_of", "scale_layout"]
 
 GROUPS = ("tensor", "channel", "row", "free")
 
@@ -70,7 +72,6 @@ def scale_layout(
 ) -> tuple[tuple[int, ...], dict[str, Any]]:
     """The shape of the scales of `x`, and what a `Fit` is told about them.
 
-    >>> import torch
     >>> scale_layout("AbsMax", torch.zeros(2, 3), "channel", 1)
     ((1, 3), {'granularity': 'channel', 'axis': 1})
     """
@@ -99,7 +100,6 @@ def scale_layout(
 def rows_of(x: Tensor, granularity: str, axis: int | None) -> Tensor:
     """The groups of `x` as a matrix [groups, elements]; arguments as in `scale_layout`.
 
-    >>> import torch
     >>> rows_of(torch.tensor([[1.0, 2.0], [3.0, 4.0]]), "channel", 1)
     tensor([[1., 3.],
             [2., 4.]])
@@ -114,3 +114,27 @@ def rows_of(x: Tensor, granularity: str, axis: int | None) -> Tensor:
         place = (0, 3, 1, 2)[place]
     moved = in_memory_order(x).movedim(place, 0)
     return moved.reshape(moved.shape[0], math.prod(moved.shape[1:]))
+
+
+def block_rows(
+    x: Tensor, axis: int, block: int, statistic: Callable[[Tensor], Tensor] | None = None
+) -> Tensor:
+    """The blocks of `block` elements along `axis` as a matrix, a short last one filled up with 0;
+    or, with a `statistic` of its rows, one number for each block, as a block scale lies.
+
+    >>> block_rows(torch.tensor([1.0, 2.0, 3.0]), 0, 2)
+    tensor([[1., 2.],
+            [3., 0.]])
+    >>> block_rows(torch.tensor([1.0, 2.0, 3.0]), 0, 2, lambda rows: rows.sum(1))
+    tensor([3., 3.])
+    """
+    size = x.shape[axis]
+    count = -(-size // block)
+    lines = x.movedim(axis, -1)
+    if count * block > size:
+        lines = torch.nn.functional.pad(lines, (0, count * block - size))
+    rows = lines.reshape(math.prod(lines.shape[:-1]) * count, block)
+    if statistic is None:
+        return rows
+    numbers = statistic(rows) if rows.numel() else rows.new_zeros(rows.shape[0])
+    return numbers.view(*lines.shape[:-1], count).movedim(-1, axis)

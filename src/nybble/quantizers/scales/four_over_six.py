@@ -1,0 +1,127 @@
+"""Four Over Six: of each NV block's two scales, one that takes its largest magnitude to 6 and one
+that takes it to 4, the one of less error (arXiv 2512.02010).
+
+E2M1's levels are 0, .5, 1, 1.5, 2, 3, 4, 6: between 4 and 6 it is coarsest, and a block whose
+numbers lie near its maximum is better held on the levels up to 4. Per block, in float32:
+
+    g      = max(fl(max|x| / fl(256 * 6)), 2**-126)      1 where max|x| == 0
+    w      = fl(fl(top / 6) / g)
+    b6     = E4M3(clamp(w, 2**-6, 448))
+    b4     = E4M3(clamp(fl(w * 1.5), 2**-6, 448))        256 and not 448 in g leaves room for 1.5
+    scale  = fl(g * b)                                   inv = fl(fl(1 / g) / b)
+    d      = fl(fl(nearest(fl(x * inv)) * scale) - x)
+    error  = tree_sum(fl(d * d))   "mse"
+             tree_sum(|d|)         "mae"
+             max|d|                "absmax"
+    b      = b4 if error4 < error6 else b6               a tie keeps 6, as in the authors' code
+
+So the error of a block is never larger than that of NV with the same g. (It may be larger than with
+the usual limit of 448, where E4M3 has other neighbours.) Errors are those of nearest rounding.
+
+Source: the paper's abstract and the authors' code, read and not copied.
+
+Not done here: tiles (the code has 16x16 ones); other formats and scale formats (IF4, MX).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+import torch
+from torch import Tensor
+
+from nybble.errors import UserError
+from nybble.quantizers.scales.arithmetic import divide, times
+from nybble.quantizers.scales.blocks import (
+    block_layout,
+    block_max,
+    nv_codes,
+    nv_from_codes,
+    nv_whole,
+)
+from nybble.quantizers.scales.fit import Fit, ScaleConfig
+from nybble.quantizers.scales.groups import along, block_rows
+from nybble.quantizers.sums import tree_sum_last
+
+if TYPE_CHECKING:
+    from nybble.formats import Format
+
+__all__ = ["FourOverSix"]
+
+_LIMIT = 256.0
+
+
+@dataclass(frozen=True)
+class FourOverSix(ScaleConfig):
+    """The better of two NV scales for each block; see the module.
+
+    axis: the dimension along which blocks count (default the last).
+    block: elements of a block.
+    error: "mse", "mae" or "absmax".
+
+    >>> FourOverSix().short
+    'fouroversix(nv16)'
+    """
+
+    axis: int | None = None
+    block: int = 16
+    error: Literal["mse", "mae", "absmax"] = "mse"
+
+    def __post_init__(self) -> None:
+        if self.block < 1:
+            raise UserError(f"FourOverSix: block must be at least 1, got {self.block}")
+        if self.error not in ("mse", "mae", "absmax"):
+            raise UserError(f"FourOverSix: error is 'mse', 'mae' or 'absmax', got {self.error!r}")
+
+    @property
+    def granularity(self) -> str:
+        """ "block": one scale for each `block` elements."""
+        return "block"
+
+    def along(self, contraction: int, free: int | None) -> FourOverSix:
+        return along(self, "block", contraction, free)
+
+    def fit(self, x: Tensor, format: Format) -> Fit:
+        """Fit to `x`.
+
+        >>> from nybble.formats import get_format
+        >>> x = torch.tensor([[1536.0, 0.0], [4.0, 3.0]])
+        >>> FourOverSix(block=2).fit(x, get_format("fp4_e2m1")).scale
+        tensor([[256.],
+                [  1.]])
+        """
+        if format.max_value != 6.0:
+            raise UserError(
+                f"FourOverSix: 4 and 6 are levels of fp4_e2m1, the format is {format.name!r}"
+            )
+        x = x.detach().to(torch.float32)
+        info = block_layout("FourOverSix", x, "block", self.axis, self.block)
+        top = block_max(x, info["axis"], self.block)
+        whole = nv_whole(top, format, info, _LIMIT * 6.0)
+        wanted = divide(top, 6.0) / whole
+        six = nv_from_codes(nv_codes(wanted), whole, info)
+        four = nv_from_codes(nv_codes(times(wanted, 1.5)), whole, info)
+        better = self._error(x, four, format) < self._error(x, six, format)
+        assert six.scale_codes is not None
+        assert four.scale_codes is not None
+        codes = torch.where(better, four.scale_codes, six.scale_codes)
+        return nv_from_codes(codes, whole, info)
+
+    def _error(self, x: Tensor, fit: Fit, format: Format) -> Tensor:
+        difference = fit.dequantize(format.round(fit.scaled(x))).sub_(x)
+        if self.error == "absmax":
+            return block_rows(
+                difference, fit.axis or 0, self.block, lambda rows: rows.abs().amax(1)
+            )
+        size = difference.abs_() if self.error == "mae" else difference.mul_(difference)
+        return block_rows(size, fit.axis or 0, self.block, tree_sum_last)
+
+    @property
+    def short(self) -> str:
+        parts = [
+            f"nv{self.block}",
+            "" if self.axis in (None, -1) else f"axis {self.axis}",
+            "" if self.error == "mse" else self.error,
+        ]
+        return f"fouroversix({', '.join(part for part in parts if part)})"
