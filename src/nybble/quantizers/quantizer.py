@@ -35,6 +35,7 @@ from nybble.quantizers.scales import (
     AbsMax,
     Fit,
     GradScale,
+    Hindsight,
     MinMax,
     ScaleConfig,
     Unit,
@@ -60,6 +61,9 @@ _NAMED_SCALES: dict[str, ScaleConfig] = {
         *(AbsMax.mx(), AbsMax.nv()),
         *(GradScale("delayed"), GradScale("immediate"), GradScale("fit")),
         *(GradScale("delayed", "one"), GradScale("immediate", "one")),
+        *(GradScale("delayed", "fit", "global"), GradScale("delayed", "one", "global")),
+        *(Hindsight(), Hindsight(power_of_two=True)),
+        *(AbsMax(kind, power_of_two=True) for kind in ("tensor", "row", "channel")),  # type: ignore[arg-type]
         *(MinMax(), Unit()),
     )
 }

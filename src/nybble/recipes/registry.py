@@ -6,6 +6,9 @@ from collections.abc import Callable
 
 from nybble.errors import UserError, suggest
 from nybble.recipes.hfp8 import hfp8
+from nybble.recipes.int8 import int8
+from nybble.recipes.luq import luq
+from nybble.recipes.miyashita2016 import miyashita2016
 from nybble.recipes.plain import bf16, fp16, fp32
 from nybble.recipes.recipe import Recipe
 from nybble.recipes.sun2020 import sun2020
@@ -16,8 +19,11 @@ RECIPES: dict[str, Callable[..., Recipe]] = {
     "bf16": bf16,
     "fp16": fp16,
     "hfp8": hfp8,
+    "int8": int8,
+    "miyashita2016": miyashita2016,
     "sun2020": sun2020,
     "sun2020-strict": sun2020_strict,
+    "luq": luq,
 }
 
 

@@ -3,9 +3,11 @@
 from nybble.quantizers.scales.absmax import AbsMax
 from nybble.quantizers.scales.fit import Fit, ScaleConfig, scale_from_dict
 from nybble.quantizers.scales.gradscale import GradScale, absolute_max
+from nybble.quantizers.scales.hindsight import Hindsight
 from nybble.quantizers.scales.minmax import MinMax
 from nybble.quantizers.scales.pact import PACT
 from nybble.quantizers.scales.sawb import SAWB
+from nybble.quantizers.scales.stateful import StatefulScale
 from nybble.quantizers.scales.unit import Unit
 
 __all__ = [
@@ -14,8 +16,10 @@ __all__ = [
     "AbsMax",
     "Fit",
     "GradScale",
+    "Hindsight",
     "MinMax",
     "ScaleConfig",
+    "StatefulScale",
     "Unit",
     "absolute_max",
     "scale_from_dict",
