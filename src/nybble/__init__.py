@@ -17,6 +17,7 @@ from nybble.nn.registry import quantized_layers
 from nybble.numeric import matmul
 from nybble.ops.native.pool import empty_cache
 from nybble.ops.spec import LayerSpec
+from nybble.phases import in_tail, start_tail
 from nybble.quantizers import QTensor, Quantizer, quantize
 from nybble.recipes import Recipe, get_recipe
 from nybble.serialize import float_state_dict, load, save
@@ -39,6 +40,7 @@ __all__ = [
     "float_state_dict",
     "get_format",
     "get_recipe",
+    "in_tail",
     "load",
     "loss_scale",
     "matmul",
@@ -47,6 +49,7 @@ __all__ = [
     "quantized_layers",
     "revert",
     "save",
+    "start_tail",
     "summary",
     "unheld_clips",
 ]

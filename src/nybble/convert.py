@@ -38,7 +38,7 @@ from nybble.nn.multihead import MultiheadAttention
 from nybble.nn.parts import Target, adopt, check_release, release, targets, weights_of
 from nybble.nn.recurrent import Recurrent
 from nybble.nn.registry import quantized_layers
-from nybble.nn.state import QuantizedLayer
+from nybble.nn.state import QuantizedLayer, group_scales
 from nybble.ops.dispatch import choose_backend, runs_native
 from nybble.ops.native.plan import GEMMS
 from nybble.ops.spec import LayerSpec
@@ -125,6 +125,7 @@ def convert(
             seed=seed,
             index=index,
             inputs=inputs,
+            tail=None if chosen.tail is None else chosen.tail.of(spec),
         )
         if runs_native(backend, target.sample):
             channels_last_(layer)
@@ -136,6 +137,7 @@ def convert(
             stacklevel=2,
         )
     adopt(model)
+    group_scales([layer for _, layer in quantized_layers(model)])
     block_fast_paths(model)
     if memory is not None:
         compress_memory(model, memory, backend)

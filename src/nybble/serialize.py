@@ -28,7 +28,7 @@ from nybble.errors import UserError
 from nybble.nn.fastpath import block_fast_paths
 from nybble.nn.parts import adopt, targets
 from nybble.nn.registry import quantized_layers
-from nybble.nn.state import STATE
+from nybble.nn.state import STATE, group_scales
 from nybble.ops.dispatch import choose_backend
 from nybble.ops.spec import LayerSpec
 from nybble.quantizers.storage import digest
@@ -130,6 +130,7 @@ def _layers(model: nn.Module) -> dict[str, dict[str, Any]]:
         name: {
             "spec": layer.nybble_spec.to_dict(),
             "rule": layer.nybble_rule,
+            "tail": None if layer.nybble_tail is None else layer.nybble_tail.to_dict(),
             "backend": layer.nybble_backend,
             "accumulate": layer.nybble_accumulate,
             "seed": layer.nybble_seed,
@@ -150,6 +151,7 @@ def _match(model: nn.Module, layers: dict[str, dict[str, Any]], path: Path) -> N
             layer = places[name].place()
             layer.attach_(name=name, backend=choose_backend("auto"), inputs=None, **info)
         adopt(model)
+        group_scales([layer for _, layer in quantized_layers(model)])
         block_fast_paths(model)
         return
     if set(present) != set(layers):
@@ -182,6 +184,7 @@ def _settings(info: dict[str, Any]) -> dict[str, Any]:
     return {
         "spec": LayerSpec.from_dict(info["spec"]),
         "rule": str(info["rule"]),
+        "tail": None if info.get("tail") is None else LayerSpec.from_dict(info["tail"]),
         "accumulate": info["accumulate"],
         "seed": int(info["seed"]),
         "index": int(info["index"]),

@@ -20,6 +20,7 @@ FP4_RADIX4_ODD = FP4_RADIX4.odd(-1)
 FP4_RADIX4_ODD_UP = FP4_RADIX4.odd(+1)
 FP4_RADIX2 = LogFormat(2, 4)
 LOG4_BASE3, LOG4_BASE8, LOG4_BASE10 = LogFormat(3, 4), LogFormat(8, 4), LogFormat(10, 4)
+LOG5_BASE2, LOG3_BASE4, LOG5_BASE4 = LogFormat(2, 5), LogFormat(4, 3), LogFormat(4, 5)
 
 INT4_ZEROLESS = ZeroLess(4)
 
@@ -84,6 +85,7 @@ _ALL: tuple[Format, ...] = (
     FP4_E2M1,
     INT4_ZEROLESS,
     *(W20, G31),
+    *(LOG5_BASE2, LOG3_BASE4, LOG3_BASE4.odd(-1), LOG5_BASE4, LOG5_BASE4.odd(-1)),
     *(INT2, INT3, INT5, INT6, INT7, INT8, INT8_SYM),
     *(UINT2, UINT3, UINT5, UINT6, UINT7, UINT8),
     FP8_143,

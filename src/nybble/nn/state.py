@@ -2,7 +2,7 @@
 
     nybble_alpha        parameter, PACT's clip(s); 0 until the first batch sets it
     nybble_input_kind   0 not seen yet, 1 unsigned, 2 signed
-    nybble_grad_scale   GradScale's power of two; 0 until the first gradient fits it
+    nybble_grad_scale   GradScale's power of two, Hindsight's maximum; 0 until the first gradient
     nybble_grad_amax    largest |output gradient| since the scale last moved; 0: none
     nybble_calls        training forwards so far: the `call` of the random key
 
@@ -12,7 +12,8 @@ cast to. A state_dict without them loads under strict=True: the layer then start
 GradScale moves once an iteration: gradients only note their maximum; the next training forward
 applies the rule to it. A layer that is used twice in a step, or recomputed under checkpointing,
 therefore moves its scale once, by its largest gradient (`immediate`: by its first one; `fit` has
-no state to move and fits every gradient). A training forward is one in training mode, or one in
+no state to move and fits every gradient). Layers under one scale (`scope="global"`) form a group:
+each keeps the same number, and the first training forward of an iteration moves all of them. A training forward is one in training mode, or one in
 eval mode with gradients enabled and needed: validation belongs under `torch.no_grad()`. Not done:
 moving the scale of a layer that trains in eval mode under reentrant checkpointing only.
 """
@@ -22,7 +23,6 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Callable
-from ctypes import c_float
 from dataclasses import replace
 from functools import lru_cache
 from math import prod
@@ -38,7 +38,7 @@ from nybble.nn.function import LayerCall, LayerFunction, infer
 from nybble.ops.geometry import Geometry
 from nybble.ops.spec import LayerSpec
 from nybble.quantizers import PACT, SAWB, GradScale, Quantizer
-from nybble.quantizers.scales.gradscale import is_number, update_number, usable
+from nybble.quantizers.scales.gradscale import is_number, usable
 from nybble.quantizers.scales.pact import has_negative
 
 _LINEAR = Geometry("linear")
@@ -86,7 +86,7 @@ def signed_input(spec: LayerSpec) -> LayerSpec:
 
 @lru_cache(maxsize=256)
 def held(spec: LayerSpec) -> LayerSpec:
-    """`spec` with a GradScale that uses its state as it is."""
+    """`spec` with a GradScale that uses its state as it is (Hindsight always does)."""
     slots = {
         name: replace(slot, scale=replace(slot.scale, mode="delayed"))
         for name in ("grad_input_grad", "grad_weight_grad")
@@ -110,6 +110,7 @@ class QuantizedLayer(nn.Module):
     nybble_grad_amax: Tensor
     nybble_calls: Tensor
     nybble_spec: LayerSpec
+    nybble_tail: LayerSpec | None
     nybble_rule: str
     nybble_backend: str
     nybble_accumulate: str
@@ -128,8 +129,12 @@ class QuantizedLayer(nn.Module):
         seed: int,
         index: int,
         inputs: str | None,
+        tail: LayerSpec | None = None,
     ) -> None:
-        """Add the quantisation state to a layer whose class has just been changed."""
+        """Add the quantisation state to a layer whose class has just been changed.
+
+        tail: what the layer does in the recipe's last phase, if that differs.
+        """
         device = self.weight.device
 
         def zeros(n: int) -> Tensor:
@@ -137,9 +142,10 @@ class QuantizedLayer(nn.Module):
 
         self.nybble_spec, self.nybble_rule, self.nybble_name = spec, rule, name
         self.nybble_backend, self.nybble_accumulate = backend, accumulate
-        self.nybble_seed, self.nybble_index = seed, index
+        self.nybble_seed, self.nybble_index, self.nybble_tail = seed, index, tail
         self._nybble_signed = signed_input(spec)
         self._nybble_calls_seen = Calls()
+        self._nybble_group: list[QuantizedLayer] = []
         slot = spec.output_input
         has_clip = isinstance(slot, Quantizer) and isinstance(slot.scale, PACT)
         if has_clip:
@@ -156,6 +162,11 @@ class QuantizedLayer(nn.Module):
         self.register_buffer("nybble_grad_scale", zeros(1))
         self.register_buffer("nybble_grad_amax", zeros(1))
         self.register_buffer("nybble_calls", torch.zeros(1, dtype=torch.int64, device=device))
+
+    def become_(self, spec: LayerSpec) -> None:
+        """Do what `spec` says from the next forward on; state that it does not use stays."""
+        self.nybble_spec = spec
+        self._nybble_signed = signed_input(spec)
 
     def detach_(self) -> None:
         """Remove all that `attach_` added."""
@@ -339,6 +350,9 @@ class QuantizedLayer(nn.Module):
         if rule is not None and rule[0].mode == "immediate" and not self._nybble_moved:
             self._nybble_moved = bool(usable(amax))  # a zero or bad gradient moves nothing
         kept, noted = self.nybble_grad_scale, self.nybble_grad_amax
+        if self._nybble_group and float(kept) != float(scale):  # the first gradient of all
+            for layer in self._nybble_group:
+                layer.nybble_grad_scale.copy_(scale)
         if is_number(amax) and is_number(noted):
             used, largest = scale.item(), amax.item()
             if kept.item() != used:
@@ -356,16 +370,22 @@ class QuantizedLayer(nn.Module):
             return
         config, top = rule
         scale, amax = self.nybble_grad_scale, self.nybble_grad_amax
+        if self._nybble_group:
+            noted = [layer.nybble_grad_amax for layer in self._nybble_group]
+            amax.copy_(torch.stack([one.to(amax.device) for one in noted]).amax(0))
         if is_number(amax) and is_number(scale):  # `update` and its product, without tensors
             largest, now = amax.item(), scale.item()
             if largest != 0.0:  # 0: no gradient came
-                moved = update_number(now, c_float(largest * now).value, top)
+                moved = config.advance_number(now, largest, top)
                 if moved != now:
                     scale.fill_(moved)
                 amax.zero_()
-            return
-        scale.copy_(config.update(scale, amax * scale, top))
-        amax.zero_()
+        else:
+            scale.copy_(config.advance(scale, amax, top))
+            amax.zero_()
+        for layer in self._nybble_group:
+            layer.nybble_grad_scale.copy_(scale)
+            layer.nybble_grad_amax.zero_()
 
     # ---- state ------------------------------------------------------------------------------
 
@@ -424,6 +444,17 @@ class QuantizedLayer(nn.Module):
     def extra_repr(self) -> str:
         """torch's own text, then the six slots."""
         return f"{super().extra_repr()}, {describe_spec(self._resolved_spec())}"
+
+
+def group_scales(layers: list[QuantizedLayer]) -> None:
+    """Join the layers of a model whose gradients have one scale for all of them."""
+    joined = [
+        layer
+        for layer in layers
+        if (rule := layer.nybble_spec.grad_scale) is not None and rule[0].scope == "global"
+    ]
+    for layer in joined:
+        layer._nybble_group = joined
 
 
 def describe_spec(spec: LayerSpec) -> str:

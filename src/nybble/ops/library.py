@@ -28,7 +28,7 @@ from nybble.ops.reference.matmul import block_matmul as reference_block_matmul
 from nybble.ops.reference.matmul import matmul as reference_matmul
 from nybble.ops.reference.operand import Draw
 from nybble.ops.spec import Slot, parse_spec
-from nybble.quantizers import PACT, SAWB, GradScale
+from nybble.quantizers import PACT, SAWB, StatefulScale
 
 _LIBRARY = torch.library.Library("nybble", "DEF")
 
@@ -185,8 +185,10 @@ def _layer_backward_fake(
     slot = layer.output_input
     if need_dalpha and slot is not None and isinstance(slot.scale, PACT) and saved[3].numel():
         clips = slot.scale.clips
-    moving = (need_dx or need_dalpha) and _has_grad_scale(layer.grad_input_grad)
-    moving = moving or (need_dw and _has_grad_scale(layer.grad_weight_grad))
+    first, second = _has_state(layer.grad_input_grad), _has_state(layer.grad_weight_grad)
+    if layer.gradient_pair in ("mean", "random"):  # of a random pair, the slots have one scale
+        first = second = first or second
+    moving = ((need_dx or need_dalpha) and first) or (need_dw and second)
     return (
         grad.new_empty(x_shape if need_dx else 0),
         grad.new_empty(weight_shape if need_dw else 0),
@@ -267,12 +269,12 @@ def _embedding_backward_fake(
     spec: str,
     *plan: object,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    moving = 1 if _has_grad_scale(parse_spec(spec).grad_weight_grad) else 0
+    moving = 1 if _has_state(parse_spec(spec).grad_weight_grad) else 0
     return grad.new_empty(size), grad.new_empty(moving), grad.new_empty(moving)
 
 
-def _has_grad_scale(slot: Slot) -> bool:
-    return slot is not None and isinstance(slot.scale, GradScale)
+def _has_state(slot: Slot) -> bool:
+    return slot is not None and isinstance(slot.scale, StatefulScale)
 
 
 for _name, _kernel, _fake in (

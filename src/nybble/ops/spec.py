@@ -17,12 +17,20 @@ from __future__ import annotations
 import json
 from dataclasses import asdict, dataclass, fields, replace
 from functools import cached_property, lru_cache
-from typing import Any, Final, Literal
+from typing import Any, Final, Literal, get_args
 
 from nybble.errors import UserError
 from nybble.formats import LogFormat, get_format
 from nybble.formats.hash_once import hash_once
-from nybble.quantizers import PACT, GradScale, Hadamard, Quantizer, ScaleConfig, Unit
+from nybble.quantizers import (
+    PACT,
+    Hadamard,
+    Quantizer,
+    ScaleConfig,
+    StatefulScale,
+    Stochastic,
+    Unit,
+)
 
 LOSS_SCALE: Final = 1024.0
 _WIDE: Final = 2.0**100  # formats that end above it have float32's range, about
@@ -70,6 +78,10 @@ class Accumulator:
 
 EXACT: Final = Accumulator()
 
+GradientPair = Literal["each", "one", "mean", "random"]
+PAIRS: Final[tuple[GradientPair, ...]] = get_args(GradientPair)
+MAX_SAMPLES: Final = 15
+
 
 @dataclass(frozen=True)
 class DGE:
@@ -109,6 +121,13 @@ class LayerSpec:
     `signed_inputs` says what becomes of a PACT input slot when the first batch holds negative
     values: `"symmetric"` (one clip, [-7, 7]), `"two_sided"` (two clips, 16 levels, zero point) or
     `"sawb"` ([-7, 7], the clip from each batch's moments).
+
+    `gradient_pair` says what the two gradient slots are to the two backward Gemms: `"each"` (its
+    own slot, its own random bits), `"one"` (equal slots, rounded once for both), `"mean"` (each
+    Gemm runs with both operands, and the mean of the two products is the result) or `"random"`
+    (each Gemm takes one of the two slots, drawn for every layer and call).
+    `samples`: so many independent roundings of the gradient feed grad_weight, whose products are
+    averaged (SMP of LUQ, ICLR 2023).
     """
 
     output_input: Slot = None
@@ -121,6 +140,7 @@ class LayerSpec:
     signed_inputs: Literal["symmetric", "two_sided", "sawb"] = "symmetric"
     signed_slot: Slot = None
     samples: int = 1
+    gradient_pair: GradientPair = "each"
     fold: bool = False
     control_variate: bool = False
     double: bool = False
@@ -138,10 +158,9 @@ class LayerSpec:
                     f"slot {name} is {value!r}: it takes a Quantizer, None for float32"
                     + (", or 'same'" if name in _SHARED else "")
                 )
+        _check_gradients(self)
 
     def _check_extras(self) -> None:
-        if isinstance(self.samples, bool) or not isinstance(self.samples, int) or self.samples < 1:
-            raise UserError(f"samples is {self.samples!r}: a whole number of at least 1")
         if self.outliers is not None and not 0.5 < self.outliers < 1.0:
             raise UserError(f"outliers is {self.outliers!r}: a quantile between 0.5 and 1, as 0.99")
         if self.signed_slot is not None:
@@ -189,15 +208,15 @@ class LayerSpec:
         return any(self.slot(name) is not None for name in SLOTS)
 
     @cached_property
-    def grad_scale(self) -> tuple[GradScale, float] | None:
-        """The GradScale of the gradient slots and the `Max` of its rule, or None.
+    def grad_scale(self) -> tuple[StatefulScale, float] | None:
+        """The GradScale or Hindsight of the gradient slots and the `Max` of its rule, or None.
 
         Both slots read one scaled gradient, so a layer has one state. `Max` is the largest value
         of the even grid, whichever phase feeds which Gemm and whichever Gemm is needed: the phase
         is then the only thing that a choice of phases changes.
         """
         for slot in (self.grad_input_grad, self.grad_weight_grad):
-            if slot is not None and isinstance(slot.scale, GradScale):
+            if slot is not None and isinstance(slot.scale, StatefulScale):
                 fmt = slot.format
                 even = replace(fmt, phase="even") if isinstance(fmt, LogFormat) else fmt
                 return slot.scale, even.max_value
@@ -207,7 +226,8 @@ class LayerSpec:
     def draws(self) -> bool:
         """Whether a slot rounds with random bits."""
         slots = [self.slot(name) for name in SLOTS] + [self.signed_slot]
-        return any(q is not None and q.draws for q in slots)
+        drawn = any(q is not None and q.draws for q in slots)
+        return drawn or self.gradient_pair == "random"
 
     @property
     def loss_scale(self) -> float:
@@ -294,14 +314,43 @@ def _check_slot(name: str, quantizer: Quantizer) -> None:
     """Refuse a scale where a layer has no use for it."""
     scale = quantizer.scale
     is_gradient = name in ("grad_input_grad", "grad_weight_grad")
-    if isinstance(scale, GradScale) and not is_gradient:
-        raise UserError(f"slot {name}: GradScale is for gradients; use AbsMax, SAWB or PACT")
-    if isinstance(scale, GradScale) and quantizer.format.unit is None:
-        raise UserError(f"slot {name}: GradScale needs a format of integers and a unit")
+    if isinstance(scale, StatefulScale):
+        family = type(scale).__name__
+        if not is_gradient:
+            raise UserError(f"slot {name}: {family} is for gradients; use AbsMax, SAWB or PACT")
+        if quantizer.format.unit is None:
+            raise UserError(f"slot {name}: {family} needs a format of integers and a unit")
     if isinstance(scale, PACT) and not name.endswith("_input"):
         raise UserError(f"slot {name}: PACT learns the clip of inputs; use SAWB or AbsMax")
-    if isinstance(scale, GradScale) and quantizer.transform is not None:
-        raise UserError(f"slot {name}: GradScale takes no transform; use AbsMax")
+    if isinstance(scale, StatefulScale) and quantizer.transform is not None:
+        raise UserError(f"slot {name}: {type(scale).__name__} takes no transform; use AbsMax")
+
+
+def _check_gradients(spec: LayerSpec) -> None:
+    """Refuse a pair of gradient slots, or a number of samples, that means nothing."""
+    first, second, pair = spec.grad_input_grad, spec.grad_weight_grad, spec.gradient_pair
+    if pair not in PAIRS:
+        raise UserError(f"gradient_pair is {pair!r}: use {' | '.join(PAIRS)}")
+    if pair != "each" and spec.composite:
+        raise UserError(
+            f"gradient_pair={pair!r} does not go with what this layer does to its Gemms"
+        )
+    if pair == "one" and first != second:
+        raise UserError(
+            "gradient_pair='one' rounds the gradient once for both backward Gemms, so its two slots"
+            f" must be equal: they are {first} and {second}"
+        )
+    if pair in ("mean", "random") and (first is None or second is None):
+        raise UserError(f"gradient_pair={pair!r} needs a quantizer in both gradient slots")
+    n = spec.samples
+    if isinstance(n, bool) or not isinstance(n, int) or not 1 <= n <= MAX_SAMPLES:
+        raise UserError(f"samples is {n!r}: use a whole number from 1 to {MAX_SAMPLES}")
+    if n == 1:
+        return
+    if second is None or not isinstance(second.rounding, Stochastic):
+        raise UserError(f"samples={n}: independent roundings need rounding=Stochastic()")
+    if pair not in ("each", "one"):
+        raise UserError(f"samples={n} goes with gradient_pair 'each' or 'one', not {pair!r}")
 
 
 @lru_cache(maxsize=4096)

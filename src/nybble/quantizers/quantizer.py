@@ -38,6 +38,7 @@ from nybble.quantizers.scales import (
     Fit,
     FourOverSix,
     GradScale,
+    Hindsight,
     MinMax,
     Quest,
     RowLeastSquares,
@@ -68,6 +69,9 @@ _NAMED_SCALES: dict[str, ScaleConfig] = {
         *(AbsMax("block", block=16), AbsMax("tile", block=16, scale_format="fp8_e4m3")),
         *(GradScale("delayed"), GradScale("immediate"), GradScale("fit")),
         *(GradScale("delayed", "one"), GradScale("immediate", "one")),
+        *(GradScale("delayed", "fit", "global"), GradScale("delayed", "one", "global")),
+        *(Hindsight(), Hindsight(power_of_two=True)),
+        *(AbsMax(kind, power_of_two=True) for kind in ("tensor", "row", "channel")),  # type: ignore[arg-type]
         *(MinMax(), Unit()),
         *(BestOfTwo("tensor"), BestOfTwo("row"), BestOfTwo("channel")),
         *(BestOfTwo("tensor", rms=0.35), BestOfTwo("row", rms=0.35)),

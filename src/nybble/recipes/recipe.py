@@ -17,6 +17,7 @@ from typing import Any, Literal
 
 from nybble.errors import UserError, suggest
 from nybble.ops.spec import LayerSpec
+from nybble.recipes.tail import Tail
 
 LayerType = Literal[
     "conv1x1",
@@ -170,6 +171,7 @@ class Recipe:
 
     candidates: settings of the switches, as `factor=1.848+phases=odd-even`, among which a
     comparison looks for the best one unless it is told otherwise.
+    tail: the last phase of a run, in which some operands are wider; None: there is one phase.
     """
 
     name: str
@@ -180,6 +182,7 @@ class Recipe:
     switches: tuple[Switch, ...] = ()
     candidates: tuple[str, ...] = ()
     settings: tuple[tuple[str, str], ...] = field(default=())
+    tail: Tail | None = None
 
     def resolve(self, layer: LayerFacts) -> tuple[LayerSpec | None, Rule | None]:
         """What `layer` does, and the rule that said so (None: the recipe's own spec)."""
@@ -207,7 +210,7 @@ class Recipe:
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-able form, for records and checkpoints."""
-        return {
+        data = {
             "name": self.name,
             "title": self.title,
             "source": self.source,
@@ -216,6 +219,9 @@ class Recipe:
             "loss_scale": self.loss_scale,
             "settings": dict(self.settings),
         }
+        if self.tail is not None:
+            data["tail"] = self.tail.to_dict()
+        return data
 
 
 def read_settings(recipe: str, switches: Sequence[Switch], given: dict[str, str]) -> dict[str, str]:

@@ -6,8 +6,12 @@ from collections.abc import Callable
 
 from nybble.errors import UserError, suggest
 from nybble.recipes.hfp8 import hfp8
+from nybble.recipes.int8 import int8
+from nybble.recipes.luq import luq
+from nybble.recipes.miyashita2016 import miyashita2016
 from nybble.recipes.nvfp4 import nvfp4
 from nybble.recipes.nybble4 import nybble4
+from nybble.recipes.nybble4_hadamard import nybble4_hadamard
 from nybble.recipes.plain import bf16, fp16, fp32
 from nybble.recipes.recipe import Recipe
 from nybble.recipes.sun2020 import sun2020
@@ -19,11 +23,15 @@ RECIPES: dict[str, Callable[..., Recipe]] = {
     "bf16": bf16,
     "fp16": fp16,
     "hfp8": hfp8,
+    "int8": int8,
+    "miyashita2016": miyashita2016,
     "sun2020": sun2020,
     "sun2020-strict": sun2020_strict,
+    "luq": luq,
     "nvfp4": nvfp4,
     "tseng2025": tseng2025,
     "nybble4": nybble4,
+    "nybble4-hadamard": nybble4_hadamard,
 }
 
 

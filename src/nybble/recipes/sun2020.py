@@ -23,22 +23,29 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Literal, cast
 
-from nybble.errors import UserError
-from nybble.formats import LogFormat, LogNearest, Rounding, Stochastic, get_format
+from nybble.formats import get_format
 from nybble.ops.spec import LayerSpec
-from nybble.quantizers import PACT, SAWB, GradScale, Quantizer, Unit
+from nybble.quantizers import PACT, SAWB, Quantizer, Unit
 from nybble.recipes.hfp8 import ACCUMULATOR, accumulator_of
 from nybble.recipes.parts import hfp8_spec, uniform_spec
 from nybble.recipes.recipe import OPTIONAL, Recipe, Rule, Switch, read_settings
+from nybble.recipes.sun2020_gradients import gradient_pair, gradient_quantizers
 
 SWITCHES = (
     Switch(
         "gradients",
-        ("radix4", "radix2"),
+        ("radix4", "radix2", "base3", "base8", "base10"),
         "radix4",
         "FP4 radix-4 [1,3,0] is the paper's format, range 4096; radix-2, range 64, is what it was"
-        " chosen over: its integers fit 8 bits, so Gemms of it are faster, and it has no odd grid,"
-        " so both backward Gemms take the one grid, rounded at the arithmetic midpoint",
+        " chosen over: its integers fit 8 bits, so Gemms of it are faster. Only base 4 has an odd"
+        " grid: with any other both backward Gemms take the one grid, rounded at the arithmetic"
+        " midpoint. Bases 3, 8 and 10 show why 4",
+    ),
+    Switch(
+        "gradient_bits",
+        ("4", "3", "5"),
+        "4",
+        "bits of a gradient, sign included: 3 have 3 magnitudes, 5 have 15; shows why 4",
     ),
     Switch(
         "factor",
@@ -63,11 +70,13 @@ SWITCHES = (
     ),
     Switch(
         "phases",
-        ("even-odd", "odd-even", "even-even", "odd-odd"),
+        ("even-odd", "odd-even", "even-even", "odd-odd", "average", "random"),
         "even-odd",
         "which phase feeds grad_input and which grad_weight: no available text says; the even grid"
         " goes to grad_input, whose bias would be carried through all layers below; equal phases"
-        " are the ablation without two-phase rounding",
+        " are the ablation without two-phase rounding; average runs both Gemms with both phases and"
+        " takes the mean (twice the work; grad_input in a time loop takes the even one alone);"
+        " random draws a phase for each Gemm, layer and call",
     ),
     Switch(
         "gradscale",
@@ -82,6 +91,13 @@ SWITCHES = (
         "fit",
         "the first scale of a layer: one exact fit to its first gradient, or 1 and then the rule;"
         " from 1 some twenty steps pass with every gradient rounded to zero",
+    ),
+    Switch(
+        "scope",
+        ("layer", "global"),
+        "layer",
+        "one GradScale a layer is the paper's; global is one adaptive scale for all layers, moved by"
+        " the same rule: what the paper compares with",
     ),
     Switch(
         "sawb",
@@ -151,56 +167,13 @@ CANDIDATES = ("factor=1.848", "phases=odd-even", "factor=1.848+sawb_channel=yes"
 """Settings that keep the formats and the deterministic rounding, and change what is open."""
 
 
-def gradient_quantizers(settings: dict[str, str]) -> tuple[Quantizer, Quantizer]:
-    """The quantizers of the output gradient for grad_input and for grad_weight."""
-    even = get_format(f"fp4_{settings['gradients']}")
-    if not isinstance(even, LogFormat):
-        raise TypeError(f"{even.name} must be a LogFormat")
-    scale = GradScale(
-        mode=cast("Literal['delayed', 'immediate', 'fit']", settings["gradscale"]),
-        start=cast("Literal['fit', 'one']", settings["gradscale_start"]),
-    )
-    if settings["gradients"] == "radix2":
-        one = Quantizer(even, scale, _midpoint(settings))
-        return one, one
-    grids = {"even": even, "odd": even.odd(offset=int(settings["odd_offset"]))}
-    rounding: Rounding = Stochastic()
-    if settings["factor"] != "stochastic":
-        rounding = LogNearest(settings["factor"], settings["underflow"])
-    first, second = settings["phases"].split("-")
-    return (
-        Quantizer(grids[first], scale, rounding),
-        Quantizer(grids[second], scale, rounding),
-    )
-
-
-def _midpoint(settings: dict[str, str]) -> Rounding:
-    """The rounding of the radix-2 grid, whose arithmetic midpoint is 2^n / (4/3); what is defined
-    on base 4 is refused."""
-    for name in ("phases", "odd_offset"):
-        default = next(switch.default for switch in SWITCHES if switch.name == name)
-        if settings[name] != default:
-            raise UserError(
-                f"sun2020: gradients=radix2 has one grid, so {name}={settings[name]} has no"
-                " meaning; leave it out"
-            )
-    if settings["factor"] == "stochastic":
-        return Stochastic()
-    if settings["factor"] != "1.6":
-        raise UserError(
-            f"sun2020: factor={settings['factor']} is a threshold of radix 4; with"
-            " gradients=radix2 use factor=1.6, the midpoint, or factor=stochastic"
-        )
-    return LogNearest("mid", settings["underflow"])
-
-
 def four_bit_spec(settings: dict[str, str]) -> LayerSpec:
     """The 4-bit layer: INT4 forward, FP4 radix-4 gradients."""
     levels = "int4_zeroless" if settings["sawb"] == "ibm16" else "int4_sym"
     per_channel = settings["sawb_channel"] == "yes"
     ste = cast("Literal['pass', 'clip']", settings["ste"])
     weight_scale = SAWB(settings["sawb"], per_channel=per_channel, ste=ste)
-    for_input, for_weight = gradient_quantizers(settings)
+    for_input, for_weight = gradient_quantizers(settings, SWITCHES)
     return LayerSpec(
         output_input=Quantizer(get_format("uint4"), PACT("unsigned")),
         output_weight=Quantizer(get_format(levels), weight_scale),
@@ -211,6 +184,7 @@ def four_bit_spec(settings: dict[str, str]) -> LayerSpec:
             "Literal['symmetric', 'two_sided', 'sawb']",
             "sawb" if settings["signed"] == "auto" else settings["signed"],
         ),
+        gradient_pair=gradient_pair(settings),
     )
 
 

@@ -19,6 +19,7 @@ from torch import Tensor
 from nybble.nn.function import LayerCall
 from nybble.nn.state import held
 from nybble.ops.dispatch import runs_native
+from nybble.ops.gradients import drawn
 from nybble.ops.native import recurrent as native
 from nybble.ops.recurrent import Sequence, StepGemm
 from nybble.ops.reference import recurrent as reference
@@ -153,7 +154,10 @@ class SequenceFunction(torch.autograd.Function):
                     config, top = spec.grad_scale
                     used[i] = config.step(state, amax, top)[0]
                     kept_scales[i] = torch.where((state > 0) | usable(amax), used[i], state)
-        specs = [held(spec) for spec in specs]
+        specs = [
+            drawn(held(spec), Draw(one.seed, one.layer, one.call))
+            for spec, one in zip(specs, call.calls, strict=True)
+        ]
         backend = _backend(call.sequence, gates)
         found = backend.backward(
             dy,

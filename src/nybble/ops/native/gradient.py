@@ -2,7 +2,8 @@
 
 Each operand comes back as `Kept` where its slot is codes, else as the reference's `Operand` (FP8
 and wider, float32). Under a delayed GradScale the gradient is read once: both phases and max|dy|
-come out of the same pass. See the reference for the formulas, and for what `amax` and `scale` are.
+come out of the same pass. Slots whose scale has no state (AbsMax) are packed as any operand is.
+See the reference for the formulas, and for what `amax` and `state` are.
 """
 
 from __future__ import annotations
@@ -11,26 +12,20 @@ import torch
 from torch import Tensor
 
 from nybble.formats import LogFormat, Stochastic
+from nybble.ops.gradients import gradient_key
 from nybble.ops.native import quantize
 from nybble.ops.native.buffers import NO_BYTES, NO_FLOATS
-from nybble.ops.native.operand import Kept
+from nybble.ops.native.operand import Kept, quantize_kept
 from nybble.ops.native.plan import is_code_slot
 from nybble.ops.native.rules import gradient_rule
 from nybble.ops.reference import gradient as reference
-from nybble.ops.reference.operand import (
-    GRAD_INPUT_GRAD,
-    GRAD_WEIGHT_GRAD,
-    Draw,
-    Operand,
-    store,
-)
+from nybble.ops.reference.operand import Draw, Operand, store
 from nybble.ops.spec import LayerSpec, Slot
-from nybble.quantizers import GradScale, Quantizer
+from nybble.quantizers import Quantizer, StatefulScale
 from nybble.quantizers.scales.gradscale import usable
 
 __all__ = ["quantize_gradient"]
 
-_SLOTS = (GRAD_INPUT_GRAD, GRAD_WEIGHT_GRAD)
 Gradient = Kept | Operand | None
 
 
@@ -40,41 +35,68 @@ def quantize_gradient(
     grad_scale: Tensor,
     draw: Draw,
     wanted: tuple[bool, bool],
+    sample: int = 0,
 ) -> tuple[Gradient, Gradient, Tensor, Tensor]:
-    """(operand of grad_input, operand of grad_weight, amax, scale used); grad is dense."""
+    """(operand of grad_input, operand of grad_weight, amax, state used); grad is dense."""
     slots = (spec.grad_input_grad, spec.grad_weight_grad)
     plain = [not want or _packs(slot) for slot, want in zip(slots, wanted, strict=True)]
+    if spec.grad_scale is None and grad.numel():
+        return _without_state(grad, spec, draw, wanted, sample)
     if spec.grad_scale is None or not grad.numel():
-        return _by_reference(grad, spec, grad_scale, draw, wanted)
+        return _by_reference(grad, spec, grad_scale, draw, wanted, sample)
     if not all(plain):
-        return _one_of_two(grad, spec, grad_scale, draw, wanted)
+        return _one_of_two(grad, spec, grad_scale, draw, wanted, sample)
     config, top = spec.grad_scale
-    used, state = 0.0, grad_scale.item()
+    state = grad_scale.item()
     if config.mode == "delayed" and state > 0:
         found = _in_one_pass(grad, state, slots, wanted)
         if found is not None:
             return found
     amax: Tensor | None = None
     if config.mode == "delayed" and state > 0:
-        used = state
+        used = grad_scale.reshape(1).clone()
     else:
         amax = quantize.absmax(grad).reshape(1)
-        used = config.step(grad_scale, amax, top)[0].item()
-    first, second, largest = _pack(grad, slots, used, draw, wanted)
+        used = config.step(grad_scale, amax, top)[0].reshape(1)
+    inv, scale = config.factors(used, top)
+    first, second, largest = _pack(grad, spec, inv.item(), draw, wanted, sample)
     if amax is None:
         amax = torch.tensor([largest], dtype=torch.float32)
-    scale = torch.tensor([used], dtype=torch.float32)
-    kept = scale if state > 0 or bool(usable(amax)) else grad_scale.clone()
+    kept = used if state > 0 or bool(usable(amax)) else grad_scale.clone()
     # amax * 0 is 0, or NaN where the gradient is not finite.
-    inverse = scale.reciprocal() + amax * 0.0
+    scale = scale + amax * 0.0
     operands: list[Gradient] = []
     for codes, slot in zip((first, second), slots, strict=True):
         if codes is None or slot is None:
             operands.append(None)
             continue
         unit = slot.format.unit or 1.0
-        operands.append([codes, inverse * unit, NO_FLOATS, NO_BYTES])
+        operands.append([codes, scale * unit, NO_FLOATS, NO_BYTES])
     return operands[0], operands[1], amax, kept
+
+
+def _without_state(
+    grad: Tensor, spec: LayerSpec, draw: Draw, wanted: tuple[bool, bool], sample: int
+) -> tuple[Gradient, Gradient, Tensor, Tensor]:
+    """Slots whose scales are fitted to this gradient, each by itself."""
+    slots = (spec.grad_input_grad, spec.grad_weight_grad)
+    nothing = NO_FLOATS
+    if not any(want and is_code_slot(slot) for slot, want in zip(slots, wanted, strict=True)):
+        return _by_reference(grad, spec, nothing, draw, wanted, sample)
+    found: list[Gradient] = []
+    for i, slot in enumerate(slots):
+        if not wanted[i]:
+            found.append(None)
+        elif i == 1 and found[0] is not None and reference.shared(spec):
+            found.append(found[0])
+        elif slot is not None and is_code_slot(slot):
+            number = gradient_key(spec, i, sample)
+            found.append(quantize_kept(grad, slot, draw, number, None, want_inside=False))
+        else:
+            only = (i == 0, i == 1)
+            one = reference.quantize_gradient(grad, spec, nothing, draw, only, sample=sample)
+            found.append(one[i])
+    return found[0], found[1], NO_FLOATS.clone(), NO_FLOATS.clone()
 
 
 def _in_one_pass(
@@ -97,13 +119,14 @@ def _in_one_pass(
 
 def _pack(
     grad: Tensor,
-    slots: tuple[Slot, Slot],
+    spec: LayerSpec,
     scale: float,
     draw: Draw,
     wanted: tuple[bool, bool],
+    sample: int,
 ) -> tuple[Tensor | None, Tensor | None, float]:
     """(codes of each slot, or None where it is not wanted; max|grad|)."""
-    first, second = slots
+    slots = first, second = spec.grad_input_grad, spec.grad_weight_grad
     if all(wanted) and first is not None and second is not None and _one_pass(first, second):
         return quantize.pack_two_phase(
             grad,
@@ -118,10 +141,10 @@ def _pack(
         if not wanted[i] or slot is None:
             continue
         draws = isinstance(slot.rounding, Stochastic)
-        if i == 1 and codes[0] is not None and slot == first and not draws:
+        if i == 1 and codes[0] is not None and reference.shared(spec):
             codes[1] = codes[0]
             continue
-        key = draw.key(_SLOTS[i]) if draws else None
+        key = draw.key(gradient_key(spec, i, sample)) if draws else None
         packed = quantize.pack(grad, scale, slot.format, slot.rounding, key=key)
         codes[i], amax = packed.codes, packed.amax
     return codes[0], codes[1], amax
@@ -137,7 +160,9 @@ def _one_pass(first: Quantizer, second: Quantizer) -> bool:
 
 
 def _packs(slot: Slot) -> bool:
-    return slot is not None and isinstance(slot.scale, GradScale) and quantize.packs(slot.format)
+    return (
+        slot is not None and isinstance(slot.scale, StatefulScale) and quantize.packs(slot.format)
+    )
 
 
 def _one_of_two(
@@ -146,21 +171,22 @@ def _one_of_two(
     grad_scale: Tensor,
     draw: Draw,
     wanted: tuple[bool, bool],
+    sample: int,
 ) -> tuple[Gradient, Gradient, Tensor, Tensor]:
     """One operand as codes and the other, which has no state, as the reference rounds it (a
     convolution of 1x1 whose grad_weight takes FP8, say)."""
     slots = (spec.grad_input_grad, spec.grad_weight_grad)
     coded = [want and _packs(slot) for slot, want in zip(slots, wanted, strict=True)]
     scaled = [
-        want and slot is not None and isinstance(slot.scale, GradScale)
+        want and slot is not None and isinstance(slot.scale, StatefulScale)
         for slot, want in zip(slots, wanted, strict=True)
     ]
     if not any(coded) or coded != scaled:
-        return _by_reference(grad, spec, grad_scale, draw, wanted)
+        return _by_reference(grad, spec, grad_scale, draw, wanted, sample)
     mine = (coded[0], coded[1])
     theirs = (wanted[0] and not coded[0], wanted[1] and not coded[1])
-    codes = quantize_gradient(grad, spec, grad_scale, draw, mine)
-    wide = reference.quantize_gradient(grad, spec, grad_scale, draw, theirs)
+    codes = quantize_gradient(grad, spec, grad_scale, draw, mine, sample)
+    wide = reference.quantize_gradient(grad, spec, grad_scale, draw, theirs, sample=sample)
     first = codes[0] if coded[0] else wide[0]
     second = codes[1] if coded[1] else wide[1]
     return first, second, codes[2], codes[3]
@@ -172,8 +198,11 @@ def _by_reference(
     grad_scale: Tensor,
     draw: Draw,
     wanted: tuple[bool, bool],
+    sample: int,
 ) -> tuple[Gradient, Gradient, Tensor, Tensor]:
-    first, second, amax, scale = reference.quantize_gradient(grad, spec, grad_scale, draw, wanted)
+    first, second, amax, scale = reference.quantize_gradient(
+        grad, spec, grad_scale, draw, wanted, sample=sample
+    )
     slots = (spec.grad_input_grad, spec.grad_weight_grad)
     kept: list[Gradient] = []
     for operand, slot in zip((first, second), slots, strict=True):

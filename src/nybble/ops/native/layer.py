@@ -12,6 +12,7 @@ from torch import Tensor
 from nybble.errors import NybbleError
 from nybble.ops.exactness import finish_
 from nybble.ops.geometry import Geometry
+from nybble.ops.gradients import drawn, gradient_operands, mean_
 from nybble.ops.native import convolution, shaped
 from nybble.ops.native.buffers import NO_FLOATS
 from nybble.ops.native.gemm import gemm
@@ -126,6 +127,7 @@ def layer_backward(
     `overwrite`: dx may be written over `grad`, which nobody needs once it is quantised.
     """
     need_dx, need_dw, need_dalpha = needs
+    spec = drawn(spec, draw)
     wanted = (need_dx or need_dalpha, need_dw)
     native_dx = wanted[0] and why_not(spec, geometry, "grad_input") is None
     native_dw = wanted[1] and why_not(spec, geometry, "grad_weight") is None
@@ -148,20 +150,27 @@ def layer_backward(
         )
     given, grad = grad, _dense(grad)
     overwrite = overwrite or grad is not given
-    for_input, for_weight, amax, scale = quantize_gradient(grad, spec, grad_scale, draw, wanted)
+    for_input, for_weight, amax, scale = gradient_operands(
+        quantize_gradient, grad, spec, grad_scale, draw, wanted
+    )
     step = _Backward(grad, x, weight, saved, x_shape, weight_shape, spec, geometry, channels_last)
     dx = dw = dalpha = NO_FLOATS
     # grad_weight first: its working memory is then gone when grad_input's result is made.
-    if for_weight is not None:
-        dw = step.native_weight(for_weight) if native_dw else step.reference_weight(for_weight)
+    if for_weight:
+        weight_gemm = step.native_weight if native_dw else step.reference_weight
+        dw = mean_([weight_gemm(*entry) for entry in for_weight])
         if saved[7].numel():
             mask_(dw, saved[4:], channels_last[1], step.operand_w)
-        for_weight = None
-    if for_input is not None:
-        if native_dx:
-            dx = step.native_input(for_input, grad if overwrite else None)
-        else:
-            dx = step.reference_input(for_input)
+        for_weight = []
+    if for_input:
+        memory = grad if overwrite else None  # of the first product alone
+        products = []
+        for entry in for_input:
+            if native_dx:
+                products.append(step.native_input(*entry, memory if not products else None))
+            else:
+                products.append(step.reference_input(*entry))
+        dx = mean_(products)
         if saved[3].numel():
             dalpha = mask_gradient_(
                 dx,
@@ -200,9 +209,9 @@ class _Backward:
         self.slot_w = spec.slot("grad_input_weight")
         self._operand_x: Operand | None = None
 
-    def native_input(self, gradient: Kept | Operand, memory: Tensor | None) -> Tensor:
+    def native_input(self, gradient: Kept | Operand, slot_g: Slot, memory: Tensor | None) -> Tensor:
         """dx, in `memory` (the gradient's) where it is as large."""
-        slot_g, slot_w = self.spec.grad_input_grad, self.slot_w
+        slot_w = self.slot_w
         kept = _kept(gradient)
         scale_g, scale_w = _scales(kept, self.kept_w, self.geometry, "grad_input")
         if self.geometry.kind not in ("linear", "conv2d"):
@@ -228,8 +237,8 @@ class _Backward:
             hollow_(memory)
         return out
 
-    def native_weight(self, gradient: Kept | Operand) -> Tensor:
-        slot_g, slot_x = self.spec.grad_weight_grad, self.slot_x
+    def native_weight(self, gradient: Kept | Operand, slot_g: Slot) -> Tensor:
+        slot_x = self.slot_x
         kept = _kept(gradient)
         scale_g, scale_x = _scales(kept, self.kept_x, self.geometry, "grad_weight")
         if self.geometry.kind not in ("linear", "conv2d"):
@@ -249,8 +258,8 @@ class _Backward:
     ) -> Stored:
         return Stored(kept[0], _known(slot), kept[2], shape, last, scale)
 
-    def reference_input(self, gradient: Kept | Operand) -> Tensor:
-        g = self._gradient(gradient, self.spec.grad_input_grad)
+    def reference_input(self, gradient: Kept | Operand, slot_g: Slot) -> Tensor:
+        g = self._gradient(gradient, slot_g)
         rank = len(self.x_shape)
         follow_g, follow_w = self.geometry.follow("grad_input")
         tg, mg, limit_g = g.facing(*follow_g, rank)
@@ -267,8 +276,8 @@ class _Backward:
         )
         return finish_(acc, mg, mw)
 
-    def reference_weight(self, gradient: Kept | Operand) -> Tensor:
-        g = self._gradient(gradient, self.spec.grad_weight_grad)
+    def reference_weight(self, gradient: Kept | Operand, slot_g: Slot) -> Tensor:
+        g = self._gradient(gradient, slot_g)
         rank = len(self.weight_shape)
         follow_g, follow_x = self.geometry.follow("grad_weight")
         tg, mg, limit_g = g.facing(*follow_g, rank)

@@ -14,6 +14,7 @@ from functools import lru_cache
 
 from nybble.errors import NybbleError
 from nybble.ops.geometry import Geometry
+from nybble.ops.gradients import both_ways
 from nybble.ops.native.codes import table_of
 from nybble.ops.spec import SLOTS, LayerSpec, Slot
 
@@ -65,6 +66,8 @@ def why_not(spec: LayerSpec, geometry: Geometry, gemm: str) -> Reason | None:
         return Reason(f"accumulates in {spec.accumulator}", by_recipe=True)
     if spec.composite:
         return _composite(spec)
+    if gemm != "output" and len(ways := both_ways(spec)) > 1:
+        return next(filter(None, (why_not(way, geometry, gemm) for way in ways)), None)
     for name, free in _OPERANDS[gemm]:
         slot = spec.slot(name)
         if slot is None:

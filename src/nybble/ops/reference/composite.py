@@ -43,7 +43,7 @@ from nybble.ops.reference.operand import (
 from nybble.ops.reference.outliers import keep_outliers, multiply_outliers, split_outliers
 from nybble.ops.reference.places import Place, places
 from nybble.ops.spec import LayerSpec
-from nybble.quantizers import Fit, GradScale, Quantizer, per_channel_sum
+from nybble.quantizers import Fit, Quantizer, StatefulScale, per_channel_sum
 
 __all__ = [
     "from_rotated",
@@ -212,7 +212,7 @@ def layer_backward(
     step.like = torch.channels_last if any(channels_last) else torch.contiguous_format
     wanted = (need_dx or need_dalpha, need_dw)
     scaled = [
-        want and slot is not None and isinstance(slot.scale, GradScale)
+        want and slot is not None and isinstance(slot.scale, StatefulScale)
         for slot, want in zip((spec.grad_input_grad, spec.grad_weight_grad), wanted, strict=True)
     ]
     amax, scale = grad.new_empty(0), grad.new_empty(0)
@@ -293,7 +293,7 @@ class _Backward:
     def grad_input(
         self, grad: Tensor, given: Operand | None, *, need_dalpha: bool
     ) -> tuple[Tensor, Tensor]:
-        """(dx, dalpha). `given`: the gradient's operand where GradScale has made it."""
+        """(dx, dalpha). `given`: the gradient's operand where a scale with a state has made it."""
         spec, geometry, rank = self.spec, self.geometry, len(self.x_shape)
         place_g, place_w = places(geometry, "grad_input")
         partner = self._partner("grad_input_weight", place_w, GRAD_INPUT_WEIGHT)

@@ -1,9 +1,11 @@
 """The output gradient's two operands: one read of dy, both phases, and GradScale's statistic.
 
-    y = fl(dy * s)            s: GradScale's power of two, so the product is exact (but underflow)
+    y = fl(dy * inv)          inv: what the layer's state says; a power of two under GradScale
     g1, g2 = round(y)         on the grids of grad_input and grad_weight
-    multiplier                fl(unit / s): undone in the Gemm's output
-    amax = max|dy|            what moves s, later (`delayed`) or now (`immediate`, `fit`)
+    multiplier                fl(scale * unit): undone in the Gemm's output; scale = 1 / inv
+    amax = max|dy|            what moves the state, later (`delayed`) or now (`immediate`, `fit`)
+
+Slots without a state (AbsMax, Unit) are quantised as any operand is.
 
 A gradient with NaN or infinity in it makes the multiplier NaN, so that grad_input and grad_weight
 are NaN, as a loss scaler expects; it never becomes a code and never moves the scale.
@@ -15,18 +17,11 @@ import torch
 from torch import Tensor
 
 from nybble.formats import LogFormat, Stochastic, two_phase_integers
-from nybble.ops.reference.operand import (
-    GRAD_INPUT_GRAD,
-    GRAD_WEIGHT_GRAD,
-    Draw,
-    Operand,
-    quantize_operand,
-)
+from nybble.ops.gradients import gradient_key
+from nybble.ops.reference.operand import Draw, Operand, quantize_operand
 from nybble.ops.spec import LayerSpec
-from nybble.quantizers import GradScale, Quantizer, random24
+from nybble.quantizers import Quantizer, StatefulScale, random24
 from nybble.quantizers.scales.gradscale import absolute_max, usable
-
-_SLOTS = (GRAD_INPUT_GRAD, GRAD_WEIGHT_GRAD)
 
 
 def quantize_gradient(
@@ -36,24 +31,25 @@ def quantize_gradient(
     draw: Draw,
     wanted: tuple[bool, bool],
     random: Tensor | None = None,
+    sample: int = 0,
 ) -> tuple[Operand | None, Operand | None, Tensor, Tensor]:
-    """(operand of grad_input, operand of grad_weight, amax, scale used).
+    """(operand of grad_input, operand of grad_weight, amax, state used).
 
     `random`: the bits of stochastic rounding where only one operand is wanted and the caller has
-    drawn its bits.
+    drawn its bits. `sample`: the number of grad_weight's sample, which has bits of its own.
 
-    `grad_scale`: GradScale's state, one number, 0 before the first gradient. Operands that are
-    not wanted are None; amax and scale are empty when no wanted slot has a GradScale.
+    `grad_scale`: the scale's state, one number, 0 before the first gradient. Operands that are
+    not wanted are None; amax and state are empty when no wanted slot has a scale with a state.
     """
     slots = (spec.grad_input_grad, spec.grad_weight_grad)
     scaled = [
-        want and slot is not None and isinstance(slot.scale, GradScale)
+        want and slot is not None and isinstance(slot.scale, StatefulScale)
         for slot, want in zip(slots, wanted, strict=True)
     ]
-    amax, scale, inverse, y = (grad.new_empty(0) for _ in range(4))
+    amax, state, scale, y = (grad.new_empty(0) for _ in range(4))
     if spec.grad_scale is not None and any(scaled):
-        amax, scale, inverse = _move(grad, grad_scale, *spec.grad_scale)
-        y = grad * scale
+        amax, state, inv, scale = _move(grad, grad_scale, *spec.grad_scale)
+        y = grad * inv
     if all(scaled) and _one_pass(slots[0], slots[1]):
         first, second = slots
         assert first is not None and second is not None  # both are scaled
@@ -65,46 +61,53 @@ def quantize_gradient(
             overwrite=True,
         )
         return (
-            Operand(g1, inverse * _unit(first), first.format.max_integer),
-            Operand(g2, inverse * _unit(second), second.format.max_integer),
+            Operand(g1, scale * _unit(first), first.format.max_integer),
+            Operand(g2, scale * _unit(second), second.format.max_integer),
             amax,
-            scale,
+            state,
         )
     operands: list[Operand | None] = []
     for i, slot in enumerate(slots):
         if not wanted[i]:
             operands.append(None)
-        elif i == 1 and operands[0] is not None and slot == slots[0] and not _random(slot):
+        elif i == 1 and operands[0] is not None and shared(spec):
             operands.append(operands[0])
         elif slot is not None and scaled[i]:
             bits = random
             if _random(slot) and bits is None:
-                bits = random24(y.shape, draw.key(_SLOTS[i]), y.device)
+                bits = random24(y.shape, draw.key(gradient_key(spec, i, sample)), y.device)
             ints = slot.format.round_to_integers(y, slot.rounding, bits)
-            operands.append(Operand(ints, inverse * _unit(slot), slot.format.max_integer))
+            operands.append(Operand(ints, scale * _unit(slot), slot.format.max_integer))
         else:
+            number = gradient_key(spec, i, sample)
             found = quantize_operand(
-                grad, slot, draw, _SLOTS[i], None, want_inside=False, random=random
+                grad, slot, draw, number, None, want_inside=False, random=random
             )
             operands.append(found)
-    return operands[0], operands[1], amax, scale
+    return operands[0], operands[1], amax, state
 
 
 def _move(
-    grad: Tensor, state: Tensor, config: GradScale, top: float
-) -> tuple[Tensor, Tensor, Tensor]:
-    """(amax, the state with which this call was made, the inverse of the scale that it used), each
-    one number; the inverse is NaN for a bad gradient. Moving a delayed state is the layer's work,
-    once an iteration."""
+    grad: Tensor, state: Tensor, config: StatefulScale, top: float
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """(amax, the state with which this call was made, inv, scale), each one number; the scale is
+    NaN for a bad gradient. Moving a delayed state is the layer's work, once an iteration."""
     if grad.numel() == 0:
-        scale = torch.where(state > 0, state, torch.ones_like(state))
-        return torch.zeros_like(state), state.clone(), scale.reciprocal()
+        inv, scale = config.factors(torch.where(state > 0, state, torch.ones_like(state)), top)
+        return torch.zeros_like(state), state.clone(), inv, scale
     amax = absolute_max(grad).reshape(1)
     used, _ = config.step(state, amax, top)
     # An all-zero or bad first gradient fits nothing: it is multiplied by 1, and the state stays 0.
     kept = torch.where((state > 0) | usable(amax), used, state)
+    inv, scale = config.factors(used, top)
     # amax * 0 is 0, or NaN where the gradient is not finite.
-    return amax, kept, used.reciprocal() + amax * 0.0
+    return amax, kept, inv, scale + amax * 0.0
+
+
+def shared(spec: LayerSpec) -> bool:
+    """Whether one operand serves both Gemms: equal slots, and the same random bits if any."""
+    first, second = spec.grad_input_grad, spec.grad_weight_grad
+    return first == second and (spec.gradient_pair == "one" or not _random(first))
 
 
 def _one_pass(first: Quantizer | None, second: Quantizer | None) -> bool:

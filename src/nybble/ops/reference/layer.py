@@ -4,6 +4,7 @@
     backward   g1, g2 = both phases of dy in one pass
                dx = g1 qw (s_g s_w), zero where x was clipped;  dw = g2 qx (s_g s_x)
                dalpha = tree sum of the unmasked dx where x was clipped (PACT)
+               more than one g a Gemm: the mean of its products (ops/gradients.py)
 
 What forward saves is a fixed list of tensors, empty where there is nothing to keep:
 codes, multiplier, zero point and mask of the input; the same four of the weight.
@@ -16,6 +17,7 @@ from torch import Tensor
 
 from nybble.ops.exactness import finish_
 from nybble.ops.geometry import Geometry
+from nybble.ops.gradients import drawn, gradient_operands, mean_
 from nybble.ops.reference import gemm
 from nybble.ops.reference.gradient import quantize_gradient
 from nybble.ops.reference.operand import (
@@ -110,18 +112,16 @@ def layer_backward(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     """(dx, dw, dalpha, amax, scale): empty tensors where `needs` (x, weight, alpha) says no.
 
-    `amax` and `scale` are what GradScale's state wants: the gradient's largest magnitude and the
-    power of two that was used; empty without GradScale. `channels_last`: how input and weight lay
+    `amax` and `scale` are what the gradient scale's state wants: the gradient's largest magnitude
+    and the state that was used; empty for scales without a state. `channels_last`: how input and weight lay
     in memory, which is the order of their codes.
     """
     need_dx, need_dw, need_dalpha = needs
+    spec = drawn(spec, draw)
     # The clip's gradient is a part of grad_input, so it needs that Gemm too.
-    for_input, for_weight, amax, scale = quantize_gradient(
-        grad,
-        spec,
-        grad_scale,
-        draw,
-        (need_dx or need_dalpha, need_dw),
+    wanted = (need_dx or need_dalpha, need_dw)
+    for_input, for_weight, amax, scale = gradient_operands(
+        quantize_gradient, grad, spec, grad_scale, draw, wanted
     )
     slot_x, slot_w = spec.slot("grad_weight_input"), spec.slot("grad_input_weight")
     qx = restore(saved[:4], slot_x, x if slot_x is None else None, x_shape, channels_last[0])
@@ -130,42 +130,48 @@ def layer_backward(
     )
     # Three tensors, not one thrice: an operator may not return the same memory twice.
     dx, dw, dalpha = grad.new_empty(0), grad.new_empty(0), grad.new_empty(0)
-    if for_input is not None:
+    if for_input:
         rank = len(x_shape)
         follow_g, follow_w = geometry.follow("grad_input")
-        tg, mg, limit_g = for_input.facing(*follow_g, rank)
         tw, mw, limit_w = qw.facing(*follow_w, rank)
-        acc = gemm.grad_input(
-            tg,
-            tw,
-            geometry,
-            x_shape,
-            max_grad=limit_g,
-            max_weight=limit_w,
-            accumulate=accumulate,
-            accumulator=spec.accumulator,
-        )
-        dx = finish_(acc, mg, mw)
+        products = []
+        for g, _ in for_input:
+            tg, mg, limit_g = g.facing(*follow_g, rank)
+            acc = gemm.grad_input(
+                tg,
+                tw,
+                geometry,
+                x_shape,
+                max_grad=limit_g,
+                max_weight=limit_w,
+                accumulate=accumulate,
+                accumulator=spec.accumulator,
+            )
+            products.append(finish_(acc, mg, mw))
+        dx = mean_(products)
         if qx.inside is not None:
             if need_dalpha:
                 dalpha = poisoned(clip_gradient(dx, qx, spec.output_input), qx.multiplier)
             dx.mul_(qx.inside)
-    if for_weight is not None:
+    if for_weight:
         rank = len(weight_shape)
         follow_g, follow_x = geometry.follow("grad_weight")
-        tg, mg, limit_g = for_weight.facing(*follow_g, rank)
         tx, mx, limit_x = qx.facing(*follow_x, rank)
-        acc = gemm.grad_weight(
-            tg,
-            tx,
-            geometry,
-            weight_shape,
-            max_grad=limit_g,
-            max_x=limit_x,
-            accumulate=accumulate,
-            accumulator=spec.accumulator,
-        )
-        dw = finish_(acc, mg, mx)
+        products = []
+        for g, _ in for_weight:
+            tg, mg, limit_g = g.facing(*follow_g, rank)
+            acc = gemm.grad_weight(
+                tg,
+                tx,
+                geometry,
+                weight_shape,
+                max_grad=limit_g,
+                max_x=limit_x,
+                accumulate=accumulate,
+                accumulator=spec.accumulator,
+            )
+            products.append(finish_(acc, mg, mx))
+        dw = mean_(products)
         if qw.inside is not None:
             dw = dw.mul_(qw.inside)
     return dx if need_dx else grad.new_empty(0), dw, dalpha, amax, scale

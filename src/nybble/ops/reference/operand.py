@@ -34,7 +34,7 @@ from nybble.ops.reference.storage import (
     unpack_integers,
     unpack_mask,
 )
-from nybble.quantizers import PACT, SAWB, Fit, GradScale, Quantizer, RandomKey, Unit, random24
+from nybble.quantizers import PACT, SAWB, Fit, Quantizer, RandomKey, StatefulScale, Unit, random24
 from nybble.quantizers.packing import pack_codes, unpack_codes
 
 # Formats that torch stores itself; their casts are exact on the format's own values.
@@ -42,6 +42,8 @@ _TORCH_DTYPES = {"fp16": torch.float16, "bf16": torch.bfloat16}
 
 # The `operand` of a random key: one number for each slot that draws its own bits.
 INPUT, WEIGHT, GRAD_INPUT_GRAD, GRAD_WEIGHT_GRAD, GRAD_INPUT_WEIGHT, GRAD_WEIGHT_INPUT = range(6)
+PAIR = 6  # which of the two gradient slots a Gemm takes, where that is drawn
+SAMPLE = 1 << 12  # times the number of a further sample of the gradient
 
 
 @dataclass(frozen=True)
@@ -170,8 +172,8 @@ def fit_slot(x: Tensor, slot: Quantizer, alpha: Tensor | None) -> Fit:
         if alpha is None:
             raise NybbleError(f"{slot.short} needs a clip: none was passed")
         return slot.scale.fit_alpha(alpha, slot.format)
-    if isinstance(slot.scale, GradScale):
-        raise NybbleError(f"{slot.short}: GradScale has a state and serves gradients only")
+    if isinstance(slot.scale, StatefulScale):
+        raise NybbleError(f"{slot.short}: the scale has a state and serves gradients only")
     return slot.scale.fit(x, slot.format)
 
 

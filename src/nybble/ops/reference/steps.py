@@ -42,7 +42,7 @@ from nybble.ops.reference.operand import (
 )
 from nybble.ops.reference.places import places
 from nybble.ops.spec import Slot
-from nybble.quantizers import PACT, GradScale, Stochastic, random24
+from nybble.quantizers import PACT, StatefulScale, Stochastic, random24
 from nybble.quantizers.scales.gradscale import absolute_max
 
 __all__ = ["FloatGradient", "StepGradient", "StepOutput"]
@@ -153,7 +153,7 @@ class StepGradient:
         spec = self.gemm.spec
         facing = self.facing
         slot = spec.grad_input_grad
-        if spec.composite and slot is not None and not isinstance(slot.scale, GradScale):
+        if spec.composite and slot is not None and not isinstance(slot.scale, StatefulScale):
             here = slice(row, row + dz.shape[0])
             streams = Streams(self.gemm.draw, GRAD_INPUT_GRAD, here, self.rows)
             g, bare = grad_input_operands(dz, spec, LINEAR, streams, self.qw)

@@ -6,10 +6,12 @@ from nybble.quantizers.scales.eden import Eden, RowLeastSquares
 from nybble.quantizers.scales.fit import Fit, ScaleConfig, scale_from_dict
 from nybble.quantizers.scales.four_over_six import FourOverSix
 from nybble.quantizers.scales.gradscale import GradScale, absolute_max
+from nybble.quantizers.scales.hindsight import Hindsight
 from nybble.quantizers.scales.minmax import MinMax
 from nybble.quantizers.scales.pact import PACT
 from nybble.quantizers.scales.quest import Quest
 from nybble.quantizers.scales.sawb import SAWB
+from nybble.quantizers.scales.stateful import StatefulScale
 from nybble.quantizers.scales.unit import Unit
 
 __all__ = [
@@ -21,10 +23,12 @@ __all__ = [
     "Fit",
     "FourOverSix",
     "GradScale",
+    "Hindsight",
     "MinMax",
     "Quest",
     "RowLeastSquares",
     "ScaleConfig",
+    "StatefulScale",
     "Unit",
     "absolute_max",
     "scale_from_dict",

@@ -25,6 +25,7 @@ Not done here: the state. A layer keeps s, and calls these functions once an ite
 from __future__ import annotations
 
 import math
+from ctypes import c_float
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
@@ -33,7 +34,8 @@ import torch
 from torch import Tensor
 
 from nybble.errors import UserError
-from nybble.quantizers.scales.fit import Fit, ScaleConfig
+from nybble.quantizers.scales.fit import Fit
+from nybble.quantizers.scales.stateful import StatefulScale
 
 if TYPE_CHECKING:
     from nybble.formats import Format
@@ -156,17 +158,20 @@ def update_number(scale: float, scaled_max: float, max_value: float) -> float:
 
 
 @dataclass(frozen=True)
-class GradScale(ScaleConfig):
+class GradScale(StatefulScale):
     """The scale of a layer's output gradient; see the module.
 
     mode: "delayed" uses the stored s and moves it afterwards; "immediate" moves it by the same
     rule first and uses the moved one; "fit" takes the exact power of two at every step.
     start: "fit" sets the first s by one exact fit, "one" starts at s = 1 and lets the rule find the
     range, a factor of 2 an iteration.
+    scope: "layer", or "global": all layers of a model share one s, moved by the largest gradient of
+    all of them. It is the adaptive loss scale that GradScale is compared with.
     """
 
     mode: Literal["delayed", "immediate", "fit"] = "delayed"
     start: Literal["fit", "one"] = "fit"
+    scope: Literal["layer", "global"] = "layer"
 
     def __post_init__(self) -> None:
         if self.start not in ("fit", "one"):
@@ -174,6 +179,13 @@ class GradScale(ScaleConfig):
         if self.mode not in ("delayed", "immediate", "fit"):
             raise UserError(
                 f"GradScale: mode must be 'delayed', 'immediate' or 'fit', got {self.mode!r}"
+            )
+        if self.scope not in ("layer", "global"):
+            raise UserError(f"GradScale: scope must be 'layer' or 'global', got {self.scope!r}")
+        if self.scope == "global" and self.mode != "delayed":
+            raise UserError(
+                f"GradScale: one scale for all layers is moved after all of them, so scope='global'"
+                f" takes mode='delayed', not {self.mode!r}"
             )
 
     def fit(self, x: Tensor, format: Format) -> Fit:
@@ -195,6 +207,22 @@ class GradScale(ScaleConfig):
         """
         s = s.detach().to(torch.float32).reshape(())
         return Fit(scale=torch.reciprocal(s), inv=s)
+
+    def factors(self, state: Tensor, max_value: float) -> tuple[Tensor, Tensor]:
+        """(s, 1 / s).
+
+        >>> GradScale().factors(torch.tensor([64.0]), 64.0)
+        (tensor([64.]), tensor([0.0156]))
+        """
+        return state, state.reciprocal()
+
+    def advance(self, state: Tensor, statistic: Tensor, max_value: float) -> Tensor:
+        """`update` by the statistic of the unscaled gradient."""
+        return update(state, statistic * state, max_value)
+
+    def advance_number(self, state: float, statistic: float, max_value: float) -> float:
+        # float32, as in the tensor form: exact but beyond either end of its range.
+        return update_number(state, c_float(statistic * state).value, max_value)
 
     @staticmethod
     def warm_start(statistic: Tensor, max_value: float, default: float = 1.0) -> Tensor:
@@ -257,4 +285,6 @@ class GradScale(ScaleConfig):
 
     @property
     def short(self) -> str:
-        return f"gradscale({self.mode})" if self.start == "fit" else f"gradscale({self.mode}, 1)"
+        start = "" if self.start == "fit" else ", 1"
+        scope = "" if self.scope == "layer" else ", global"
+        return f"gradscale({self.mode}{start}{scope})"

@@ -1,0 +1,83 @@
+"""`int8`: a sober baseline in 8 bits, integers everywhere. No paper's own recipe: the plain form of
+what 8-bit integer training does (surveyed by Zhu et al., CVPR 2020), without any refinement.
+
+    inputs      INT8 [-127, 127], scale from the largest magnitude of the tensor (or of each row)
+    weights     INT8 [-127, 127], one scale for each output channel, or one
+    gradients   INT8 [-127, 127], scale from the largest magnitude, rounded stochastically
+
+Per-channel weight scales leave the sum of the output Gemm; in grad_input the sum runs over the
+output channels, so there the weights take one scale a tensor (a second rounding of the weight).
+
+First and last layer are FP16 as in the 4-bit recipes, so that the layers between are what differs.
+
+Not done here: error feedback, 8-bit weight update, and learned clips.
+"""
+
+from __future__ import annotations
+
+from typing import cast
+
+from nybble.formats import Stochastic, get_format
+from nybble.ops.spec import SAME, BackwardSlot, LayerSpec
+from nybble.quantizers import AbsMax, Quantizer
+from nybble.quantizers.scales.fit import Granularity
+from nybble.recipes.parts import FIRST_LAST, end_rules
+from nybble.recipes.recipe import Recipe, Rule, Switch, read_settings
+
+SWITCHES = (
+    Switch(
+        "weights",
+        ("channel", "tensor"),
+        "channel",
+        "one scale for each output channel, as inference engines have it, or one a tensor",
+    ),
+    Switch(
+        "inputs",
+        ("tensor", "row"),
+        "tensor",
+        "one scale a tensor, or (not in convolutions) one for each row: then grad_weight, whose sum"
+        " runs over the rows, takes inputs quantised once more with one scale",
+    ),
+    Switch("rounding", ("stochastic", "nearest"), "stochastic", "of the gradients"),
+    FIRST_LAST,
+)
+
+
+def eight_bit_spec(settings: dict[str, str]) -> LayerSpec:
+    """The 8-bit layer."""
+    levels = get_format("int8_sym")
+    whole = Quantizer(levels, AbsMax("tensor"))
+    weights = Quantizer(levels, AbsMax(cast("Granularity", settings["weights"])))
+    inputs = Quantizer(levels, AbsMax(cast("Granularity", settings["inputs"])))
+    rounding = Stochastic() if settings["rounding"] == "stochastic" else None
+    gradient = Quantizer(levels, AbsMax("tensor"), rounding)
+    again: tuple[BackwardSlot, BackwardSlot] = (
+        SAME if weights == whole else whole,
+        SAME if inputs == whole else whole,
+    )
+    return LayerSpec(
+        output_input=inputs,
+        output_weight=weights,
+        grad_input_grad=gradient,
+        grad_input_weight=again[0],
+        grad_weight_grad=gradient,
+        grad_weight_input=again[1],
+    )
+
+
+def int8(**switches: str) -> Recipe:
+    """INT8 operands in all three Gemms."""
+    settings = read_settings("int8", SWITCHES, switches)
+    rules = end_rules(settings["first_last"])
+    if settings["inputs"] == "row":
+        whole = eight_bit_spec({**settings, "inputs": "tensor"})
+        rules.append(Rule(whole, type="conv", why="a line of an image is no row of a Gemm"))
+    return Recipe(
+        "int8",
+        "8-bit integers everywhere, a baseline",
+        "this project; the plain form of 8-bit integer training",
+        eight_bit_spec(settings),
+        rules=tuple(rules),
+        switches=SWITCHES,
+        settings=tuple(settings.items()),
+    )
