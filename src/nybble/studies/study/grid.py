@@ -79,7 +79,8 @@ PLAIN = Variant()
 class StudyTask:
     """One task of a study.
 
-    config: the training configuration of every run (its recipe, seed and out are not used).
+    config: the training configuration of every run (its recipe, seed and out are not used); threads
+    None is one thread, because a result must not depend on how many cells run beside it.
     recipes, seeds: in place of the study's, where this task takes others.
     margin: how far from the baseline a recipe may be and still count as equivalent, in points, or
     in per cent of a metric that is compared by ratio; None: equivalence is not tested.
@@ -201,6 +202,7 @@ class Study:
             recipe=recipe,
             seed=seed,
             rules=() if recipe == FLOAT32 else changed.rules,
+            threads=changed.threads or 1,
             out=None,
             resume=False,
         )
