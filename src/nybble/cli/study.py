@@ -145,7 +145,7 @@ def run_own(
 ) -> None:
     """Run a study of your own, a `nybble.studies.study.Study` in a module.
 
-    Example: nybble study run my_studies:WIDTHS --jobs 2
+    Example: nybble study run my_studies:RATES --jobs 2
     """
     from nybble.studies.study.select import own_study
 
