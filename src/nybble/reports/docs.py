@@ -1,6 +1,6 @@
 """The pages of docs/ that are made from data: results from records, recipes from the registry.
 
-    python -m nybble.reports.docs            writes docs/results.md, docs/speed.md,
+    python -m nybble.reports.docs            writes docs/results.md, docs/studies.md, docs/speed.md,
                                              docs/recipes.md, and the README's table
     python -m nybble.reports.docs --check    changes nothing; status 1 if a page is not current
 
@@ -15,7 +15,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from nybble.reports import bench, personal, speed, speed_page, table
+from nybble.reports import bench, personal, speed, speed_page, study, table
 from nybble.reports.results import kind, load_all
 
 MADE = "<!-- Made by `python -m nybble.reports.docs`; do not edit. -->"
@@ -39,7 +39,13 @@ def results_page(records: Mapping[str, Mapping[str, Any]]) -> str:
     ]
     if any(speed_page.is_speed(record) for record in records.values()):
         lines += ["", "Speed and memory have [a page of their own](speed.md)."]
-    own = [name for name in records if not speed_page.is_speed(records[name])]
+    if any(kind(record) == "study" for record in records.values()):
+        lines += ["", "So have [studies of many recipes and tasks](studies.md)."]
+    own = [
+        name
+        for name, record in records.items()
+        if not speed_page.is_speed(record) and kind(record) != "study"
+    ]
     if not own:
         lines += ["", "No study has been recorded yet."]
     order = sorted(own, key=lambda name: (kind(records[name]) != "comparison", name))
@@ -55,6 +61,7 @@ def _section(name: str, record: Mapping[str, Any]) -> list[str]:
     writers: dict[str, tuple[Callable[[Mapping[str, Any]], str], str]] = {
         "comparison": (table.markdown, str(record.get("title"))),
         "bench": (bench.markdown, f"{record.get('bench')}: cost of a training step"),
+        "study": (study.markdown, str(record.get("title"))),
     }
     if kind(record) not in writers:
         return [f"## {name}", "", source, "", f"A record of another kind: `{kind(record)}`."]
@@ -64,6 +71,29 @@ def _section(name: str, record: Mapping[str, Any]) -> list[str]:
     if speed_page.is_speed(record):
         write, title = speed.markdown, speed_page.title(record)
     return [f"## {title}", "", source, "", write(record), "", origin(record)]
+
+
+def studies_page(records: Mapping[str, Mapping[str, Any]]) -> str:
+    """docs/studies.md: one section a study.
+
+    >>> from nybble.studies.study import sample
+    >>> "results/made-up.json" in studies_page({"made-up": sample.record()})
+    True
+    """
+    lines = [
+        MADE,
+        "",
+        "# Studies",
+        "",
+        "Every table is made from one recorded study in `results/`: recipes side by side on one "
+        "task, paired by seed. [How to run one, and what the columns say](studies-guide.md).",
+    ]
+    own = {name: record for name, record in sorted(records.items()) if kind(record) == "study"}
+    if not own:
+        lines += ["", "No study has been recorded yet."]
+    for name, record in own.items():
+        lines += ["", *_section(name, record)]
+    return "\n".join(lines) + "\n"
 
 
 def origin(record: Mapping[str, Any]) -> str:
@@ -161,6 +191,7 @@ def pages(root: Path) -> dict[Path, str]:
     records = load_all(root / "results")
     made = {
         root / "docs" / "results.md": results_page(records),
+        root / "docs" / "studies.md": studies_page(records),
         root / "docs" / "recipes.md": recipes_page(),
         root / "docs" / "speed.md": speed_page.page(records, MADE, origin),
     }

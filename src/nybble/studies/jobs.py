@@ -44,12 +44,15 @@ def side_by_side(
     run_one: RunOne,
     crashed: Crashed,
     say: Callable[[str], None] = lambda line: None,
+    asked: Callable[[], int | None] = lambda: None,
 ) -> Iterator[Event]:
     """Run the configurations in `jobs` processes at a time.
 
     Yields (place, config, None) when a run starts and (place, config, outcome) when it has ended.
     `run_one` is called in the child; `crashed` (in the parent) makes the outcome of a child that
     ended without an answer; `say` gets a line for every child every `PROGRESS_SECONDS`.
+    `asked` is another way to be stopped than a signal to this process: it gives None, or the number
+    of the signal to stop as by.
 
     Raises:
         Interrupted: a signal; the children have been asked to save and have ended.
@@ -62,7 +65,8 @@ def side_by_side(
     with StopRequest() as stop:
         try:
             while queue or active:
-                while queue and len(active) < jobs and stop.signum is None:
+                signum = stop.signum or asked()
+                while queue and len(active) < jobs and signum is None:
                     place, config = queue.pop(0)
                     receiver, sender = context.Pipe(duplex=False)
                     child = context.Process(target=_work, args=(config, sender, run_one))
@@ -70,10 +74,10 @@ def side_by_side(
                     sender.close()
                     active[child.sentinel] = (child, receiver, place, config)
                     yield place, config, None
-                if stop.signum is not None:
+                if signum is not None:
                     raise Interrupted(
                         "Stopped; every run has saved a checkpoint. The same command continues.",
-                        stop.signum,
+                        signum,
                     )
                 if time.monotonic() - told >= PROGRESS_SECONDS:
                     told = time.monotonic()

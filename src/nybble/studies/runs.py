@@ -54,7 +54,7 @@ def run_all(
     outcomes: dict[str, Outcome] = {}
     waiting: list[tuple[int, TrainConfig]] = []
     for place, config in enumerate(configs, 1):
-        known = _known(config, retry_failed)
+        known = known_outcome(config, retry_failed)
         if known is None:
             waiting.append((place, config))
             continue
@@ -63,7 +63,7 @@ def run_all(
         outcomes[config.out or ""] = known
         done(known)
     runner = (
-        _one_by_one(waiting) if jobs <= 1 else side_by_side(waiting, jobs, run_one, _crashed, say)
+        _one_by_one(waiting) if jobs <= 1 else side_by_side(waiting, jobs, run_one, crashed, say)
     )
     for place, config, outcome in runner:
         head = f"run {place}/{len(configs)}  {_name(config)}"
@@ -86,7 +86,7 @@ def _verdict(outcome: Outcome) -> str:
     return f"{outcome.status}: {outcome.reason}" if outcome.reason else outcome.status
 
 
-def _known(config: TrainConfig, retry_failed: bool) -> Outcome | None:
+def known_outcome(config: TrainConfig, retry_failed: bool) -> Outcome | None:
     """The outcome of a run that need not run again, or None."""
     check_folder(replace(config, resume=True))
     folder = config.run_folder()
@@ -126,18 +126,18 @@ def run_one(config: TrainConfig) -> Outcome:
     try:
         train(replace(config, resume=folder.exists()))
     except (NonFiniteError, ModelError) as error:
-        return _crashed(config, str(error))
+        return crashed(config, str(error))
     except (Interrupted, UserError, OSError):
         raise
     except Exception as error:
         folder.mkdir(parents=True, exist_ok=True)
         with (folder / "log.txt").open("a", encoding="utf-8") as log:
             log.write("".join(traceback.format_exception(error)))
-        return _crashed(config, f"{type(error).__name__}: {error}")
+        return crashed(config, f"{type(error).__name__}: {error}")
     return read_outcome(config, read_result(folder))
 
 
-def _crashed(config: TrainConfig, reason: str) -> Outcome:
+def crashed(config: TrainConfig, reason: str) -> Outcome:
     record = read_result(config.run_folder())
     outcome = read_outcome(config, record)
     return replace(outcome, status=FAILED, reason=" ".join(reason.split()))

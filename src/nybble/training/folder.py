@@ -82,6 +82,22 @@ def claim_folder(config: TrainConfig) -> IO[str]:
     return log
 
 
+def in_use(folder: Path) -> bool:
+    """Whether another process trains in `folder` now.
+
+    >>> in_use(Path("no such folder"))
+    False
+    """
+    try:
+        with open(folder / LOG_FILE, encoding="utf-8") as log:
+            _lock(log, folder)
+    except UserError:
+        return True
+    except OSError:
+        return False
+    return False
+
+
 def _lock(log: IO[str], folder: Path) -> None:
     try:
         import fcntl

@@ -1,0 +1,306 @@
+"""`nybble study`: run a study of the registry or of your own, show one, plan how many seeds.
+
+Every ready study is a subcommand with the same options; `run module:NAME` takes one of your own.
+"""
+
+from __future__ import annotations
+
+import json
+import shlex
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from nybble.cli.shared.study_progress import Reporter
+from nybble.errors import UserError
+from nybble.studies.ready import STUDIES, get_study
+
+if TYPE_CHECKING:
+    from nybble.studies.study.grid import Study
+
+command = typer.Typer(
+    no_args_is_help=True, help="Many runs: recipes x tasks x seeds, restartable, with statistics."
+)
+RESULTS = Path("results")
+_WHAT, _HOW, _SHOW = "Study", "Running", "Output"
+
+Quick = Annotated[bool, typer.Option("--quick", help="The short form.", rich_help_panel=_WHAT)]
+Tasks = Annotated[
+    str, typer.Option(help="Only these tasks, as in vision,gpt.", rich_help_panel=_WHAT)
+]
+Recipes = Annotated[
+    str,
+    typer.Option(
+        help="In place of the study's, as in fp32,sun2020:factor=1.848.", rich_help_panel=_WHAT
+    ),
+]
+Seeds = Annotated[
+    str, typer.Option(help="In place of the study's, as in 0-4.", rich_help_panel=_WHAT)
+]
+Data = Annotated[
+    list[str] | None,
+    typer.Option(
+        help="TASK=SOURCE: what a task reads, as in digits=fsdd:PATH. Repeatable.",
+        rich_help_panel=_WHAT,
+    ),
+]
+Threads = Annotated[
+    int | None,
+    typer.Option(
+        min=1,
+        help="Of every cell; the study's (1) if not given. Other threads are other cells.",
+        rich_help_panel=_WHAT,
+    ),
+]
+Jobs = Annotated[int, typer.Option(min=1, help="Cells at the same time.", rich_help_panel=_HOW)]
+Engine = Annotated[
+    str,
+    typer.Option(
+        help="loky (this machine), dask or ray (a cluster that sees --out).", rich_help_panel=_HOW
+    ),
+]
+Address = Annotated[
+    str | None,
+    typer.Option(
+        help="Of the Dask or Ray cluster; a local one if not given.", rich_help_panel=_HOW
+    ),
+]
+Budget = Annotated[
+    float | None,
+    typer.Option(metavar="MINUTES", help="After that no more cells begin.", rich_help_panel=_HOW),
+]
+Retry = Annotated[
+    bool, typer.Option("--retry-failed", help="Run failed cells again.", rich_help_panel=_HOW)
+]
+Out = Annotated[
+    Path | None,
+    typer.Option(help="Folder of the study; runs/study-NAME if not given.", rich_help_panel=_SHOW),
+]
+Record = Annotated[
+    str | None,
+    typer.Option(help="Also write the record to results/NAME.json.", rich_help_panel=_SHOW),
+]
+Json = Annotated[
+    bool, typer.Option("--json", help="Print the record, not the tables.", rich_help_panel=_SHOW)
+]
+Quiet = Annotated[bool, typer.Option("--quiet", help="No progress.", rich_help_panel=_SHOW)]
+
+
+def _ready(name: str) -> Callable[..., None]:
+    """The subcommand of one ready study."""
+
+    def run(
+        quick: Quick = False,
+        tasks: Tasks = "",
+        recipes: Recipes = "",
+        seeds: Seeds = "",
+        data: Data = None,
+        threads: Threads = None,
+        jobs: Jobs = 1,
+        engine: Engine = "loky",
+        address: Address = None,
+        budget: Budget = None,
+        retry_failed: Retry = False,
+        out: Out = None,
+        record: Record = None,
+        json: Json = False,
+        quiet: Quiet = False,
+    ) -> None:
+        given = {key: value for key, value in locals().items() if key in _OPTIONS}
+        _run(get_study(name, quick), bool(tasks), given)
+
+    run.__doc__ = f"""{STUDIES[name].title}.
+
+    Example: nybble study {name} --quick --jobs 2
+
+    Ctrl-C saves; the same command continues, as it does after a crash. Status 3: a cell failed.
+    """
+    return run
+
+
+for _name in STUDIES:
+    command.command(_name, short_help=STUDIES[_name].title)(_ready(_name))
+
+
+@command.command("run")
+def run_own(
+    study: Annotated[str, typer.Argument(help="module:NAME, where NAME is a Study.")],
+    tasks: Tasks = "",
+    recipes: Recipes = "",
+    seeds: Seeds = "",
+    data: Data = None,
+    threads: Threads = None,
+    jobs: Jobs = 1,
+    engine: Engine = "loky",
+    address: Address = None,
+    budget: Budget = None,
+    retry_failed: Retry = False,
+    out: Out = None,
+    record: Record = None,
+    json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Run a study of your own, a `nybble.studies.study.Study` in a module.
+
+    Example: nybble study run my_studies:RATES --jobs 2
+    """
+    from nybble.studies.study.select import own_study
+
+    given = {key: value for key, value in locals().items() if key in _OPTIONS}
+    _run(own_study(study), True, given)
+
+
+_OPTIONS = (
+    *("tasks", "recipes", "seeds", "data", "threads"),
+    *("jobs", "engine", "address", "budget", "retry_failed"),
+    *("out", "record", "json", "quiet"),
+)
+
+
+def _run(study: Study, all_must_be_here: bool, given: dict[str, Any]) -> None:
+    from nybble.cli.train import parse_setting
+    from nybble.reports import results
+    from nybble.studies.spec import parse_recipes, parse_seeds
+    from nybble.studies.study.run import RunConfig, run_study
+    from nybble.studies.study.select import available, select
+    from nybble.training.config import folder_name
+    from nybble.training.signals import Interrupted
+
+    record = given["record"]
+    if record is not None:
+        results.check_name(record, RESULTS)
+    study = select(
+        study,
+        tasks=[name.strip() for name in given["tasks"].split(",") if name.strip()],
+        recipes=[spec.text for spec in parse_recipes(given["recipes"])] if given["recipes"] else (),
+        seeds=parse_seeds(given["seeds"]) if given["seeds"] else (),
+        data=dict(parse_setting(text) for text in given["data"] or []),
+        threads=given["threads"],
+    )
+    if not all_must_be_here:
+        study = available(study)
+    how = RunConfig(
+        out=given["out"] or Path("runs") / folder_name(f"study-{study.name}"),
+        jobs=given["jobs"],
+        engine=given["engine"],
+        address=given["address"],
+        retry_failed=given["retry_failed"],
+        budget=given["budget"],
+        command=_repeatable(sys.argv[1:]),
+    )
+    try:
+        with Reporter(given["quiet"]) as reporter:
+            for note in study.notes:
+                reporter.say(note)
+            found = run_study(study, how, reporter.tell)
+    except Interrupted as stop:
+        print(f"nybble: {stop}.", file=sys.stderr)
+        raise typer.Exit(stop.status) from None
+    _print(found, given["json"])
+    if record is not None:
+        print(f"record: {results.save(found, record, RESULTS)}", file=sys.stderr)
+    if any(run["status"] != "complete" for run in found["runs"]):
+        raise typer.Exit(3)
+
+
+def _repeatable(arguments: list[str]) -> str:
+    """The command that repeats the study, without where it runs and how it is shown.
+
+    >>> _repeatable(["study", "recipes", "--quick", "--out", "x", "--jobs=2", "--json"])
+    'nybble study recipes --quick'
+    """
+    drop = ("--out", "--record", "--jobs", "--engine", "--address", "--budget")
+    flags = ("--json", "--quiet", "--retry-failed")
+    kept: list[str] = []
+    skip = False
+    for argument in arguments:
+        if skip or argument in flags or argument.startswith(tuple(f"{name}=" for name in drop)):
+            skip = False
+        elif argument in drop:
+            skip = True
+        else:
+            kept.append(argument)
+    return shlex.join(["nybble", *kept])
+
+
+def _print(record: dict[str, Any], as_json: bool) -> None:
+    from nybble.reports.study import plain
+
+    typer.echo(json.dumps(record, indent=1, allow_nan=False) if as_json else plain(record))
+
+
+@command.command("show")
+def show(
+    out: Annotated[Path, typer.Argument(help="The --out of a study, running or not.")],
+    study: Annotated[
+        str | None, typer.Option(help="Which one, where the folder holds several.")
+    ] = None,
+    where: Annotated[
+        str, typer.Option(help="List the cells for which this SQL condition holds.")
+    ] = "",
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """The tables of a study as far as it has come, or its cells.
+
+    Example: nybble study show runs/study-recipes --where "status = 'failed'"
+    """
+    from nybble.studies.study.run import study_record
+    from nybble.studies.study.store import Store
+
+    if not where:
+        _print(study_record(out, study), as_json)
+        return
+    with Store(out, readonly=True) as store:
+        cells = store.query(where if study is None else f"({where}) AND study = '{_sql(study)}'")
+    if as_json:
+        typer.echo(json.dumps(cells, indent=1, allow_nan=False))
+        return
+    for cell in cells:
+        metric = "" if cell["metric"] is None else f"{cell['metric']:.4g}"
+        parts = [cell["task"], cell["variant"], cell["recipe"], f"seed {cell['seed']}"]
+        what = ", ".join(part for part in parts if part)
+        end = " ".join(part for part in (metric, cell["error"]) if part)
+        typer.echo(f"{cell['key']}  {cell['status']:<11}  {what}{f'  {end}' if end else ''}")
+
+
+def _sql(text: str) -> str:
+    return text.replace("'", "''")
+
+
+@command.command("power")
+def power(
+    record: Annotated[
+        str | None,
+        typer.Argument(help="A record: a name in results/ or a file; its sds are taken."),
+    ] = None,
+    sd: Annotated[
+        float | None, typer.Option(help="Standard deviation of the paired differences.")
+    ] = None,
+    margin: Annotated[
+        float | None, typer.Option(help="Of equivalence, in the units of the sd.")
+    ] = None,
+    difference: Annotated[float, typer.Option(help="The true difference.")] = 0.0,
+    wanted: Annotated[float, typer.Option("--power", help="The chance to show it.")] = 0.8,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """How many seeds an equivalence test and a paired t test need.
+
+    Example: nybble study power --sd 0.3 --margin 0.25 --difference 0.1 --power 0.8
+    """
+    from nybble.reports.power import of_record, of_sd, text
+
+    if record is not None:
+        if sd is not None:
+            raise UserError("study power: give a record or --sd, not both.")
+        found = of_record(record, RESULTS, margin, difference, wanted)
+    elif sd is None:
+        raise UserError(
+            "study power: give a record, or --sd with --margin or --difference, for example "
+            "--sd 0.3 --margin 0.25."
+        )
+    else:
+        found = [of_sd(sd, margin, difference, wanted)]
+    typer.echo(json.dumps(found, indent=1, allow_nan=False) if as_json else text(found, wanted))

@@ -1,0 +1,144 @@
+"""How many seeds: for an sd that is given, and for the rows of a recorded comparison or study."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from nybble.errors import UserError
+from nybble.reports.cells import NONE, by_ratio, column_widths
+from nybble.studies.power import seeds_for_t_test, seeds_for_tost
+
+POINTS, PER_CENT = 0.25, 0.5
+"""Margins of records that name none: of a difference in points, of a ratio in per cent."""
+FEWEST = 3
+"""Pairs from which an sd is worth planning with."""
+
+
+def of_sd(sd: float, margin: float | None, difference: float, power: float) -> dict[str, Any]:
+    """The seeds for one sd; a test that nothing was given for is None.
+
+    Raises:
+        UserError: neither a margin nor a difference, or numbers that make no sense.
+
+    >>> found = of_sd(1.0, 1.0, 0.0, 0.8)
+    >>> found["equivalence"], found["t_test"]
+    (11, None)
+    """
+    if margin is None and not difference:
+        raise UserError("study power: give --margin, --difference or both.")
+    return {
+        "sd": sd,
+        "margin": margin,
+        "difference": difference,
+        "equivalence": None if margin is None else seeds_for_tost(sd, margin, difference, power),
+        "t_test": seeds_for_t_test(sd, difference, power) if difference else None,
+    }
+
+
+def of_record(
+    name: str, folder: Path, margin: float | None, difference: float, power: float
+) -> list[dict[str, Any]]:
+    """The seeds for every row of a record that has an sd of at least three pairs.
+
+    name: of a record in `folder`, or a file. margin: None takes the record's own, or `POINTS` or
+    `PER_CENT`. difference: 0 asks the t test for a difference as large as the margin.
+
+    Raises:
+        UserError: no such record, or no row that could be planned with.
+    """
+    path = next((p for p in (folder / f"{name}.json", Path(name)) if p.is_file()), None)
+    if path is None:
+        raise UserError(f"study power {name}: there is no such record in {folder}/ and no file.")
+    try:
+        record = json.loads(path.read_text(encoding="utf-8"))
+        found = [
+            {"row": row, "n": n, **_row(sd, margin or own, difference, power)}
+            for row, n, sd, own in _rows(record)
+        ]
+    except (OSError, KeyError, TypeError, AttributeError, json.JSONDecodeError) as error:
+        raise UserError(
+            f"study power {name}: {path} is no record of a comparison or a study ({error})."
+        ) from error
+    if not found:
+        raise UserError(f"study power {name}: no row has {FEWEST} pairs; run more seeds first.")
+    return found
+
+
+def _row(sd: float, margin: float, difference: float, power: float) -> dict[str, Any]:
+    outside = abs(difference) >= margin
+    return {
+        "sd": sd,
+        "margin": margin,
+        "difference": difference,
+        "equivalence": None if outside else seeds_for_tost(sd, margin, difference, power),
+        "t_test": seeds_for_t_test(sd, difference or margin, power),
+    }
+
+
+def _rows(record: Mapping[str, Any]) -> Iterator[tuple[str, int, float, float]]:
+    """Name, pairs, sd and margin of every row that can be planned with."""
+    for table in record.get("tables", [record]):
+        own = PER_CENT if by_ratio(table) else POINTS
+        place = ", ".join(table[key] for key in ("task", "variant") if table.get(key))
+        for row in table["rows"]:
+            pairs = row["difference"]
+            if pairs and pairs["n"] >= FEWEST and pairs["sd"]:
+                name = f"{place}: {row['recipe']}" if "tables" in record else row["recipe"]
+                yield name, pairs["n"], pairs["sd"], table.get("margin") or own
+
+
+def text(found: Sequence[Mapping[str, Any]], power: float) -> str:
+    """Sentences for one sd, a table for the rows of a record.
+
+    >>> print(text([of_sd(1.0, 1.0, 0.0, 0.8)], 0.8))
+    11 seeds show equivalence to ±1 with a chance of 80 %, for paired differences of sd 1 and a
+        true difference of 0 (two one-sided t tests at 5 %).
+    The sd is taken as known: a plan, not a promise.
+    """
+    chance = f"with a chance of {100 * power:g} %"
+    last = "The sd is taken as known: a plan, not a promise."
+    if "row" in found[0]:
+        head = ["row", "pairs", "sd", "margin", "seeds: equivalence", "seeds: difference"]
+        rows = [head, *(_cells(row) for row in found)]
+        widths = column_widths(rows)
+        lines = [
+            "  ".join(cell.ljust(w) for cell, w in zip(row, widths, strict=True)).rstrip()
+            for row in rows
+        ]
+        what = "a true difference of the margin" if not found[0]["difference"] else "the difference"
+        return "\n".join(
+            [*lines, "", f"Seeds that show equivalence to the margin, or {what}, {chance}.", last]
+        )
+    row = found[0]
+    lines = []
+    given = f"for paired differences of sd {row['sd']:g}"
+    if row["equivalence"] is not None:
+        lines.append(
+            f"{row['equivalence']} seeds show equivalence to ±{row['margin']:g} {chance}, {given} "
+            f"and a true difference of {row['difference']:g} (two one-sided t tests at 5 %)."
+        )
+    if row["t_test"] is not None:
+        lines.append(
+            f"{row['t_test']} seeds show a true difference of {row['difference']:g} {chance}, "
+            f"{given} (two-sided paired t test at 5 %)."
+        )
+    return "\n".join([*lines, last])
+
+
+def _cells(row: Mapping[str, Any]) -> list[str]:
+    def count(number: int | None) -> str:
+        return NONE if number is None else str(number)
+
+    digits = max(0, 2 - math.floor(math.log10(row["sd"])))
+    return [
+        row["row"],
+        str(row["n"]),
+        f"{row['sd']:.{digits}f}",
+        f"±{row['margin']:g}",
+        count(row["equivalence"]),
+        count(row["t_test"]),
+    ]

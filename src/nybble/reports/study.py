@@ -1,0 +1,265 @@
+"""The tables of a study, as plain text and in Markdown: one a (task, variant).
+
+A difference is shown with its t interval, or not at all: one pair has no interval, so its cell says
+that there is one pair. Beside it stand the bootstrap interval, p of the paired t test corrected by
+Holm over the rows, and the verdict against the margin.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from nybble.reports.cells import NONE, column_widths, mean_sd, runs
+from nybble.studies.equivalence import EQUIVALENT, UNDECIDED
+from nybble.studies.power import MOST, seeds_for_tost
+
+POWER = 0.8
+"""Power of the numbers of seeds that a table recommends."""
+FEWEST = 3
+"""Pairs from which an sd is worth planning with."""
+
+
+def plain(record: Mapping[str, Any]) -> str:
+    """Every table and the notes as lines of text; columns are aligned and never wrapped.
+
+    >>> from nybble.studies.study import sample
+    >>> print(plain(sample.record()).splitlines()[0])
+    A made-up study: vision
+    """
+    lines: list[str] = []
+    for table in record["tables"]:
+        rows = [header(table), *(cells(table, row) for row in table["rows"])]
+        widths = column_widths(rows)
+        text = [
+            "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
+            for row in rows
+        ]
+        text.insert(1, "  ".join("-" * width for width in widths))
+        lines += [f"{record['title']}: {name(table)}", *text]
+        lines += [*table_notes(table), ""]
+    return "\n".join([*lines, *notes(record)])
+
+
+def markdown(record: Mapping[str, Any]) -> str:
+    """Every table and the notes in Markdown.
+
+    >>> from nybble.studies.study import sample
+    >>> markdown(sample.record()).splitlines()[0]
+    '### vision'
+    """
+    lines: list[str] = []
+    for table in record["tables"]:
+        rows = [header(table), *(cells(table, row) for row in table["rows"])]
+        text = ["| " + " | ".join(_cell(cell) for cell in row) + " |" for row in rows]
+        text.insert(1, "|" + "---|" * len(rows[0]))
+        lines += [f"### {name(table)}", "", _configured(record, table), "", *text, ""]
+        lines += [f"- {_escaped(note)}" for note in table_notes(table)]
+        lines += [""] if table_notes(table) else []
+    return "\n".join([*lines, *(f"- {_escaped(note)}" for note in notes(record))])
+
+
+def name(table: Mapping[str, Any]) -> str:
+    """What a table is of: its task, and its variant where it has one."""
+    return ", ".join(part for part in (table["task"], table["variant"]) if part)
+
+
+def header(table: Mapping[str, Any]) -> list[str]:
+    """Column titles.
+
+    >>> from nybble.studies.study import sample
+    >>> header(sample.record()["tables"][0])[1:3]
+    ['accuracy (%)', 'difference to fp32 [95 %]']
+    """
+    metric = table["metric"]
+    unit = f" ({metric['unit']})" if metric.get("unit") else ""
+    baseline = table["baseline"] or "baseline"
+    kind = f"change to {baseline} (%)" if _ratio(table) else f"difference to {baseline}"
+    return [
+        "recipe",
+        f"{metric['name']}{unit}",
+        f"{kind} [95 %]",
+        "bootstrap [95 %]",
+        "p (Holm)",
+        f"within ±{table['margin']:g}{' %' if _ratio(table) else ''}"
+        if table["margin"]
+        else "verdict",
+        "runs",
+    ]
+
+
+def cells(table: Mapping[str, Any], row: Mapping[str, Any]) -> list[str]:
+    """The cells of one row, in the order of `header`.
+
+    >>> from nybble.studies.study import sample
+    >>> table = sample.record()["tables"][0]
+    >>> cells(table, table["rows"][1])[:3]
+    ['hfp8', '91.45 ± 0.49', '-0.05 [-0.10, -0.00]']
+    """
+    digits = int(table["metric"].get("digits", 2))
+    first = [row["recipe"], mean_sd(row["metric"], digits)]
+    if row["verdict"] is None:
+        return [*first, NONE, NONE, NONE, NONE, runs(row)]
+    found, verdict = row["difference"], row["verdict"]
+    return [
+        *first,
+        difference(found, digits),
+        _interval(found["bootstrap"], digits),
+        _p(verdict["p_holm"]),
+        _verdict(verdict),
+        runs(row),
+    ]
+
+
+def difference(found: Mapping[str, Any], digits: int) -> str:
+    """A paired difference with its t interval; without one there is no difference to show.
+
+    >>> difference({"n": 1, "mean": -1.0, "t_interval": None}, 2)
+    'one pair: no interval'
+    """
+    if found["t_interval"] is None:
+        return "one pair: no interval" if found["n"] == 1 else "no pair"
+    text = f"{found['mean']:+.{digits}f} {_interval(found['t_interval'], digits)}"
+    return text + (f" ({found['n']} pairs)" if found.get("dropped") else "")
+
+
+def _interval(interval: Mapping[str, Any] | None, digits: int) -> str:
+    if interval is None:
+        return NONE
+    return f"[{interval['low']:+.{digits}f}, {interval['high']:+.{digits}f}]"
+
+
+def _p(value: float | None) -> str:
+    if value is None:
+        return NONE
+    return "< 0.001" if value < 0.001 else f"{value:.3f}"
+
+
+def _verdict(verdict: Mapping[str, Any]) -> str:
+    if verdict["p"] is None:
+        return UNDECIDED
+    text = str(verdict["verdict"])
+    return f"{text} (p {_p(verdict['p_tost_holm'])})" if text == EQUIVALENT else text
+
+
+def table_notes(table: Mapping[str, Any]) -> list[str]:
+    """What belongs to one table: lower is better, seeds needed, other numbers, what failed."""
+    found = [] if table["metric"]["higher_is_better"] else ["Lower is better."]
+    found += _seeds_needed(table)
+    found += _extra_notes(table)
+    for row in table["rows"]:
+        found += [f"{row['recipe']}: {problem}." for problem in row["problems"]]
+        if row["missing"]:
+            found.append(f"{row['recipe']}: not run yet: seeds {_listed(row['missing'])}.")
+        if row["dead_layers"]:
+            found.append(
+                f"{row['recipe']}: layers without any gradient: {', '.join(row['dead_layers'])}."
+            )
+    return found
+
+
+def _seeds_needed(table: Mapping[str, Any]) -> list[str]:
+    """For undecided rows, the seeds that would show equivalence if there were no difference."""
+    margin = table["margin"]
+    told = []
+    for row in table["rows"]:
+        verdict, pairs = row["verdict"], row["difference"]
+        if not margin or not verdict or verdict["verdict"] != UNDECIDED:
+            continue
+        if pairs["n"] < FEWEST or not pairs["sd"]:
+            continue
+        if margin / pairs["sd"] < 0.02:  # beyond counting
+            told.append(f"{row['recipe']} more than {MOST // 10}")
+            continue
+        told.append(f"{row['recipe']} {seeds_for_tost(pairs['sd'], margin, 0.0, POWER)}")
+    if not told:
+        return []
+    return [
+        f"Seeds that would show equivalence with a chance of {100 * POWER:.0f} %, were there no "
+        f"difference: {', '.join(told)}."
+    ]
+
+
+def _extra_notes(table: Mapping[str, Any]) -> list[str]:
+    """The other numbers, a line each; of a measure with the paired difference."""
+    names = dict.fromkeys(name for row in table["rows"] for name in row["extras"])
+    lines = []
+    for each in names:
+        told = []
+        for row in table["rows"]:
+            if each not in row["extras"]:
+                continue
+            value = row["extras"][each]
+            text = f"{row['recipe']} {mean_sd(value, 3)}"
+            if "." in each and value["difference"] and value["difference"]["t_interval"]:
+                text += f" ({difference(value['difference'], 3)})"
+            told.append(text)
+        lines.append(f"{each}: {'; '.join(told)}.")
+    return lines
+
+
+def notes(record: Mapping[str, Any]) -> list[str]:
+    """What a reader must know of all tables: how they were made, what is missing.
+
+    >>> from nybble.studies.study import sample
+    >>> notes(sample.record())[-1]
+    'left out: luq (unknown recipe)'
+    """
+    seeds = {task: _listed(entry["seeds"]) for task, entry in record["tasks"].items()}
+    same = len(set(seeds.values())) == 1
+    told = next(iter(seeds.values())) if same else "; ".join(f"{t} {s}" for t, s in seeds.items())
+    found = [
+        f"Metrics at the end of training, mean ± standard deviation over seeds ({told}).",
+    ]
+    if record["baseline"]:
+        found.append(
+            f"Differences to {record['baseline']} are paired by seed, with the 95 % t interval and "
+            "the bias-corrected bootstrap interval of their mean (with two or three pairs the "
+            "latter is too narrow); of perplexities, the ratio in per cent. p: paired t test that "
+            "there is no difference, corrected by Holm over the rows of the table."
+        )
+        found.append(
+            "equivalent: within the margin by two one-sided t tests, corrected too; different: not "
+            "shown to be equivalent, and p at most 0.05; undecided: neither, so more seeds are "
+            "needed."
+        )
+    if record["missing"]:
+        found.append(f"{record['missing']} cells have not been run: the same command continues.")
+    found += _origins(record["runs"])
+    return [*found, *record["notes"]]
+
+
+def _origins(listed: Sequence[Mapping[str, Any]]) -> list[str]:
+    found = []
+    for what in ("commit", "cpu", "threads", "torch"):
+        values = {str(run["origin"][what])[:60] for run in listed if run.get("origin")}
+        if len(values) > 1:
+            found.append(f"The runs differ in {what}: {', '.join(sorted(values))}.")
+    return found
+
+
+def _configured(record: Mapping[str, Any], table: Mapping[str, Any]) -> str:
+    """One sentence about a task: model, data and length of training."""
+    given = record["tasks"][table["task"]]["configuration"]
+    data = given["data_set"]
+    return (
+        f"{given['model']} on {data['name']} ({data['train']} train, {data['test']} test), "
+        f"{given['epochs']} epoch{'s' if given['epochs'] != 1 else ''}, batch "
+        f"{given['batch_size']}, {given['optimizer']}, peak learning rate {given['lr']:g}."
+    )
+
+
+def _ratio(table: Mapping[str, Any]) -> bool:
+    return bool(table["metric"].get("comparison") == "ratio")
+
+
+def _listed(seeds: Sequence[int]) -> str:
+    return ", ".join(map(str, seeds))
+
+
+def _cell(text: str) -> str:
+    return text.replace("|", "\\|")
+
+
+def _escaped(text: str) -> str:
+    return text.replace("<", "&lt;").replace("*", "\\*")

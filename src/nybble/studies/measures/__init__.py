@@ -1,0 +1,47 @@
+"""What can be measured on a finished run, by name; a study lists the names (`Study.measures`).
+
+    measure(folder, config) -> {name of the number: number}
+
+`folder` is the run's folder (checkpoints/, result.json), `config` its configuration; `finished`
+gives the trained model and its task. A measure is a pure function of the two: it draws what it
+needs from seeds of its own and leaves the folder as it is. It runs once, in the process that has
+trained the cell, and its numbers stand in the cell's extras as MEASURE.NUMBER. An error makes the
+cell a failed one; the trained run is kept.
+
+A new measure is a file here and one line in `MEASURES`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+from nybble.errors import UserError, suggest
+from nybble.studies.measures.again import again
+from nybble.training.config import TrainConfig
+
+Measure = Callable[[Path, TrainConfig], dict[str, float]]
+
+MEASURES: dict[str, Measure] = {
+    "test-again": again,
+}
+
+
+def get_measure(name: str) -> Measure:
+    """The measure of a name.
+
+    Raises:
+        UserError: there is none.
+
+    >>> get_measure("test-again").__name__
+    'again'
+    """
+    if name not in MEASURES:
+        raise UserError(
+            f"unknown measure '{name}': the measures are {', '.join(MEASURES)}."
+            f"{suggest(name, MEASURES)}"
+        )
+    return MEASURES[name]
+
+
+__all__ = ["MEASURES", "Measure", "get_measure"]

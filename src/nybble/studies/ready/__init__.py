@@ -1,0 +1,46 @@
+"""The studies that come with nybble: one small file each, and one line here.
+
+A study is made when it is asked for, so that recipes that were added later are in it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from nybble.errors import UserError, suggest
+from nybble.studies.ready import ablation_sun2020, recipes
+from nybble.studies.study.grid import Study
+
+
+@dataclass(frozen=True)
+class Ready:
+    """A study of the registry: what it asks, and how it is made; `quick` is the short form."""
+
+    title: str
+    make: Callable[[bool], Study]
+
+
+STUDIES: dict[str, Ready] = {
+    "recipes": Ready(recipes.TITLE, recipes.make),
+    "ablation-sun2020": Ready(ablation_sun2020.TITLE, ablation_sun2020.make),
+}
+
+
+def get_study(name: str, quick: bool = False) -> Study:
+    """The study of a name.
+
+    Raises:
+        UserError: there is none.
+
+    >>> get_study("recipes", quick=True).name
+    'recipes-quick'
+    """
+    if name not in STUDIES:
+        raise UserError(
+            f"unknown study '{name}': the studies are {', '.join(STUDIES)}.{suggest(name, STUDIES)}"
+        )
+    return STUDIES[name].make(quick)
+
+
+__all__ = ["STUDIES", "Ready", "get_study"]

@@ -1,0 +1,132 @@
+"""Where cells run: joblib's own back ends.
+
+    loky    processes on this machine (joblib's default)
+    dask    a Dask cluster: its scheduler's address, or a local one
+    ray     a Ray cluster: its address, or a local one
+
+OUT must be a folder that every worker sees under the same path. A package of a cluster is imported
+when it is asked for, and not before.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, ExitStack
+from typing import Any
+
+from nybble.errors import UserError, suggest
+from nybble.studies.study.cell import Work, run_cell
+
+EXTRAS = {"dask": "cluster-dask", "ray": "cluster-ray"}
+PACKAGES = {"dask": "distributed", "ray": "ray"}
+
+
+def check_engine(name: str, address: str | None) -> None:
+    """Refuse an engine that is not known or not installed.
+
+    Raises:
+        UserError: no such engine, its package is missing, or it takes no address.
+
+    >>> check_engine("loky", None)
+    """
+    if name not in ENGINES:
+        raise UserError(
+            f"unknown engine '{name}': the engines are {', '.join(ENGINES)}."
+            f"{suggest(name, ENGINES)}"
+        )
+    if name not in PACKAGES:
+        if address is not None:
+            raise UserError(
+                f"--address {address}: the engine {name} is this machine; leave it out."
+            )
+        return
+    try:
+        importlib.import_module(PACKAGES[name])
+    except ImportError as error:
+        raise UserError(
+            f"--engine {name} needs the package {PACKAGES[name]}, which does not import ({error}): "
+            f"pip install 'nybble[{EXTRAS[name]}]'."
+        ) from error
+
+
+def run_works(name: str, works: Iterator[Work], jobs: int, address: str | None) -> None:
+    """Run the cells of `works` on the engine, `jobs` at a time; `works` is drawn from as cells end.
+
+    Raises:
+        UserError: the engine cannot be used, or a cell says that no other could go on.
+    """
+    from joblib import Parallel, delayed
+
+    with ExitStack() as stack:
+        stack.enter_context(ENGINES[name](jobs, address))
+        Parallel(n_jobs=jobs, batch_size=1, pre_dispatch="n_jobs")(
+            delayed(run_cell)(work) for work in works
+        )
+
+
+def _loky(jobs: int, address: str | None) -> AbstractContextManager[Any]:
+    from joblib import parallel_config
+
+    context: AbstractContextManager[Any] = parallel_config(backend="loky")
+    return context
+
+
+class _Dask(ExitStack):
+    """A client of the cluster, and joblib's dask back end."""
+
+    def __init__(self, jobs: int, address: str | None) -> None:
+        super().__init__()
+        self._jobs, self._address = jobs, address
+
+    def __enter__(self) -> _Dask:
+        import dask
+        from distributed import Client
+        from joblib import parallel_config
+
+        # A cell starts a process, which a worker that is a daemon may not.
+        self.enter_context(dask.config.set({"distributed.worker.daemon": False}))
+        try:
+            if self._address is None:
+                client = Client(n_workers=self._jobs, threads_per_worker=1, dashboard_address=None)
+            else:
+                client = Client(self._address)
+        except OSError as error:
+            raise UserError(
+                f"--address {self._address}: no Dask cluster there: {error}."
+            ) from error
+        self.enter_context(client)
+        self.enter_context(parallel_config(backend="dask"))
+        return self
+
+
+class _Ray(ExitStack):
+    """A connection to the cluster, and joblib's ray back end."""
+
+    def __init__(self, jobs: int, address: str | None) -> None:
+        super().__init__()
+        self._jobs, self._address = jobs, address
+
+    def __enter__(self) -> _Ray:
+        import ray
+        from joblib import parallel_config
+        from ray.util.joblib import register_ray
+
+        try:
+            if self._address is None:
+                ray.init(num_cpus=self._jobs, include_dashboard=False, log_to_driver=False)
+            else:
+                ray.init(address=self._address, log_to_driver=False)
+        except (ConnectionError, ValueError) as error:
+            raise UserError(f"--address {self._address}: no Ray cluster there: {error}.") from error
+        self.callback(ray.shutdown)
+        register_ray()
+        self.enter_context(parallel_config(backend="ray"))
+        return self
+
+
+ENGINES: dict[str, Callable[[int, str | None], AbstractContextManager[Any]]] = {
+    "loky": _loky,
+    "dask": _Dask,
+    "ray": _Ray,
+}

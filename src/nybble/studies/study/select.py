@@ -1,0 +1,125 @@
+"""A part of a study, and a study of the data that is here."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from nybble.errors import UserError, suggest
+from nybble.studies.study.grid import Study, StudyTask
+
+
+def select(
+    study: Study,
+    *,
+    tasks: Sequence[str] = (),
+    recipes: Sequence[str] = (),
+    seeds: Sequence[int] = (),
+    data: Mapping[str, str] | None = None,
+    threads: int | None = None,
+) -> Study:
+    """The study with only these tasks, and these recipes and seeds in place of its own.
+
+    data: by task, what its runs read in place of their own.
+
+    Raises:
+        UserError: a task that the study has not.
+
+    >>> from nybble.studies.ready import get_study
+    >>> part = select(get_study("recipes", quick=True), tasks=["vision"], seeds=[7])
+    >>> [task.name for task in part.tasks], part.seeds
+    (['vision'], (7,))
+    """
+    data = data or {}
+    known = [task.name for task in study.tasks]
+    for name in (*tasks, *data):
+        if name not in known:
+            raise UserError(
+                f"study '{study.name}' has no task '{name}': it has {', '.join(known)}."
+                f"{suggest(name, known)}"
+            )
+    kept = []
+    for task in study.tasks:
+        if tasks and task.name not in tasks:
+            continue
+        config = replace(
+            task.config,
+            data=data.get(task.name, task.config.data),
+            threads=threads or task.config.threads,
+        )
+        kept.append(
+            replace(
+                task,
+                config=config,
+                recipes=None if recipes else task.recipes,
+                seeds=None if seeds else task.seeds,
+            )
+        )
+    return replace(
+        study,
+        tasks=tuple(kept),
+        recipes=tuple(recipes) or study.recipes,
+        seeds=tuple(seeds) or study.seeds,
+    )
+
+
+def available(study: Study) -> Study:
+    """The study without the tasks whose data is not on this machine, each with a note.
+
+    Raises:
+        UserError: the data of none is here.
+    """
+    notes = {task.name: note for task in study.tasks if (note := missing(task))}
+    if len(notes) == len(study.tasks):
+        raise UserError(f"study '{study.name}': {'; '.join(notes.values())}.")
+    return replace(
+        study,
+        tasks=tuple(task for task in study.tasks if task.name not in notes),
+        notes=(*study.notes, *notes.values()),
+    )
+
+
+def missing(task: StudyTask) -> str:
+    """Why a task's data cannot be read here and what to do, or nothing.
+
+    Data that is not in the registry (of a task of the user's own) is not looked for.
+    """
+    from nybble.training.data.registry import SOURCES
+
+    name = task.config.resolved().data
+    kind, _, argument = name.partition(":")
+    source = SOURCES.get(kind)
+    if source is None or argument or source.argument == "required":
+        return ""
+    found = source.find()
+    if found.path is not None or not found.looked_in:
+        return ""
+    hint = f", or --data {task.name}={source.usage}" if source.argument != "none" else ""
+    return (
+        f"left out: the task {task.name}, whose data '{name}' is not here ({source.install}{hint})"
+    )
+
+
+def own_study(name: str) -> Study:
+    """A study of the user's own: `module:NAME`, imported from the current folder too.
+
+    Raises:
+        UserError: the module cannot be imported, or NAME in it is no `Study`.
+    """
+    module, colon, attribute = name.partition(":")
+    if not colon or not module or not attribute:
+        raise UserError(f"study '{name}': write module:NAME, where NAME is a Study in that module.")
+    if (here := str(Path.cwd())) not in sys.path:
+        sys.path.insert(0, here)
+    try:
+        found = getattr(importlib.import_module(module), attribute, None)
+    except Exception as error:
+        raise UserError(
+            f"study '{name}': the module '{module}' gave {type(error).__name__}: {error}."
+        ) from error
+    if not isinstance(found, Study):
+        raise UserError(f"study '{name}': '{attribute}' in '{module}' is not a Study.")
+    return found
