@@ -22,6 +22,7 @@ from nybble.studies.measures.audio import audio_noise
 from nybble.studies.measures.bitflips import bit_flips
 from nybble.studies.measures.images import image_corruptions
 from nybble.studies.measures.noise import input_noise
+from nybble.studies.measures.suite import at_test_time
 from nybble.studies.measures.tokens import token_corruption
 from nybble.training.config import TrainConfig
 
@@ -34,6 +35,7 @@ MEASURES: dict[str, Measure] = {
     "audio-noise": audio_noise,
     "token-corruption": token_corruption,
     "bit-flips": bit_flips,
+    "test-time": at_test_time,
 }
 
 
