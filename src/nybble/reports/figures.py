@@ -115,7 +115,7 @@ def _curves(
             axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.legend()
 
-    return _svg(draw, title, (6.4, 4.0), f"{y}-{x}")
+    return svg(draw, title, (6.4, 4.0), f"{y}-{x}")
 
 
 def _points(curve: Sequence[Mapping[str, Any]], x: str, y: str) -> tuple[list[float], list[float]]:
@@ -174,10 +174,11 @@ def differences(record: Mapping[str, Any]) -> str | None:
 
     what = "change" if by_ratio(record) else "difference"
     title = f"paired {what} to {record['baseline']}"
-    return _svg(draw, title, (6.4, 1.1 + 0.5 * len(rows)), "difference")
+    return svg(draw, title, (6.4, 1.1 + 0.5 * len(rows)), "difference")
 
 
-def _svg(draw: Any, title: str, size: tuple[float, float], prefix: str) -> str:
+def svg(draw: Any, title: str, size: tuple[float, float], prefix: str) -> str:
+    """What `draw(axes)` draws, as SVG for a page; `prefix` keeps its identifiers apart."""
     import matplotlib
     from matplotlib.backends.backend_svg import FigureCanvasSVG
     from matplotlib.figure import Figure

@@ -27,6 +27,7 @@ from nybble.training import diagnose, schedule
 from nybble.training.blame import described, raise_if_the_models
 from nybble.training.checkpoint import load_checkpoint, save_checkpoint
 from nybble.training.config import TrainConfig
+from nybble.training.evaluate import evaluate
 from nybble.training.files import disk_errors
 from nybble.training.folder import CHECKPOINTS, check_folder, claim_folder
 from nybble.training.inputs import call, detached, laid_out
@@ -295,35 +296,23 @@ class Run:
             return ""
         return f" {self.task.metric} {with_unit(value, self.task.unit, self.task.digits)}"
 
-    @torch.no_grad()
     def evaluate(self) -> tuple[float, float, dict[str, float]]:
         """Mean loss, metric and extra numbers of the test set; leaves the state as it was."""
-        self.model.eval()
-        task, carried = self.task, None
-        loss_sum, items = 0.0, 0
-        scores: list[Any] = []
-        for inputs, target in task.test_batches():
+
+        def watch(loss: float, inputs: Inputs, carried: Any) -> None:
             self.check_stop()
-            output = call(self.model, inputs, carried)
-            score = task.test_score(self.model, inputs, output, target)
-            loss = float(task.loss(output, target))
             if loss - loss != 0:  # NaN or infinite: the metric of such an output means nothing
                 run = partial(call, self.model, inputs, carried)
                 raise self.bad_test(
                     f"loss is {loss}. The first non-finite value arose "
                     f"{diagnose.locate_forward(self.model, run)}"
                 )
-            weight = task.weight(target)
-            loss_sum += loss * weight
-            items += weight
-            scores.append(score)
-            carried = detached(task.carry(carried, output))
-        if not items:
-            raise UserError(f"The test set of '{self.config.data}' gave nothing to measure.")
-        value = float(task.summarise(scores))
-        if not math.isfinite(value):
-            raise self.bad_test(f"{task.metric} is {value}")
-        return loss_sum / items, value, dict(task.extras(scores))
+
+        self.check_stop()
+        found = evaluate(self.model, self.task, watch=watch)
+        if not math.isfinite(found.metric):
+            raise self.bad_test(f"{self.task.metric} is {found.metric}")
+        return found.loss, found.metric, found.extras
 
     def bad_test(self, what: str) -> NonFiniteError:
         return NonFiniteError(

@@ -258,3 +258,17 @@ def test_a_model_of_the_users(
 def test_every_model_says_what_it_needs() -> None:
     for model in (*MODELS.values(), *CTC_MODELS.values()):
         assert model.hears in ("log-mel", "waveform") and model.defaults["lr"] > 0
+
+
+def test_worse_training_labels_leave_the_test_alone(tiny_speech: Make) -> None:
+    clean: Any = make_task(tiny_speech(model="cnn"))
+    options = (("imbalance", "2"), ("label_noise", "0.5"))
+    worse: Any = make_task(tiny_speech(model="cnn", task_options=options))
+    before, after = clean.data, worse.data
+    assert torch.equal(before.test, after.test)
+    assert torch.equal(before.labels[before.test], after.labels[after.test])
+    assert len(after.train) < len(before.train)
+    assert set(after.train.tolist()) <= set(before.train.tolist())
+    wrong = before.labels[after.train] != after.labels[after.train]
+    assert int(wrong.sum()) == round(len(wrong) / 2)
+    assert after.notes[-1].startswith("label noise 0.5")

@@ -2,11 +2,11 @@
 
     measure(folder, config) -> {name of the number: number}
 
-`folder` is the run's folder (checkpoints/, result.json), `config` its configuration; `finished`
-gives the trained model and its task. A measure is a pure function of the two: it draws what it
-needs from seeds of its own and leaves the folder as it is. It runs once, in the process that has
-trained the cell, and its numbers stand in the cell's extras as MEASURE.NUMBER. An error makes the
-cell a failed one; the trained run is kept.
+`folder` is the run's folder (checkpoints/, result.json), `config` its configuration;
+`trained.load_trained` gives the trained model and its task. A measure is a pure function of the
+two: what it draws is a function of the run's seed, and it leaves the folder as it is. It runs once,
+in the process that has trained the cell, and its numbers stand in the cell's extras as
+MEASURE.NUMBER. An error makes the cell a failed one; the trained run is kept.
 
 A new measure is a file here and one line in `MEASURES`.
 """
@@ -18,12 +18,24 @@ from pathlib import Path
 
 from nybble.errors import UserError, suggest
 from nybble.studies.measures.again import again
+from nybble.studies.measures.audio import audio_noise
+from nybble.studies.measures.bitflips import bit_flips
+from nybble.studies.measures.images import image_corruptions
+from nybble.studies.measures.noise import input_noise
+from nybble.studies.measures.suite import at_test_time
+from nybble.studies.measures.tokens import token_corruption
 from nybble.training.config import TrainConfig
 
 Measure = Callable[[Path, TrainConfig], dict[str, float]]
 
 MEASURES: dict[str, Measure] = {
     "test-again": again,
+    "input-noise": input_noise,
+    "image-corruptions": image_corruptions,
+    "audio-noise": audio_noise,
+    "token-corruption": token_corruption,
+    "bit-flips": bit_flips,
+    "test-time": at_test_time,
 }
 
 

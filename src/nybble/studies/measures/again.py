@@ -13,8 +13,8 @@ from nybble.training.config import TrainConfig
 
 def again(folder: Path, config: TrainConfig) -> dict[str, float]:
     """Test the run in `folder` again."""
-    from nybble.studies.measures.finished import evaluate, finished
+    from nybble.studies.measures.trained import load_trained
 
-    model, task = finished(folder, config)
-    loss, metric, _ = evaluate(model, task)
-    return {task.metric: metric * (100.0 if task.unit == "%" else 1.0), "loss": loss}
+    run = load_trained(folder, config)
+    tested = run.test()
+    return {run.task.metric: run.shown(tested.metric), "loss": tested.loss}

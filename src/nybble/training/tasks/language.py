@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from nybble.errors import UserError
 from nybble.training.config import TrainConfig
 from nybble.training.data.registry import load_data
-from nybble.training.data.text.base import TextData, fingerprint
+from nybble.training.data.text.base import TextData, TextOptions, fingerprint
 from nybble.training.data.text.stream import (
     IGNORED,
     CarriedBatches,
@@ -63,6 +63,7 @@ class LanguageTask(Task):
     default_model: ClassVar[str] = "lstm"
     options: ClassVar[Mapping[str, Option]] = {
         **OPTIONS,
+        "split": Option(str, None, "official, or of brown genres:NAME,NAME (to test on)."),
         "carried": Option(bool, None, "Whether your model takes and gives a state."),
     }
     scores_training = False  # the training loss says the same
@@ -78,7 +79,9 @@ class LanguageTask(Task):
         self.entry, self.settings = settings_of("language", self.options, config)
         carried = self.settings["carried"]
         self.carried = self.entry.carried if carried is None else carried
-        data: TextData = load_data(config.data, task="language")
+        data: TextData = load_data(
+            config.data, TextOptions(self.settings["split"] or ""), task="language"
+        )
         self.data = data
         self.lines = data.train[: config.limit_train]
         self.test_lines = held_out(data, self.settings["part"])[: config.limit_test]

@@ -11,6 +11,7 @@ middle. `specaugment` masks bands and frames as well.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any, ClassVar
 
 import torch
@@ -19,12 +20,14 @@ from torch import Tensor, nn
 
 from nybble.errors import UserError
 from nybble.training.config import TrainConfig
+from nybble.training.data.audio.base import SpeechData
 from nybble.training.data.audio.features import mask_
 from nybble.training.data.audio.logmel import LogMel
 from nybble.training.models.speech import MODELS, build_speech_model, find_model
 from nybble.training.seeds import generator
 from nybble.training.tasks import sound
 from nybble.training.tasks.base import Task
+from nybble.training.tasks.labels import LABEL_OPTIONS, worsened
 from nybble.training.tasks.options import Option, read_options
 
 TEST_BATCH = 250
@@ -50,6 +53,7 @@ class SpeechTask(Task):
     }
     options: ClassVar[Mapping[str, Option]] = {
         **sound.OPTIONS,
+        **LABEL_OPTIONS,
         "seconds": Option(float, None, "Window; the set's own if not given.", low=0.1, high=60),
     }
     inherits: ClassVar[tuple[str, ...]] = (*sound.INHERITS, "seconds")
@@ -61,6 +65,7 @@ class SpeechTask(Task):
         self.augmentation = sound.augmentation_of(config, "shift")
         self.data, values = sound.load_recordings(config)
         values |= read_options(config.task, self.options, config.task_options)
+        self.data = with_worse_labels(self.data, config.seed, values)
         self.features = sound.make_features(self.data, known, values)
         self.waveform = known is not None and known.hears == "waveform"
         self.seconds: float = values["seconds"] or self.data.seconds
@@ -146,3 +151,14 @@ class SpeechTask(Task):
 
     def summarise(self, scores: Sequence[tuple[float, int]]) -> float:
         return sum(correct for correct, _ in scores) / sum(count for _, count in scores)
+
+
+def with_worse_labels(data: SpeechData, seed: int, values: Mapping[str, Any]) -> SpeechData:
+    """The set with the training labels that the options ask for; the test's stay."""
+    found = worsened(data.labels[data.train], len(data.classes), seed, values, data.name)
+    if found is None:
+        return data
+    train = data.train[found.kept]
+    changed = data.labels.clone()
+    changed[train] = found.labels
+    return replace(data, train=train, labels=changed, notes=(*data.notes, *found.notes))

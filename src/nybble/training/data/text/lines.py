@@ -11,7 +11,7 @@ from pathlib import Path
 
 from nybble.errors import UserError
 from nybble.training.data.base import Found, Source
-from nybble.training.data.text.base import TextData
+from nybble.training.data.text.base import TextData, refuse_split
 from nybble.training.data.text.files import read_lines
 
 FILES = ("train.txt", "valid.txt", "test.txt")
@@ -19,6 +19,7 @@ FILES = ("train.txt", "valid.txt", "test.txt")
 
 def load(argument: str, options: object = None) -> TextData:
     """Read the folder; UserError naming the file that is missing or cannot be used."""
+    refuse_split(f"text:{argument}", options)
     folder = Path(argument)
     if not folder.is_dir():
         raise UserError(f"The folder {folder} of text:{argument} does not exist.")
