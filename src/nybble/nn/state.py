@@ -13,9 +13,10 @@ GradScale moves once an iteration: gradients only note their maximum; the next t
 applies the rule to it. A layer that is used twice in a step, or recomputed under checkpointing,
 therefore moves its scale once, by its largest gradient (`immediate`: by its first one; `fit` has
 no state to move and fits every gradient). Layers under one scale (`scope="global"`) form a group:
-each keeps the same number, and the first training forward of an iteration moves all of them. A training forward is one in training mode, or one in
-eval mode with gradients enabled and needed: validation belongs under `torch.no_grad()`. Not done:
-moving the scale of a layer that trains in eval mode under reentrant checkpointing only.
+each keeps the same number, and the first training forward of an iteration moves all of them. A
+training forward is one in training mode, or one in eval mode with gradients enabled and needed:
+validation belongs under `torch.no_grad()`. Not done: moving the scale of a layer that trains in
+eval mode under reentrant checkpointing only.
 """
 
 from __future__ import annotations

@@ -63,7 +63,7 @@ _NAMED_SCALES: dict[str, ScaleConfig] = {
         *(GradScale("delayed", "one"), GradScale("immediate", "one")),
         *(GradScale("delayed", "fit", "global"), GradScale("delayed", "one", "global")),
         *(Hindsight(), Hindsight(power_of_two=True)),
-        *(AbsMax(kind, power_of_two=True) for kind in ("tensor", "row", "channel")),  # type: ignore[arg-type]
+        *(AbsMax(kind, power_of_two=True) for kind in ("tensor", "row", "channel")),
         *(MinMax(), Unit()),
     )
 }
