@@ -34,11 +34,12 @@ from nybble.nn.memory.report import Kept, KeptWatch
 from nybble.nn.multihead import Projection
 from nybble.nn.parts import reason_not_native
 from nybble.nn.recurrent import RecurrentGemm
-from nybble.nn.registry import converted_class
+from nybble.nn.registry import converted_class, quantized_layers
 from nybble.nn.state import QuantizedLayer
 from nybble.ops.dispatch import runs_native
 from nybble.ops.native import active_isa
 from nybble.ops.spec import LayerSpec, Slot
+from nybble.phases import in_tail
 from nybble.products import OtherProducts
 
 GEMMS = (
@@ -89,6 +90,7 @@ class Summary:
     tables: tuple[tuple[str, str], ...] = ()
     kept: tuple[Kept, ...] = ()
     not_joined: tuple[tuple[str, str], ...] = ()
+    phase: str = ""
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-able form."""
@@ -156,6 +158,8 @@ class Summary:
             f"a look-up in float32, which multiplies nothing: {name} ({cls})"
             for name, cls in self.tables
         ]
+        if self.phase:
+            lines.append(f"phase: {self.phase}")
         if self.loss_scale != 1:
             lines.append(
                 f"loss scale: layers of 8 or 16 bits have no scale of their own; in a loop of your"
@@ -261,7 +265,17 @@ def summary(model: nn.Module, example_input: Any) -> Summary:
         loss_scale=loss_scale(model),
         kept=watch.rows(),
         not_joined=not_joined(model),
+        phase=_phase(model),
     )
+
+
+def _phase(model: nn.Module) -> str:
+    """Where a model of a recipe with a tail is; empty for the others."""
+    if in_tail(model):
+        return "the recipe's tail has begun"
+    if any(layer.nybble_tail is not None for _, layer in quantized_layers(model)):
+        return "before the recipe's tail, which nybble.start_tail(model) begins"
+    return ""
 
 
 def _row(

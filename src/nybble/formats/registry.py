@@ -26,6 +26,8 @@ INT4_ZEROLESS = ZeroLess(4)
 
 _OWN = "this project's search for tables that fit 8-bit multipliers"
 W20 = Table16((1, 3, 5, 7, 9, 12, 15, 20, -1, -3, -5, -7, -9, -12, -15, -20), "w20", _OWN)
+U31 = Table16((0, 1, 2, 3, 4, 5, 6, 8, 10, 12, 14, 17, 20, 23, 27, 31), "u31", _OWN)
+S31 = Table16((0, 1, 3, 5, 7, 10, 13, 16, 20, 25, 31, -1, -2, -4, -6, -10), "s31", _OWN)
 G31 = Table16((0, 1, 2, 4, 8, 13, 20, 31, 0, -1, -2, -4, -8, -13, -20, -31), "g31", _OWN)
 
 _OFP8 = "OCP 8-bit Floating Point (OFP8) 1.0"
@@ -84,7 +86,7 @@ _ALL: tuple[Format, ...] = (
     LOG4_BASE10,
     FP4_E2M1,
     INT4_ZEROLESS,
-    *(W20, G31),
+    *(W20, U31, S31, G31),
     *(LOG5_BASE2, LOG3_BASE4, LOG3_BASE4.odd(-1), LOG5_BASE4, LOG5_BASE4.odd(-1)),
     *(INT2, INT3, INT5, INT6, INT7, INT8, INT8_SYM),
     *(UINT2, UINT3, UINT5, UINT6, UINT7, UINT8),

@@ -13,9 +13,10 @@ GradScale moves once an iteration: gradients only note their maximum; the next t
 applies the rule to it. A layer that is used twice in a step, or recomputed under checkpointing,
 therefore moves its scale once, by its largest gradient (`immediate`: by its first one; `fit` has
 no state to move and fits every gradient). Layers under one scale (`scope="global"`) form a group:
-each keeps the same number, and the first training forward of an iteration moves all of them. A training forward is one in training mode, or one in
-eval mode with gradients enabled and needed: validation belongs under `torch.no_grad()`. Not done:
-moving the scale of a layer that trains in eval mode under reentrant checkpointing only.
+each keeps the same number, and the first training forward of an iteration moves all of them. A
+training forward is one in training mode, or one in eval mode with gradients enabled and needed:
+validation belongs under `torch.no_grad()`. Not done: moving the scale of a layer that trains in
+eval mode under reentrant checkpointing only.
 """
 
 from __future__ import annotations
@@ -33,18 +34,16 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from nybble.errors import UserError
-from nybble.formats import get_format
 from nybble.nn.calls import Calls
 from nybble.nn.function import LayerCall, LayerFunction, infer
+from nybble.nn.inputs import SIGNED, SKEWED, UNSEEN, UNSIGNED, input_forms, kind_of
 from nybble.ops.geometry import Geometry
 from nybble.ops.spec import LayerSpec
-from nybble.quantizers import PACT, SAWB, GradScale, Quantizer
+from nybble.quantizers import PACT, GradScale, Quantizer
 from nybble.quantizers.scales.gradscale import is_number, usable
-from nybble.quantizers.scales.pact import has_negative
 
 _LINEAR = Geometry("linear")
 
-UNSEEN, UNSIGNED, SIGNED = 0, 1, 2
 STATE = (
     "nybble_alpha",
     "nybble_input_kind",
@@ -57,32 +56,6 @@ STATE = (
 def in_backward() -> bool:
     """Whether autograd's engine is running on this thread: a forward is then a recomputation."""
     return bool(torch._C._current_graph_task_id() != -1)
-
-
-def signed_input(spec: LayerSpec) -> LayerSpec:
-    """`spec` with its unsigned PACT input slot replaced by its signed form.
-
-    UINT4 becomes [-7, 7] with one clip, INT4 with two clips and a zero point, or the levels of the
-    weights with the clip that their SAWB finds in each batch ([-7, 7] where they have none). A spec
-    with a `signed_slot` says itself what it becomes.
-    """
-    slot = spec.output_input
-    if spec.signed_slot is not None:
-        return replace(spec, output_input=spec.signed_slot)
-    if not isinstance(slot, Quantizer) or not isinstance(slot.scale, PACT):
-        return spec
-    bits = slot.format.bits
-    two_sided = spec.signed_inputs == "two_sided"
-    name = f"int{bits}" if two_sided else f"int{bits}_sym"
-    if spec.signed_inputs != "sawb":
-        scale = replace(slot.scale, kind="two_sided" if two_sided else "symmetric")
-        return replace(spec, output_input=replace(slot, format=get_format(name), scale=scale))
-    weight = spec.output_weight
-    if isinstance(weight, Quantizer) and isinstance(weight.scale, SAWB):
-        levels, sawb = weight.format, SAWB(weight.scale.coefficients)
-    else:
-        levels, sawb = get_format(name), SAWB()
-    return replace(spec, output_input=replace(slot, format=levels, scale=sawb))
 
 
 @lru_cache(maxsize=256)
@@ -144,7 +117,7 @@ class QuantizedLayer(nn.Module):
         self.nybble_spec, self.nybble_rule, self.nybble_name = spec, rule, name
         self.nybble_backend, self.nybble_accumulate = backend, accumulate
         self.nybble_seed, self.nybble_index, self.nybble_tail = seed, index, tail
-        self._nybble_signed = signed_input(spec)
+        self._nybble_forms = input_forms(spec)
         self._nybble_calls_seen = Calls()
         self._nybble_group: list[QuantizedLayer] = []
         slot = spec.output_input
@@ -167,7 +140,7 @@ class QuantizedLayer(nn.Module):
     def become_(self, spec: LayerSpec) -> None:
         """Do what `spec` says from the next forward on; state that it does not use stays."""
         self.nybble_spec = spec
-        self._nybble_signed = signed_input(spec)
+        self._nybble_forms = input_forms(spec)
 
     def detach_(self) -> None:
         """Remove all that `attach_` added."""
@@ -250,7 +223,7 @@ class QuantizedLayer(nn.Module):
         return self.nybble_alpha is not None and slot is not None and isinstance(slot.scale, PACT)
 
     def _resolved_spec(self) -> LayerSpec:
-        return self._nybble_signed if self._nybble_kind == SIGNED else self.nybble_spec
+        return self._nybble_forms[self._nybble_kind or UNSEEN]
 
     def _see_input(self, x: Tensor) -> bool:
         """Learn from the first batch whether inputs are signed, and set PACT's clip from it.
@@ -261,12 +234,13 @@ class QuantizedLayer(nn.Module):
             # The buffer knows, after loading or where an average of models copied buffers into it.
             self._nybble_kind = int(self.nybble_input_kind.item())
         alpha = self.nybble_alpha
-        if alpha is None and self.nybble_spec.signed_slot is None:
+        forms = self._nybble_forms
+        if alpha is None and forms[SIGNED] == forms[SKEWED] == forms[UNSIGNED]:
             return True
         if not x.numel():
             return False
         if self._nybble_kind == UNSEEN:
-            self._nybble_kind = SIGNED if has_negative(x.detach()) else UNSIGNED
+            self._nybble_kind = kind_of(x.detach(), self.nybble_spec)
             with torch.no_grad():
                 self.nybble_input_kind.fill_(self._nybble_kind)
         quantizer = self._resolved_spec().output_input
@@ -346,7 +320,9 @@ class QuantizedLayer(nn.Module):
             )
         self.weight.copy_(values)
         # The signed form first: it may take its levels from the weight's slot.
-        self._nybble_signed = replace(self._nybble_signed, output_weight=None)
+        self._nybble_forms = {
+            kind: replace(form, output_weight=None) for kind, form in self._nybble_forms.items()
+        }
         self.nybble_spec = replace(self.nybble_spec, output_weight=None)
 
     # ---- GradScale --------------------------------------------------------------------------

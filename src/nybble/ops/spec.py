@@ -107,6 +107,8 @@ class LayerSpec:
 
     signed_slot: the input slot of layers whose first batch holds negative values; None: as
         `signed_inputs` says for PACT, and the same slot for other scales.
+    skewed_slot: that of layers whose first batch is mostly above zero, as behind GELU or SiLU: its
+        smallest value is negative, but within 0.4 of the largest; None: the signed slot.
     samples: how often the gradient is rounded at random for grad_weight; the products are averaged.
     fold: a scale of the weight or input that varies along the sum of a backward Gemm is multiplied
         into the gradient before that is quantised, so that the Gemm is one of integers.
@@ -139,6 +141,7 @@ class LayerSpec:
     accumulator: Accumulator = EXACT
     signed_inputs: Literal["symmetric", "two_sided", "sawb"] = "symmetric"
     signed_slot: Slot = None
+    skewed_slot: Slot = None
     samples: int = 1
     gradient_pair: GradientPair = "each"
     fold: bool = False
@@ -163,11 +166,13 @@ class LayerSpec:
     def _check_extras(self) -> None:
         if self.outliers is not None and not 0.5 < self.outliers < 1.0:
             raise UserError(f"outliers is {self.outliers!r}: a quantile between 0.5 and 1, as 0.99")
-        if self.signed_slot is not None:
-            _check_slot("output_input", self.signed_slot)
+        for slot in (self.signed_slot, self.skewed_slot):
+            if slot is not None:
+                _check_slot("output_input", slot)
         for left, right in (
             (self.output_input, self.output_weight),
             (self.signed_slot or self.output_input, self.output_weight),
+            (self.skewed_slot or self.output_input, self.output_weight),
             (self.grad_input_grad, self.grad_input_weight),
             (self.grad_weight_grad, self.grad_weight_input),
         ):
@@ -181,7 +186,7 @@ class LayerSpec:
     def composite(self) -> bool:
         """Whether a layer needs `ops/reference/composite.py`: scales along the sum, transforms,
         scales that depend on the rounding, or something done to a Gemm as a whole."""
-        slots = [self.slot(name) for name in SLOTS] + [self.signed_slot]
+        slots = [self.slot(name) for name in SLOTS] + [self.signed_slot, self.skewed_slot]
         return (
             self.fold
             or self.control_variate
@@ -225,7 +230,7 @@ class LayerSpec:
     @cached_property
     def draws(self) -> bool:
         """Whether a slot rounds with random bits."""
-        slots = [self.slot(name) for name in SLOTS] + [self.signed_slot]
+        slots = [self.slot(name) for name in SLOTS] + [self.signed_slot, self.skewed_slot]
         drawn = any(q is not None and q.draws for q in slots)
         return drawn or self.gradient_pair == "random"
 
@@ -267,7 +272,7 @@ class LayerSpec:
         if unknown:
             raise UserError(f"a layer spec has no field {', '.join(sorted(unknown))}")
         values: dict[str, Any] = dict(data)
-        for name in (*SLOTS, "signed_slot"):
+        for name in (*SLOTS, "signed_slot", "skewed_slot"):
             if isinstance(values.get(name), dict):
                 values[name] = Quantizer.from_dict(values[name])
         if isinstance(values.get("weight_gradient"), dict):

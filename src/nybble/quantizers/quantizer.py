@@ -71,7 +71,7 @@ _NAMED_SCALES: dict[str, ScaleConfig] = {
         *(GradScale("delayed", "one"), GradScale("immediate", "one")),
         *(GradScale("delayed", "fit", "global"), GradScale("delayed", "one", "global")),
         *(Hindsight(), Hindsight(power_of_two=True)),
-        *(AbsMax(kind, power_of_two=True) for kind in ("tensor", "row", "channel")),  # type: ignore[arg-type]
+        *(AbsMax(kind, power_of_two=True) for kind in ("tensor", "row", "channel")),
         *(MinMax(), Unit()),
         *(BestOfTwo("tensor"), BestOfTwo("row"), BestOfTwo("channel")),
         *(BestOfTwo("tensor", rms=0.35), BestOfTwo("row", rms=0.35)),

@@ -19,14 +19,15 @@ Not done here: accumulators of 16 bits; the hardware block of the paper (MF-BPRO
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import cast
 
 from nybble.errors import UserError
 from nybble.formats import Stochastic, get_format
 from nybble.ops.spec import GradientPair, LayerSpec
-from nybble.quantizers import SAWB, AbsMax, Hindsight, Quantizer, ScaleConfig
-from nybble.recipes.parts import FIRST_LAST, end_rules
-from nybble.recipes.recipe import OPTIONAL, Recipe, Rule, Switch, read_settings
+from nybble.quantizers import PACT, SAWB, AbsMax, Hindsight, Quantizer, ScaleConfig
+from nybble.recipes.parts import FIRST_LAST, end_rules, optional_rules
+from nybble.recipes.recipe import Recipe, Rule, Switch, read_settings
 from nybble.recipes.tail import Tail
 
 SWITCHES = (
@@ -75,6 +76,14 @@ SWITCHES = (
         "ibm15",
         "SAWB's coefficients: of IBM's own code for 15 levels, or of the public port of LUQ's code",
     ),
+    Switch(
+        "inputs",
+        ("sawb", "pact"),
+        "sawb",
+        "SAWB is the paper's, for weights and inputs alike: of inputs without negative values, as"
+        " behind a ReLU, it uses 8 of 15 levels. pact takes the inputs of `sun2020` (a learned clip"
+        " and 16 levels there), so that the gradients alone differ from it",
+    ),
     FIRST_LAST,
     Switch(
         "embedding",
@@ -102,13 +111,15 @@ def four_bit_spec(settings: dict[str, str]) -> LayerSpec:
     elif settings["eta"] != "0.1":
         raise UserError(f"luq: eta={settings['eta']} is for scale=hindsight; add it or leave eta")
     gradient = Quantizer(get_format("fp4_radix2"), scale, Stochastic())
+    learned = Quantizer(get_format("uint4"), PACT("unsigned"))
     return LayerSpec(
-        output_input=forward,
+        output_input=forward if settings["inputs"] == "sawb" else learned,
         output_weight=forward,
         grad_input_grad=gradient,
         grad_weight_grad=gradient,
         samples=int(settings["samples"]),
         gradient_pair=cast("GradientPair", settings["pair"]),
+        signed_inputs="sawb",
     )
 
 
@@ -116,16 +127,17 @@ def luq(**switches: str) -> Recipe:
     """INT4 forward, unbiased FP4 radix-2 gradients."""
     settings = read_settings("luq", SWITCHES, switches)
     spec = four_bit_spec(settings)
-    optional = [
-        Rule(spec, type=kind, why="asked for") for kind in OPTIONAL if settings[kind] == "yes"
-    ]
+    loops = []
+    if settings["inputs"] == "pact":
+        symmetric = replace(spec, signed_inputs="symmetric")
+        loops.append(Rule(symmetric, type="time-loop", why="hidden states, as in sun2020"))
     share = float(settings["tail"])
     return Recipe(
         "luq",
         "INT4 weights and inputs, unbiased radix-2 FP4 gradients",
         "Chmiel et al., ICLR 2023, arXiv 2112.10769",
         spec,
-        rules=(*optional, *end_rules(settings["first_last"])),
+        rules=(*optional_rules(settings, spec), *end_rules(settings["first_last"]), *loops),
         switches=SWITCHES,
         candidates=("samples=2", "scale=hindsight"),
         settings=tuple(settings.items()),

@@ -3,14 +3,14 @@ Networks using Logarithmic Data Representation", 2016, arXiv 1603.01025).
 
     weights, inputs, gradients   sign and exponent, radix 2: q = sign(x) 2^round(log2 |x|)
 
-so that every product is a shift. Rounding is in the exponent: 2^n is taken from 2^(n - 1/2) upwards,
-the geometric midpoint. All of this is remembered, as is that the paper trained a network on
-CIFAR-10 so, close to float32 and above 5-bit linear numbers; no text of it was available here.
+so that every product is a shift. Rounding is in the exponent: 2^n is taken from 2^(n - 1/2)
+upwards, the geometric midpoint. All of this is remembered, as is that the paper trained a network
+on CIFAR-10 so, close to float32 and above 5-bit linear numbers; no text of it was available here.
 
 What the texts leave open: the paper's full-scale range is a power of two a layer; here it is the
-smallest one above the largest magnitude of each tensor. Gradients are rounded to nearest as all
-else, which is biased; `gradients=stochastic` is not the paper's. First and last layer as remembered
-of nothing: they are in 5 bits too (`first_last=same`), since the paper speaks of end-to-end training.
+smallest one that the largest magnitude of each tensor fits in. Gradients are rounded to nearest as
+all else, which is biased; `gradients=stochastic` is not the paper's. First and last layer are in 5
+bits too (`first_last=same`): the paper, as remembered, exempts none.
 
 Not done here: the paper's accumulation in the logarithmic domain, and 4-bit inference.
 """

@@ -2,8 +2,9 @@
 
     weights     W20, 16 levels +-{1, 3, 5, 7, 9, 12, 15, 20}, a scale for each output channel: the
                 better of its maximum's and its rms's
-    inputs      signed: W20 with a scale for each row in the same way; without negative values:
-                UINT4 with the row's maximum at 15; in convolutions PACT's clip, one a tensor
+    inputs      without negative values U31, {0 ... 6, 8, 10, 12, 14, 17, 20, 23, 27, 31}; as behind
+                GELU or SiLU S31, {-10, -6, -4, -2, -1, 0, 1, 3, 5, 7, 10, 13, 16, 20, 25, 31}; the
+                row's maximum is the top level; others W20, a scale for each row as for weights
     gradients   G31, {0, +-1, 2, 4, 8, 13, 20, 31}: a grid between uniform and logarithmic, rounded
                 at random, a scale for each row (grad_input) or output channel (grad_weight)
     fold        the scale of a weight or an input that runs along a backward sum is multiplied into
@@ -41,6 +42,13 @@ FORWARD = (
         "int4",
         "in convolutions of 3x3 the fast Winograd path takes uniform levels only",
     ),
+    Switch("inputs", ("u31", "uint4"), "u31", "levels of inputs that are never negative"),
+    Switch(
+        "conv_inputs",
+        ("image", "pact"),
+        "image",
+        "in convolutions: the same levels with a scale for each image, or UINT4 with a learned clip",
+    ),
     Switch(
         "control",
         ("yes", "no"),
@@ -69,9 +77,10 @@ def forward_spec(settings: dict[str, str], weights: str) -> LayerSpec:
     else:
         weight = Quantizer(get_format("int4_sym"), BestOfTwo("free", rms=0.35))
     return LayerSpec(
-        output_input=Quantizer(get_format("uint4"), AbsMax("free")),
+        output_input=Quantizer(get_format(settings["inputs"]), AbsMax("free")),
         output_weight=weight,
         signed_slot=Quantizer(get_format("w20"), BestOfTwo("free")),
+        skewed_slot=Quantizer(get_format("s31"), AbsMax("free")),
         control_variate=settings["control"] == "yes",
     )
 
@@ -80,12 +89,11 @@ def build(
     settings: dict[str, str], backward: dict[str, Quantizer | str | bool | int]
 ) -> tuple[LayerSpec, list[Rule]]:
     spec = replace(forward_spec(settings, settings["weights"]), **backward)  # type: ignore[arg-type]
-    conv = replace(
-        forward_spec(settings, settings["conv_weights"]),
-        output_input=Quantizer(get_format("uint4"), PACT("unsigned")),
-        **backward,  # type: ignore[arg-type]
-    )
-    why = "one clip a tensor: a pixel's scale would lie along the sum"
+    conv = replace(forward_spec(settings, settings["conv_weights"]), **backward)  # type: ignore[arg-type]
+    why = "a scale for each image: a pixel's would lie along the sum"
+    if settings["conv_inputs"] == "pact":
+        conv = replace(conv, output_input=Quantizer(get_format("uint4"), PACT("unsigned")))
+        why = "one clip a tensor"
     return spec, [*common_rules(settings, spec), Rule(conv, type="conv", why=why)]
 
 

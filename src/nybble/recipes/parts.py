@@ -6,7 +6,7 @@ from __future__ import annotations
 from nybble.formats import get_format
 from nybble.ops.spec import EXACT, Accumulator, LayerSpec
 from nybble.quantizers import Quantizer, Unit
-from nybble.recipes.recipe import Rule, Switch
+from nybble.recipes.recipe import OPTIONAL, Rule, Switch
 
 FIRST_LAST = Switch(
     "first_last",
@@ -53,3 +53,8 @@ def end_rules(value: str) -> list[Rule]:
     spec = {"fp16": uniform_spec("fp16"), "hfp8": hfp8_spec()}.get(value)
     why = "as in sun2020"
     return [Rule(spec, position="first", why=why), Rule(spec, position="last", why=why)]
+
+
+def optional_rules(settings: dict[str, str], spec: LayerSpec) -> list[Rule]:
+    """Rules for what is in 4 bits only where it is asked for: tables, products of attention."""
+    return [Rule(spec, type=kind, why="asked for") for kind in OPTIONAL if settings[kind] == "yes"]

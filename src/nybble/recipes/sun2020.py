@@ -27,8 +27,8 @@ from nybble.formats import get_format
 from nybble.ops.spec import LayerSpec
 from nybble.quantizers import PACT, SAWB, Quantizer, Unit
 from nybble.recipes.hfp8 import ACCUMULATOR, accumulator_of
-from nybble.recipes.parts import hfp8_spec, uniform_spec
-from nybble.recipes.recipe import OPTIONAL, Recipe, Rule, Switch, read_settings
+from nybble.recipes.parts import hfp8_spec, optional_rules, uniform_spec
+from nybble.recipes.recipe import Recipe, Rule, Switch, read_settings
 from nybble.recipes.sun2020_gradients import gradient_pair, gradient_quantizers
 
 SWITCHES = (
@@ -96,8 +96,8 @@ SWITCHES = (
         "scope",
         ("layer", "global"),
         "layer",
-        "one GradScale a layer is the paper's; global is one adaptive scale for all layers, moved by"
-        " the same rule: what the paper compares with",
+        "one GradScale a layer is the paper's; global is one adaptive scale for all layers, moved"
+        " by the same rule: what the paper compares with",
     ),
     Switch(
         "sawb",
@@ -194,11 +194,6 @@ def hidden_rules(spec: LayerSpec, settings: dict[str, str]) -> list[Rule]:
         return []
     why = "hidden states: their scale has to be known before the loop"
     return [Rule(replace(spec, signed_inputs="symmetric"), type="time-loop", why=why)]
-
-
-def optional_rules(settings: dict[str, str], spec: LayerSpec) -> list[Rule]:
-    """Rules for what is in 4 bits only where it is asked for: tables, products of attention."""
-    return [Rule(spec, type=kind, why="asked for") for kind in OPTIONAL if settings[kind] == "yes"]
 
 
 def sun2020(**switches: str) -> Recipe:

@@ -15,8 +15,9 @@ from dataclasses import replace
 
 from nybble.formats import get_format
 from nybble.quantizers import MinMax, Quantizer
+from nybble.recipes.parts import optional_rules
 from nybble.recipes.recipe import Recipe, Rule, read_settings
-from nybble.recipes.sun2020 import SWITCHES, four_bit_spec, hidden_rules, optional_rules
+from nybble.recipes.sun2020 import SWITCHES, four_bit_spec, hidden_rules
 
 _EXEMPT = ("first_last", "one_by_one", "depthwise")
 STRICT_SWITCHES = tuple(switch for switch in SWITCHES if switch.name not in _EXEMPT)

@@ -5,14 +5,16 @@ from __future__ import annotations
 import textwrap
 from typing import Any
 
-from nybble.nn.state import signed_input
+from nybble.nn.inputs import signed_input
+from nybble.ops.geometry import Geometry
+from nybble.ops.native.plan import why_not
 from nybble.ops.spec import SAME, SLOTS, LayerSpec, Slot
 from nybble.recipes import Recipe
 from nybble.recipes.recipe import Rule
 from nybble.reports.cells import column_widths
 
 GEMMS = ("output", "grad_input", "grad_weight")
-LIST_HEADER = ("recipe", *(f"{gemm} bits" for gemm in GEMMS), "source")
+LIST_HEADER = ("recipe", *(f"{gemm} bits" for gemm in GEMMS), "backend", "source")
 WIDTH = 98
 
 
@@ -30,11 +32,52 @@ def bits(spec: LayerSpec) -> dict[str, str]:
     return found
 
 
+def backend(spec: LayerSpec) -> str:
+    """Which of a linear layer's Gemms the native kernels take where they are built; the others run
+    on the reference backend.
+
+    >>> from nybble.recipes import get_recipe
+    >>> backend(get_recipe("sun2020").spec), backend(get_recipe("fp16").spec)
+    ('native', 'reference')
+    """
+    if not spec.quantizes:
+        return "torch"
+    taken = [gemm for gemm in GEMMS if why_not(spec, Geometry("linear"), gemm) is None]
+    if len(taken) in (0, len(GEMMS)):
+        return "native" if taken else "reference"
+    return f"native: {', '.join(taken)}"
+
+
+def extras(recipe: Recipe) -> list[str]:
+    """What a recipe does beside its slots: how gradients are paired and sampled, phases, kernels.
+
+    >>> from nybble.recipes import get_recipe
+    >>> extras(get_recipe("luq:samples=2"))[0]
+    'gradients: rounded once for both backward Gemms; grad_weight averages 2 samples'
+    """
+    spec, lines = recipe.spec, []
+    pair = {
+        "each": "",
+        "one": "rounded once for both backward Gemms",
+        "mean": "each backward Gemm runs with both operands and takes the mean",
+        "random": "each backward Gemm takes one of the two operands, drawn a layer and call",
+    }[spec.gradient_pair]
+    samples = f"grad_weight averages {spec.samples} samples" if spec.samples > 1 else ""
+    if pair or samples:
+        lines.append(f"gradients: {'; '.join(filter(None, (pair, samples)))}")
+    if recipe.tail is not None:
+        lines.append(f"tail: {recipe.tail}")
+    return [*lines, f"backend: {backend(spec)}"]
+
+
 def listing(recipes: list[Recipe]) -> str:
-    """One line a recipe: its name, the bits of its three Gemms, the source."""
+    """One line a recipe: its name, the bits of its three Gemms, the backend, the source."""
     table = [
         list(LIST_HEADER),
-        *([r.name, *bits(r.spec).values(), f"{r.title} ({r.source})"] for r in recipes),
+        *(
+            [r.name, *bits(r.spec).values(), backend(r.spec), f"{r.title} ({r.source})"]
+            for r in recipes
+        ),
     ]
     widths = column_widths(table)
     lines = [
@@ -62,7 +105,8 @@ def describe(recipe: Recipe) -> str:
         lines += ["", "Exceptions, the first that matches a layer decides:"]
         for rule in recipe.rules:
             lines += _rule(rule, recipe.spec)
-    lines += ["", f"loss scale: {recipe.loss_scale:g}"]
+    lines += ["", *(line for text in extras(recipe) for line in _indented(text, 0))]
+    lines += [f"loss scale: {recipe.loss_scale:g}"]
     if recipe.switches:
         values = dict(recipe.settings)
         lines += ["", f"Switches, written {recipe.name}:NAME=VALUE+NAME=VALUE:"]
@@ -121,6 +165,7 @@ def as_json(recipe: Recipe) -> dict[str, Any]:
     return {
         **recipe.to_dict(),
         "bits": bits(recipe.spec),
+        "backend": backend(recipe.spec),
         "switches": [
             {"name": s.name, "choices": list(s.choices), "default": s.default, "why": s.why}
             for s in recipe.switches

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from nybble.errors import UserError
-from nybble.nn.state import SIGNED
+from nybble.nn.inputs import SIGNED
 from nybble.recipes.earlier import as_before
 from nybble.training.checkpoint import load_checkpoint
 from nybble.training.config import TrainConfig

@@ -23,7 +23,7 @@ from torch import Tensor
 
 from nybble.convert import loss_scale
 from nybble.errors import UserError
-from nybble.training import diagnose, schedule
+from nybble.training import diagnose
 from nybble.training.blame import described, raise_if_the_models
 from nybble.training.checkpoint import load_checkpoint, save_checkpoint
 from nybble.training.config import TrainConfig
@@ -32,7 +32,9 @@ from nybble.training.files import disk_errors
 from nybble.training.folder import CHECKPOINTS, check_folder, claim_folder
 from nybble.training.inputs import call, detached, laid_out
 from nybble.training.machine import commit
+from nybble.training.noise import gradient_to_noise
 from nybble.training.optimizers import build_optimizer, clip_gradients_, set_lr, unscale_
+from nybble.training.phases import Phases
 from nybble.training.prepare import begin, build_model, environment
 from nybble.training.progress import Reporter, clock, waiting, with_unit
 from nybble.training.record import layers_of, run_record
@@ -97,6 +99,7 @@ class Run:
         self.state = RunState(loss_scale=config.loss_scale or loss_scale(self.model))
         self.watch = GradientWatch(self.model, self.task.steps_per_epoch)
         self.total_steps = config.epochs * self.task.steps_per_epoch
+        self.phases = Phases(self.recipe, self.total_steps)
         self.commit = commit()
         self.carried: Any = None
         self.saved_at: int | None = None
@@ -157,10 +160,9 @@ class Run:
         """One training step: batch, forward, backward, optimizer."""
         state, config = self.state, self.config
         started, cpu_started = time.perf_counter(), time.process_time()
-        set_lr(
-            self.optimizer,
-            schedule.factor(config.schedule, self.done, self.total_steps, config.warmup),
-        )
+        if self.phases.enter(self.model, state, self.done):
+            self.reporter.say(f"step {self.done + 1}: the last phase of {config.recipe} begins")
+        set_lr(self.optimizer, self.phases.factor(config.schedule, self.done, config.warmup))
         inputs, target = self.batch()
         began_with = self.carried
         before = [(buffer, buffer.clone()) for buffer in self.model.buffers()]
@@ -174,6 +176,8 @@ class Run:
         self.backward(loss)
         if diagnose.gradients_finite(self.model):
             self.watch.observe(state.step)
+            if self.phases.looks(self.done, state):
+                self.look(before, inputs, target, began_with)
             if config.clip_norm and clip_gradients_(self.optimizer, config.clip_norm):
                 state.clipped += 1
             self.optimizer.step()
@@ -221,6 +225,21 @@ class Run:
         (loss * scale).backward()
         unscale_(self.model.parameters(), scale)
 
+    def look(
+        self, before: list[tuple[Tensor, Tensor]], inputs: Inputs, target: Any, carried: Any
+    ) -> None:
+        """Compare this step's gradient with its noise, for a recipe whose tail waits for that."""
+
+        def repeat() -> Tensor:
+            seed_globals(derive(self.config.seed, "step", self.state.epoch, self.state.step))
+            return self.task.loss(call(self.model, inputs, carried), target)
+
+        ratio = gradient_to_noise(self.model, before, repeat, self.state.loss_scale)
+        if self.phases.saw(self.done, ratio, self.state):
+            self.reporter.say(
+                f"step {self.done + 1}: the gradient is {ratio:.3f} times its quantisation noise"
+            )
+
     def skip(self) -> None:
         """A gradient overflowed: take no step, and halve the loss scale (Micikevicius et al. 2018).
 
@@ -256,6 +275,8 @@ class Run:
             "step_ms": statistics.median(state.step_ms),
             "gradients": {"nonzero": nonzero, "dead": dead},
         }
+        if self.phases.tail is not None:
+            record["phase"] = "tail" if self.phases.started else "main"
         if self.config.clip_norm:
             record["clipped_steps"] = state.clipped
         state.epochs.append(record)
@@ -378,6 +399,8 @@ class Run:
                 f"The checkpoint in {self.folder} does not fit the model '{self.config.model}' "
                 f"(has its code changed?): {error}"
             ) from error
+        # What the last step was in, since a test may come before the next one.
+        self.phases.enter(self.model, self.state, self.done - 1, resumed=True)
         if self.state.gradients:
             self.watch.state = self.state.gradients
         self.saved_at = found.step

@@ -25,6 +25,7 @@ def run_record(run: Run, status: str, error: str | None = None) -> dict[str, Any
         "seed": run.config.seed,
         "folder": str(run.folder),
         "loss_scale": state.loss_scale,
+        "phases": run.phases.record(state),
         "skipped_steps": state.skipped,
         "metric": metric,
         "unit": run.task.unit,

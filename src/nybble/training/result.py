@@ -6,6 +6,9 @@ The fields:
     status     "running", "interrupted", "failed" (both with `error`) or "complete"
     config     every field of TrainConfig, `lr` as used; `loss_scale` as it ended,
                `skipped_steps` by which it was halved
+    phases     null, or of a recipe with a last phase: tail_begins (the step, from 0; null: not yet)
+               and watched, [step, gradient to noise] of every look of a watch; every entry of
+               `epochs` then has the `phase` in which it ended, main or tail
     data, model, recipe    what they were: sizes, number of weights, the recipe's own record
     start      null, or with --from: from, step, recipe and sha256 of the weights that the run
                began with, new_head (the layer that began anew, or null), and the test_loss and

@@ -44,3 +44,15 @@ def factor(schedule: str, step: int, total: int, warmup: float) -> float:
     if schedule == "inverse-sqrt":
         return math.sqrt(max(1.0, rise) / (step + 1))
     return 1.0
+
+
+def triangle(step: int, total: int) -> float:
+    """Linear from 0 up to 1 in the middle of `total` steps, and back to 0 (FNT of LUQ, ICLR 2023).
+
+    >>> [triangle(s, 4) for s in range(4)]
+    [0.5, 1.0, 0.6666666666666666, 0.3333333333333333]
+    """
+    position, middle = step + 1, (total + 1) // 2
+    if position <= middle:
+        return position / middle
+    return (total + 1 - position) / (total + 1 - middle)

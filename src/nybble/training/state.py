@@ -17,6 +17,8 @@ class RunState:
 
     score: the sum of the epoch's training scores, entry by entry; empty before the first.
     before: the test of the model that the run started from.
+    tail_step: the first step of the recipe's last phase, where a watch found it; watched: [step,
+    gradient to noise] of every look of that watch.
     clipped: steps of the epoch whose gradients were scaled down to `clip_norm`.
     """
 
@@ -36,6 +38,8 @@ class RunState:
     gradients: dict[str, list[float]] = field(default_factory=dict)
     warnings: list[str] = field(default_factory=list)
     before: dict[str, float] = field(default_factory=dict)
+    tail_step: int | None = None
+    watched: list[list[float]] = field(default_factory=list)
 
     def next_epoch(self) -> None:
         """Move to the next epoch and empty the sums."""

@@ -18,8 +18,9 @@ import torch
 from torch import Tensor, nn
 
 from nybble.nn.function import LayerCall
+from nybble.nn.inputs import UNSEEN
 from nybble.nn.recurrent.function import SequenceCall, SequenceFunction, infer
-from nybble.nn.state import STATE, UNSEEN, QuantizedLayer, describe_spec
+from nybble.nn.state import STATE, QuantizedLayer, describe_spec
 from nybble.ops.geometry import Geometry
 from nybble.ops.recurrent import Sequence, StepGemm
 from nybble.ops.reference import recurrent as reference

@@ -95,7 +95,7 @@ def _without_state(
         else:
             only = (i == 0, i == 1)
             one = reference.quantize_gradient(grad, spec, nothing, draw, only, sample=sample)
-            found.append(one[i])
+            found.append(one[0] if i == 0 else one[1])
     return found[0], found[1], NO_FLOATS.clone(), NO_FLOATS.clone()
 
 

@@ -164,7 +164,7 @@ def layer_backward(
         for_weight = []
     if for_input:
         memory = grad if overwrite else None  # of the first product alone
-        products = []
+        products: list[Tensor] = []
         for entry in for_input:
             if native_dx:
                 products.append(step.native_input(*entry, memory if not products else None))

@@ -113,8 +113,8 @@ def layer_backward(
     """(dx, dw, dalpha, amax, scale): empty tensors where `needs` (x, weight, alpha) says no.
 
     `amax` and `scale` are what the gradient scale's state wants: the gradient's largest magnitude
-    and the state that was used; empty for scales without a state. `channels_last`: how input and weight lay
-    in memory, which is the order of their codes.
+    and the state that was used; empty for scales without a state. `channels_last`: how input and
+    weight lay in memory, which is the order of their codes.
     """
     need_dx, need_dw, need_dalpha = needs
     spec = drawn(spec, draw)

@@ -110,8 +110,8 @@ class Hindsight(StatefulScale):
         tensor([7.])
         """
         if is_number(state) and is_number(statistic):
-            moved = self.advance_number(state.item(), statistic.item(), max_value)
-            return torch.full_like(state, moved)
+            number = self.advance_number(state.item(), statistic.item(), max_value)
+            return torch.full_like(state, number)
         moved = statistic * (1.0 - self.eta) + state * self.eta
         return torch.where(usable(statistic), moved, state)
 
