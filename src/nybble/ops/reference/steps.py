@@ -21,12 +21,11 @@ from nybble.ops.reference import gemm as products
 from nybble.ops.reference.composite import (
     from_rotated,
     grad_input_operands,
-    kept_slot,
+    input_of_steps,
     partner_of_steps,
 )
 from nybble.ops.reference.composite import keep as keep_composite
-from nybble.ops.reference.composite_operand import Streams, quantize
-from nybble.ops.reference.composite_operand import restore as restore_composite
+from nybble.ops.reference.composite_operand import Streams, quantize, values
 from nybble.ops.reference.gradient import quantize_gradient
 from nybble.ops.reference.layer import clip_gradient, keep
 from nybble.ops.reference.operand import (
@@ -69,6 +68,7 @@ class StepOutput:
         if spec.composite:
             streams, place = Streams(draw, WEIGHT), places(LINEAR, "output")[1]
             self.composite = quantize(weight, spec.output_weight, place, streams, want_inside=save)
+            self.streams = Streams(draw, INPUT, total=rows)
             self.facing = self.composite[0].facing(0, 1, 2)
             self.fit = self.random = None
             return
@@ -83,8 +83,7 @@ class StepOutput:
         slot = self.gemm.spec.output_input
         random = _part(self.random, row, x)
         if self.gemm.spec.composite:
-            part = slice(row, row + x.shape[0])
-            streams = Streams(self.gemm.draw, INPUT, part, self.rows)
+            streams = self.streams.step(row, x.shape[0])
             qx, _ = quantize(x, slot, places(LINEAR, "output")[0], streams, self.alpha)
         elif self.fit is not None and slot is not None:
             y = self.fit.scaled(x)
@@ -145,17 +144,23 @@ class StepGradient:
         if kept[3].numel():
             self.qx = decoded_input(kept, x, self.shape, gemm)
         slot_g = spec.grad_input_grad
-        self.random = _random(slot_g, gemm, GRAD_INPUT_GRAD, (rows, weight.shape[0]), weight)
+        self.by_itself = spec.composite and not (
+            slot_g is not None and isinstance(slot_g.scale, StatefulScale)
+        )
+        self.streams = Streams(gemm.draw, GRAD_INPUT_GRAD, total=rows)
+        self.random = (
+            None
+            if self.by_itself
+            else _random(slot_g, gemm, GRAD_INPUT_GRAD, (rows, weight.shape[0]), weight)
+        )
         self.dalpha: Tensor | None = None
         self.amax: Tensor | None = None
 
     def __call__(self, dz: Tensor, row: int) -> Tensor:
         spec = self.gemm.spec
         facing = self.facing
-        slot = spec.grad_input_grad
-        if spec.composite and slot is not None and not isinstance(slot.scale, StatefulScale):
-            here = slice(row, row + dz.shape[0])
-            streams = Streams(self.gemm.draw, GRAD_INPUT_GRAD, here, self.rows)
+        if self.by_itself:
+            streams = self.streams.step(row, dz.shape[0])
             g, bare = grad_input_operands(dz, spec, LINEAR, streams, self.qw)
             amax, facing = dz.new_empty(0), bare.facing(1, 1, 2)
         else:
@@ -206,7 +211,9 @@ class FloatGradient:
 
     def __init__(self, kept: list[Tensor], weight: Tensor, gemm: StepGemm) -> None:
         qw = decoded_weight(kept, weight, gemm)
-        self.weight = qw.tensor if qw.multiplier is None else qw.tensor * qw.multiplier
+        self.weight = values(qw)
+        if gemm.spec.composite:
+            self.weight = from_rotated(self.weight, gemm.spec, "grad_input_weight", gemm.draw)
         self.amax = weight.new_zeros(1)
 
     def __call__(self, dz: Tensor, row: int) -> Tensor:
@@ -230,7 +237,7 @@ def decoded_input(
     slot = gemm.spec.slot("grad_weight_input")
     raw = x if slot is None else None
     if gemm.spec.composite:
-        return restore_composite(kept[:4], kept_slot(gemm.spec, "grad_weight_input"), raw, shape)
+        return input_of_steps(kept, x, shape, gemm.spec, gemm.draw)
     return restore(kept[:4], slot, raw, shape, False)
 
 
