@@ -62,6 +62,7 @@ from nybble.ops.spec import DGE, SAME, LayerSpec
 from nybble.quantizers import Fit, Quantizer, StatefulScale
 
 __all__ = [
+    "decoded_weight",
     "from_rotated",
     "grad_input_operands",
     "input_of_steps",

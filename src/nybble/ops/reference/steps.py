@@ -4,7 +4,8 @@
     StepGradient  dx_t = quantise(dz_t) qw (s_g s_w), zero where x was clipped; notes max|dz|
     FloatGradient the same with dz_t in float32: what a gradient scale is fitted to
 
-The scale of an input is fitted to its step, unless it is a learned clip. The same holds for
+The scale of an input is fitted to its step, unless it is a learned clip, and so are the quantiles
+beyond which outliers are split off. The same holds for
 gradients, but GradScale has one scale a sequence. Random bits are those of the element's place in
 the whole sequence.
 """
@@ -18,6 +19,7 @@ from nybble.ops.exactness import finish_
 from nybble.ops.geometry import Geometry
 from nybble.ops.recurrent import StepGemm
 from nybble.ops.reference import gemm as products
+from nybble.ops.reference.composite import decoded_weight as decoded_output_weight
 from nybble.ops.reference.composite import (
     from_rotated,
     grad_input_operands,
@@ -39,6 +41,7 @@ from nybble.ops.reference.operand import (
     restore,
     round_operand,
 )
+from nybble.ops.reference.outliers import keep_outliers, multiply_outliers, split_outliers
 from nybble.ops.reference.places import places
 from nybble.ops.spec import Slot
 from nybble.quantizers import PACT, StatefulScale, Stochastic, random24
@@ -82,9 +85,11 @@ class StepOutput:
     def __call__(self, x: Tensor, row: int) -> Tensor:
         slot = self.gemm.spec.output_input
         random = _part(self.random, row, x)
+        outer: Tensor | None = None
         if self.gemm.spec.composite:
             streams = self.streams.step(row, x.shape[0])
-            qx, _ = quantize(x, slot, places(LINEAR, "output")[0], streams, self.alpha)
+            inner, outer = split_outliers(x, self.gemm.spec.outliers)
+            qx, _ = quantize(inner, slot, places(LINEAR, "output")[0], streams, self.alpha)
         elif self.fit is not None and slot is not None:
             y = self.fit.scaled(x)
             qx = round_operand(y, slot.format, slot, random, self.fit, propagate=True)
@@ -104,17 +109,22 @@ class StepOutput:
             accumulate=self.accumulate,
             accumulator=self.gemm.spec.accumulator,
         )
-        return finish_(acc, mx, mw, self.bias)
+        y = finish_(acc, mx, mw, self.bias)
+        if outer is not None:
+            qw, spec = self.composite[0], self.gemm.spec
+            weight = decoded_output_weight(qw, spec, LINEAR, self.gemm.draw)
+            y += multiply_outliers(outer, weight, LINEAR)
+        return y
 
     def kept(self, x: Tensor) -> list[Tensor]:
         """What backward needs, as `layer_forward` keeps it; `x`: the rows of all steps."""
         spec, draw = self.gemm.spec, self.gemm.draw
         if spec.composite:
-            place = places(LINEAR, "output")[0]
-            found = quantize(
-                x, spec.output_input, place, Streams(draw, INPUT), self.alpha, want_inside=True
-            )
-            return keep_composite(x, self.weight, found, self.composite, spec, LINEAR, draw)
+            place, streams = places(LINEAR, "output")[0], Streams(draw, INPUT)
+            inner, outer = split_outliers(x, spec.outliers)
+            found = quantize(inner, spec.output_input, place, streams, self.alpha, want_inside=True)
+            kept = keep_composite(inner, self.weight, found, self.composite, spec, LINEAR, draw)
+            return kept + keep_outliers(outer, spec.outliers)
         qx = quantize_operand(x, spec.output_input, draw, INPUT, self.alpha, want_inside=True)
         return keep(x, self.weight, qx, self.qw, self.alpha, spec, draw)
 
