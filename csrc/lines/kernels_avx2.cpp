@@ -4,9 +4,8 @@
 #include <type_traits>
 
 #include "lines/kernels.hpp"
+#include "quantize/mirrored_avx2.hpp"
 #include "quantize/search_avx2.hpp"
-
-#define NYBBLE_INLINE inline __attribute__((always_inline))
 
 namespace nybble {
 namespace {
@@ -139,30 +138,42 @@ void scaled(const float* x, int64_t n, Multiplier a, Multiplier b, float* y) {
       [&](int64_t j, __m256i lanes) { step(j, lanes, std::true_type()); });
 }
 
+// The levels of a rule, by |y| alone where the negative half mirrors the positive one: the square
+// of an error does not depend on the sign.
+template <bool kMirrored>
 struct Levels {
-  Search<4> search;
+  Search<kMirrored ? 3 : 4> search;
   __m256 low, high;
 
   explicit Levels(const LevelRule& rule)
-      : search(rule.thresholds), low(_mm256_loadu_ps(rule.levels)),
+      : search(rule.thresholds + (kMirrored ? 8 : 0)), low(_mm256_loadu_ps(rule.levels)),
         high(_mm256_loadu_ps(rule.levels + 8)) {}
 
   NYBBLE_INLINE __m256 nearest(__m256 y) const {
     __m256 upper;
     const __m256i rank = search.rank(y, &upper);
+    if (kMirrored) return _mm256_permutevar8x32_ps(high, rank);
     return _mm256_blendv_ps(_mm256_permutevar8x32_ps(low, rank),
                             _mm256_permutevar8x32_ps(high, rank), upper);
   }
 };
 
-void errors(const float* x, int64_t n, const LevelRule& rule, const float* scale, const float* inv,
-            float* const* out) {
-  const Levels levels(rule);
+bool mirrored(const LevelRule& rule) {
+  for (int k = 0; k < 8; ++k)
+    if (rule.levels[7 - k] != -rule.levels[8 + k]) return false;
+  return mirrored_thresholds(rule.thresholds);
+}
+
+template <bool kMirrored>
+void errors_of(const float* x, int64_t n, const LevelRule& rule, const float* scale,
+               const float* inv, float* const* out) {
+  const Levels<kMirrored> levels(rule);
   const __m256 scale_a = _mm256_set1_ps(scale[0]), scale_b = _mm256_set1_ps(scale[1]);
   const __m256 inv_a = _mm256_set1_ps(inv[0]), inv_b = _mm256_set1_ps(inv[1]);
   const auto step = [&](int64_t j, __m256i lanes, auto tail) {
     constexpr bool kTail = decltype(tail)::value;
-    const __m256 v = load<kTail>(x + j, lanes);
+    __m256 v = load<kTail>(x + j, lanes);
+    if (kMirrored) v = _mm256_castsi256_ps(magnitude(v));
     const __m256 near_a = levels.nearest(_mm256_mul_ps(v, inv_a));
     const __m256 near_b = levels.nearest(_mm256_mul_ps(v, inv_b));
     const __m256 miss_a = _mm256_sub_ps(v, _mm256_mul_ps(near_a, scale_a));
@@ -173,6 +184,14 @@ void errors(const float* x, int64_t n, const LevelRule& rule, const float* scale
   each8(
       n, [&](int64_t j, __m256i lanes) { step(j, lanes, std::false_type()); },
       [&](int64_t j, __m256i lanes) { step(j, lanes, std::true_type()); });
+}
+
+void errors(const float* x, int64_t n, const LevelRule& rule, const float* scale, const float* inv,
+            float* const* out) {
+  if (mirrored(rule))
+    errors_of<true>(x, n, rule, scale, inv, out);
+  else
+    errors_of<false>(x, n, rule, scale, inv, out);
 }
 
 uint32_t squares(const float* x, int64_t n, float* out) {

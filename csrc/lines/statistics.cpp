@@ -19,16 +19,23 @@ namespace nybble {
 namespace {
 
 constexpr int64_t kTreeLanes = 1024;
-constexpr int64_t kWidth = 256; // columns of a task: the sums on the stack stay in the first cache
-constexpr int kMostLevels = 64;
+// Columns of a task: the sums of a few levels stay in the caches, and a row's part is long enough
+// for the memory to run ahead.
+constexpr int64_t kLeastWidth = 256, kMostWidth = 2048;
+
+// Levels of the tree, at most: ten halvings of the lanes, and those of the rows.
+int64_t levels_of(int64_t rows) {
+  int64_t levels = 12;
+  for (int64_t r = rows / kTreeLanes; r > 0; r /= 2)
+    ++levels;
+  return levels;
+}
 
 class Columns {
 public:
   Columns(const FoldedMatrix& m, int64_t first, int64_t count, uint32_t* row_tops, float* memory)
       : m_(m), kernels_(*active().lines), first_(first), count_(count), row_tops_(row_tops),
         memory_(memory) {}
-
-  static int64_t floats() { return kMostLevels * kWidth; }
 
   void run() {
     std::memset(m_.column_tops + first_, 0, size_t(count_) * 4);
@@ -42,7 +49,7 @@ public:
 private:
   static bool together(int64_t count) { return count <= 8 && (count & (count - 1)) == 0; }
 
-  float* level(int depth) { return memory_ + depth * kWidth; }
+  float* level(int depth) { return memory_ + depth * count_; }
   int64_t members(int64_t lane, int64_t step) const { return (m_.rows - lane + step - 1) / step; }
 
   // The subtree of elements lane, lane + step, ..; its sums go to level `depth`.
@@ -120,17 +127,20 @@ private:
 } // namespace
 
 void folded_statistics(const FoldedMatrix& m, int threads) {
-  const int64_t tasks = (m.columns + kWidth - 1) / kWidth;
+  const int64_t share = (m.columns / std::max(threads, 1) + 15) / 16 * 16;
+  const int64_t width = std::clamp(share, kLeastWidth, kMostWidth);
+  const int64_t tasks = (m.columns + width - 1) / width;
   std::fill(m.row_tops, m.row_tops + m.rows, 0u);
   // Every task has row maxima of its own; the largest of them do not depend on the tasks.
   const bool shared = threads <= 1 || tasks <= 1;
   std::vector<uint32_t> tops(shared ? 0 : size_t(tasks * m.rows), 0u);
-  std::vector<float> memory(size_t((shared ? 1 : tasks) * Columns::floats()));
+  const int64_t floats = m.sums == nullptr ? 0 : levels_of(m.rows) * width;
+  std::vector<float> memory(size_t(shared ? floats : tasks * floats));
   parallel_for(threads, tasks, [&](int64_t task) {
-    const int64_t first = task * kWidth;
+    const int64_t first = task * width;
     uint32_t* mine = shared ? m.row_tops : tops.data() + task * m.rows;
-    float* own = memory.data() + (shared ? 0 : task * Columns::floats());
-    Columns(m, first, std::min(kWidth, m.columns - first), mine, own).run();
+    float* own = memory.data() + (shared ? 0 : task * floats);
+    Columns(m, first, std::min(width, m.columns - first), mine, own).run();
   });
   for (int64_t task = 0; !shared && task < tasks; ++task)
     for (int64_t row = 0; row < m.rows; ++row)
