@@ -147,8 +147,9 @@ def store(found: Operand, slot: Quantizer | None, fit: Fit | None) -> list[Tenso
     codes, _, none, mask = plain.store(lined, slot, inside)
     if fit.scale_codes is None:
         return [codes, fit.scale.clone(), none, mask]
-    whole = none if fit.global_scale is None else fit.global_scale.clone()
-    return [codes, fit.scale_codes.clone(), whole, mask]
+    # E4M3 blocks have a scale above theirs, E8M0 blocks perhaps a factor: codes hold neither.
+    whole = fit.factor if fit.global_scale is None else fit.global_scale
+    return [codes, fit.scale_codes.clone(), none if whole is None else whole.clone(), mask]
 
 
 def restore(
