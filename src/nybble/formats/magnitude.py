@@ -24,7 +24,7 @@ def count_thresholds(thresholds: Tensor, magnitude: Tensor) -> Tensor:
     tensor([0, 1, 2], dtype=torch.int32)
     """
     clean = magnitude.nan_to_num(0.0, float("inf"))
-    return torch.bucketize(clean, thresholds, out_int32=True, right=True)
+    return torch.bucketize(clean.contiguous(), thresholds, out_int32=True, right=True)
 
 
 def with_sign(m: Tensor, x: Tensor, sign_bit: int) -> Tensor:
