@@ -75,7 +75,10 @@ def hooked_weight(layer: QuantizedLayer, weight: Tensor, geometry: Geometry) -> 
         _look(layer, weight.detach(), slot)
     own = weight.float()
     found = hook.weight(own.detach(), _state(layer, weight), slot)
-    return own if found is own or found.data_ptr() == own.data_ptr() else _Instead.apply(own, found)  # type: ignore[no-any-return]
+    if found.data_ptr() == own.data_ptr():
+        return own
+    result: Tensor = _Instead.apply(own, found)  # type: ignore[no-untyped-call]
+    return result
 
 
 class _Instead(torch.autograd.Function):
@@ -86,7 +89,7 @@ class _Instead(torch.autograd.Function):
         return other.view_as(other)
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:  # type: ignore[override]
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
         return grad, None
 
 
@@ -137,14 +140,14 @@ def _after_step(layer: QuantizedLayer) -> None:
 def _look(layer: QuantizedLayer, weight: Tensor, slot: Quantizer) -> None:
     """Note what the next step will need; warn once where steps pass without the hook."""
     seen = layer._nybble_seen
-    kept = layer.weight
-    if weight.untyped_storage().data_ptr() != kept.untyped_storage().data_ptr() or not isinstance(
-        kept, nn.Parameter
-    ):
+    kept, hook = layer.weight, layer.nybble_spec.hook
+    assert hook is not None  # or there is nothing to look at
+    same = weight.untyped_storage().data_ptr() == kept.untyped_storage().data_ptr()
+    if not same or not isinstance(kept, nn.Parameter):
         raise UserError(
-            f"{layer.nybble_name}: its weight is computed from other parameters, so"
-            f" {layer.nybble_spec.hook.short if layer.nybble_spec.hook else 'a hook'} cannot follow"
-            " it; leave the layer in float32 with rules, or take the parametrization away"
+            f"{layer.nybble_name}: its weight is computed from other parameters, so {hook.short}"
+            " cannot follow its steps; leave the layer in float32 with rules, or take the"
+            " parametrization away"
         )
     seen.weight, seen.slot = weight, slot
     if seen.stepped or seen.version == -1:
@@ -154,9 +157,8 @@ def _look(layer: QuantizedLayer, weight: Tensor, slot: Quantizer) -> None:
     elif kept._version > seen.version + 1:
         seen.version = -1
         warnings.warn(
-            f"the weight of {layer.nybble_name} is stepped, but its hook"
-            f" ({layer.nybble_spec.hook.short if layer.nybble_spec.hook else ''}) is not told: call"
-            " nybble.hook_steps(model, optimizer) once, after the optimizer is made",
+            f"the weight of {layer.nybble_name} is stepped, but its hook ({hook.short}) is not"
+            " told: call nybble.hook_steps(model, optimizer) once, after the optimizer is made",
             stacklevel=6,
         )
 

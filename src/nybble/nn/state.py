@@ -37,8 +37,8 @@ from torch.nn.utils import parametrize
 from nybble.errors import UserError
 from nybble.nn.calls import Calls
 from nybble.nn.function import LayerCall, LayerFunction, infer
+from nybble.nn.hooks import Seen, add_buffers, hook_names, hooked_weight
 from nybble.nn.inputs import SIGNED, SKEWED, UNSEEN, UNSIGNED, input_forms, kind_of
-from nybble.nn.hooks import add_buffers, hook_names, hooked_weight
 from nybble.ops.geometry import Geometry
 from nybble.ops.spec import LayerSpec
 from nybble.quantizers import PACT, GradScale, Quantizer
@@ -87,6 +87,7 @@ class QuantizedLayer(nn.Module):
     nybble_calls: Tensor
     nybble_spec: LayerSpec
     nybble_tail: LayerSpec | None
+    _nybble_seen: Seen
     nybble_rule: str
     nybble_backend: str
     nybble_accumulate: str

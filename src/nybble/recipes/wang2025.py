@@ -21,7 +21,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from nybble.formats import get_format
-from nybble.ops.spec import DGE, LayerSpec
+from nybble.ops.spec import DGE, BackwardSlot, LayerSpec
 from nybble.quantizers import AbsMax, Quantizer, Unit
 from nybble.recipes.ends import EMBEDDING, FIRST_LAST, common_rules
 from nybble.recipes.recipe import Recipe, Rule, Switch, read_settings
@@ -85,7 +85,7 @@ def fp4_forward(settings: dict[str, str]) -> LayerSpec:
     gradient = wide
     if settings["gradient"] == "fp8":
         gradient = Quantizer(get_format("fp8_e5m2"), AbsMax())
-    backward = "same" if settings["backward"] == "same" else wide
+    backward: BackwardSlot = "same" if settings["backward"] == "same" else wide
     return LayerSpec(
         output_input=vector,
         output_weight=vector,

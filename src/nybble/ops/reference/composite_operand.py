@@ -5,7 +5,7 @@
     multiplier = scale x unit     spread over the blocks of the scale: it stays inside of the sum
 
 What is kept for backward: codes, and the scales in their stored form (a byte a block for E4M3 and
-E8M0 scales, with the tensor's float32 scale beside it).
+E8M0 scales, with the tensor's float32 scale, or the headroom of MX scales, beside it).
 """
 
 from __future__ import annotations
@@ -147,8 +147,8 @@ def store(found: Operand, slot: Quantizer | None, fit: Fit | None) -> list[Tenso
     codes, _, none, mask = plain.store(lined, slot, inside)
     if fit.scale_codes is None:
         return [codes, fit.scale.clone(), none, mask]
-    whole = none if fit.global_scale is None else fit.global_scale.clone()
-    return [codes, fit.scale_codes.clone(), whole, mask]
+    whole = fit.factor if fit.global_scale is None else fit.global_scale
+    return [codes, fit.scale_codes.clone(), none if whole is None else whole.clone(), mask]
 
 
 def restore(
@@ -185,16 +185,17 @@ def _keeps_scales(saved: list[Tensor], shape: tuple[int, ...]) -> bool:
 
 
 def _scale(codes: Tensor, whole: Tensor, config: Any) -> Tensor:
-    """float32 scales of their stored form: fl(decoded code x the float32 scale)."""
+    """float32 scales of their stored form: fl(decoded code x the float32 scale or factor)."""
     if codes.dtype is not torch.uint8:
         return codes
     scale = get_format(config.scale_format).decode(codes)
     if not whole.numel():
         return scale
-    if whole.dim() and whole.shape != scale.shape:
+    outer = getattr(config, "outer", None)
+    if whole.dim() and outer is not None:
         for dim, (have, want) in enumerate(zip(whole.shape, scale.shape, strict=True)):
-            if have not in (1, want):
-                whole = whole.repeat_interleave(-(-want // have), dim=dim).narrow(dim, 0, want)
+            if have != want:  # the last outer block may be shorter
+                whole = whole.repeat_interleave(outer // config.block, dim).narrow(dim, 0, want)
     return whole * scale
 
 

@@ -8,9 +8,9 @@ Over a window of `period` steps of the optimizer, for every weight:
 A weight in the middle between two levels jumps a whole level at the smallest step; on its level it
 has half a level to go before it jumps again.
 
-Source: TetraJet-v2 (arXiv 2510.27527), abstract and secondary texts: tau 16, from step 8000 on; AMD's
-ALTO (2026) takes a window of 200, tau 4, from step 2000 on. The window of the paper itself is not in
-the texts that were available.
+Source: TetraJet-v2 (arXiv 2510.27527), abstract and secondary texts: tau 16, from step 8000 on;
+AMD's ALTO (2026) takes a window of 200, tau 4, from step 2000 on. The window of the paper itself is
+not in the texts that were available.
 
 Not done here: sums in fewer than 32 bits (four numbers of 32 bits a weight).
 """

@@ -25,6 +25,7 @@ from torch import Tensor
 
 from nybble.errors import UserError
 from nybble.quantizers.hooks.base import LayerHook, State
+from nybble.quantizers.scales import AbsMax
 
 if TYPE_CHECKING:
     from nybble.quantizers.quantizer import Quantizer
@@ -52,14 +53,13 @@ class QEma(LayerHook):
     def check(self, slot: Quantizer | None) -> None:
         """Only scales that are powers of two: see the module."""
         super().check(slot)
-        scale = getattr(slot, "scale", None)
-        power = getattr(scale, "scale_format", None) == "e8m0" or getattr(
-            scale, "power_of_two", False
-        )
+        assert slot is not None  # checked
+        scale = slot.scale
+        power = isinstance(scale, AbsMax) and (scale.scale_format == "e8m0" or scale.power_of_two)
         if not power or getattr(scale, "headroom", 1.0) != 1.0:
             raise UserError(
                 "QEma needs a weight scale that is a power of two, such as AbsMax.mx(), got"
-                f" {getattr(scale, 'short', scale)}"
+                f" {scale.short}"
             )
 
     def buffers(self, weight: Tensor) -> dict[str, Tensor]:
@@ -110,7 +110,7 @@ def neighbours(y: Tensor, slot: Quantizer) -> tuple[Tensor, Tensor]:
     levels = torch.tensor(_levels(slot), device=y.device)
     y = y.clamp(levels[0], levels[-1])
     # The first level that is not below y; a NaN is beyond all of them, and its scale is NaN too.
-    above = torch.searchsorted(levels, y).clamp(max=len(levels) - 1)
+    above = torch.searchsorted(levels, y.contiguous()).clamp(max=len(levels) - 1)
     high = levels[above]
     return torch.where(high == y, high, levels[(above - 1).clamp(min=0)]), high
 
