@@ -112,3 +112,46 @@ def test_scale_bytes_equal_torchao() -> None:
     codes = nv.NVFP4Tensor.to_nvfp4(x, per_tensor_scale=scale).scale.view(torch.uint8)
     assert q.fit.scale_codes is not None
     assert torch.equal(q.fit.scale_codes, codes.view_as(q.fit.scale_codes))
+
+
+@pytest.mark.parametrize("kind", [k for k in samples(32) if k not in ("smallest", "tiny")])
+def test_the_ceiling_rule_equals_torchao_s_rceil(kind: str) -> None:
+    mx: Any = pytest.importorskip("torchao.prototype.mx_formats.mx_tensor")
+    config: Any = pytest.importorskip("torchao.prototype.mx_formats.config")
+    x = samples(32)[kind]
+    theirs = mx.MXTensor.to_mx(
+        x, torch.float4_e2m1fn_x2, 32, scaling_mode=config.ScaleCalculationMode.RCEIL
+    )
+    q = quantize(x, Quantizer(get_format("fp4_e2m1"), AbsMax.mx(exponent="ceil")))
+    check(q.dequantize(), theirs.dequantize(torch.float32))
+    assert q.fit.scale_codes is not None
+    # An all-zero block has any scale.
+    used = x.view(-1, 32).abs().amax(1) > 0
+    codes = theirs.scale.view(torch.uint8).view(-1)
+    assert torch.equal(q.fit.scale_codes.view(-1)[used], codes[used])
+
+
+@pytest.mark.parametrize(
+    "scale", [AbsMax("tile", block=16, scale_format="fp8_e4m3"), AbsMax.nv(limit=256.0)], ids=str
+)
+@pytest.mark.parametrize("kind", ["normal", "ties", "outlier"])
+def test_nv_variants_equal_gfloat(scale: AbsMax, kind: str) -> None:
+    """Element by element: the formula of blocks.py with gfloat's E4M3 and E2M1."""
+    gfloat: Any = pytest.importorskip("gfloat")
+    formats: Any = pytest.importorskip("gfloat.formats")
+    x = samples(16)[kind][:32, :32]
+    q = quantize(x, Quantizer(get_format("fp4_e2m1"), scale))
+    ours = q.dequantize()
+    tall = 16 if scale.granularity == "tile" else 1
+    whole = (x.abs().max() / torch.tensor(scale.limit * 6.0)).float()
+    for row in range(0, 32, tall):
+        for column in (0, 16):
+            block = slice(row, row + tall), slice(column, column + 16)
+            wanted = float(x[block].abs().max() / 6.0 / whole)
+            b = gfloat.round_float(formats.format_info_ocp_e4m3, max(wanted, 2.0**-6), sat=True)
+            inv = torch.reciprocal(whole) / b
+            for value, found in zip(x[block].flatten(), ours[block].flatten(), strict=True):
+                rounded = gfloat.round_float(
+                    formats.format_info_ocp_e2m1, float(value * inv), sat=True
+                )
+                assert float(found) == float(torch.tensor(rounded + 0.0) * (whole * b))

@@ -23,6 +23,7 @@ from nybble.errors import UserError
 from nybble.formats import LogFormat, get_format
 from nybble.formats.hash_once import hash_once
 from nybble.quantizers import (
+    LSQ,
     PACT,
     Hadamard,
     Quantizer,
@@ -343,6 +344,10 @@ def _check_slot(name: str, quantizer: Quantizer) -> None:
             raise UserError(f"slot {name}: {family} needs a format of integers and a unit")
     if isinstance(scale, PACT) and not name.endswith("_input"):
         raise UserError(f"slot {name}: PACT learns the clip of inputs; use SAWB or AbsMax")
+    if isinstance(scale, LSQ):
+        raise UserError(
+            f"slot {name}: layers do not learn LSQ's step yet; use PACT, SAWB or AbsMax"
+        )
     if isinstance(scale, StatefulScale) and quantizer.transform is not None:
         raise UserError(f"slot {name}: {type(scale).__name__} takes no transform; use AbsMax")
 

@@ -13,6 +13,7 @@ from nybble.quantizers.qtensor import QTensor
 from nybble.quantizers.quantizer import Quantizer, get_quantizer, quantize
 from nybble.quantizers.random import RandomKey, random24
 from nybble.quantizers.scales import (
+    LSQ,
     PACT,
     SAWB,
     AbsMax,
@@ -34,6 +35,7 @@ from nybble.quantizers.sums import per_channel_sum, tree_mean, tree_sum
 from nybble.quantizers.transforms import Hadamard
 
 __all__ = [
+    "LSQ",
     "PACT",
     "SAWB",
     "AbsMax",

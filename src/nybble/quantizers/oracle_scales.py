@@ -25,7 +25,16 @@ from nybble.quantizers.oracle import (
     tree_sum,
 )
 
-__all__ = ["best_of_two", "eden", "four_over_six", "mean_square", "quest", "row_least_squares"]
+__all__ = [
+    "best_of_two",
+    "eden",
+    "four_over_six",
+    "keep_probabilities",
+    "lsq_gradient",
+    "mean_square",
+    "quest",
+    "row_least_squares",
+]
 
 Block = Sequence[float]
 
@@ -140,3 +149,35 @@ def row_least_squares(numbers: Block, format: Format, unit: float) -> OracleFit:
     fit = OracleFit(scale, div(1.0, scale))
     _, back = quantize(numbers, format, fit)
     return OracleFit(mul(scale, correction(numbers, back)), fit.inv)
+
+
+def lsq_gradient(
+    numbers: Block, step: float, grads: Block, format: Format, low: float, high: float
+) -> tuple[list[float], float]:
+    """(dx, dstep) of LSQ."""
+    fit = OracleFit(max(step, 2.0**-126), div(1.0, max(step, 2.0**-126)))
+    dx, terms = [], []
+    for x, g in zip(numbers, grads, strict=True):
+        v = mul(x, fit.inv)
+        if low < v < high:
+            dx.append(g)
+            terms.append(add(decode(encode(v, format), format), -v))
+        else:
+            dx.append(0.0)
+            terms.append(low if v <= low else high)
+    products = [mul(g, t) for g, t in zip(grads, terms, strict=True)]
+    return dx, mul(tree_sum(products), f32((len(numbers) * high) ** -0.5))
+
+
+def keep_probabilities(scores: Block, budget: float) -> list[Fraction]:
+    """min(1, t * score) with the sum `budget`, exactly, by trying how many are clipped."""
+    exact = [Fraction(s) for s in scores]
+    order = sorted(exact, reverse=True)
+    for clipped in range(len(order)):
+        rest = sum(order[clipped:])
+        if rest == 0:
+            break
+        t = (Fraction(budget) - clipped) / rest
+        if t > 0 and t * order[clipped] <= 1:
+            return [min(Fraction(1), t * s) for s in exact]
+    return [Fraction(s > 0) for s in exact]

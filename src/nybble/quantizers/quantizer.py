@@ -30,6 +30,7 @@ from nybble.formats.rounding import parse_rounding, rounding_name
 from nybble.quantizers.qtensor import QTensor
 from nybble.quantizers.random import RandomKey, random24
 from nybble.quantizers.scales import (
+    LSQ,
     PACT,
     SAWB,
     AbsMax,
@@ -72,7 +73,7 @@ _NAMED_SCALES: dict[str, ScaleConfig] = {
         *(GradScale("delayed", "fit", "global"), GradScale("delayed", "one", "global")),
         *(Hindsight(), Hindsight(power_of_two=True)),
         *(AbsMax(kind, power_of_two=True) for kind in ("tensor", "row", "channel")),
-        *(MinMax(), Unit()),
+        *(MinMax(), Unit(), LSQ()),
         *(BestOfTwo("tensor"), BestOfTwo("row"), BestOfTwo("channel")),
         *(BestOfTwo("tensor", rms=0.35), BestOfTwo("row", rms=0.35)),
         *(Quest(), FourOverSix(), FourOverSix(error="mae"), FourOverSix(error="absmax")),
@@ -234,7 +235,8 @@ def quantize(
     x: torch (any device) or numpy, any float type and shape, not modified.
     quantizer: a `Quantizer`, or the name of one (`get_quantizer`): `int4_sym:sawb(ibm15)`.
     key: for stochastic rounding, which random bits to use.
-    alpha: for PACT, the clip(s); without it the clip of least error on `x` is used.
+    alpha: for PACT, the clip(s), and for LSQ the step; without it that of the first batch is used,
+        here `x`.
 
     Raises UserError for integer input, a missing key, or an alpha that the scale does not take.
 
@@ -329,12 +331,14 @@ def _fit(x: Tensor, quantizer: Quantizer, alpha: Tensor | None) -> Fit:
     scale, format = quantizer.scale, quantizer.format
     if alpha is None:
         fit = scale.fit(x, format)
-    elif isinstance(scale, PACT):
+    elif isinstance(scale, PACT | LSQ):
         fit = scale.fit_alpha(torch.as_tensor(alpha), format)
     else:
-        raise UserError(f"quantize: alpha is PACT's clip, but the scale is {scale.short}")
-    # These two do not look for NaN in x, and 4-bit formats have no code for it.
-    if isinstance(scale, PACT | Unit) and x.numel() and not _has_nan(format):
+        raise UserError(
+            f"quantize: alpha is PACT's clip or LSQ's step, but the scale is {scale.short}"
+        )
+    # These do not look for NaN in x, and 4-bit formats have no code for it.
+    if isinstance(scale, PACT | LSQ | Unit) and x.numel() and not _has_nan(format):
         fit = fit.poisoned(torch.where(torch.isnan(x.amax()), float("nan"), 0.0))
     return fit
 

@@ -47,7 +47,7 @@ FORWARD = (
         "conv_inputs",
         ("image", "pact"),
         "image",
-        "in convolutions: the same levels with a scale for each image, or UINT4 with a learned clip",
+        "convolutions: the same levels with a scale for each image, or UINT4 with a learned clip",
     ),
     Switch(
         "control",

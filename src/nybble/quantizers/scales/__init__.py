@@ -7,6 +7,7 @@ from nybble.quantizers.scales.fit import Fit, ScaleConfig, scale_from_dict
 from nybble.quantizers.scales.four_over_six import FourOverSix
 from nybble.quantizers.scales.gradscale import GradScale, absolute_max
 from nybble.quantizers.scales.hindsight import Hindsight
+from nybble.quantizers.scales.lsq import LSQ
 from nybble.quantizers.scales.minmax import MinMax
 from nybble.quantizers.scales.pact import PACT
 from nybble.quantizers.scales.quest import Quest
@@ -15,6 +16,7 @@ from nybble.quantizers.scales.stateful import StatefulScale
 from nybble.quantizers.scales.unit import Unit
 
 __all__ = [
+    "LSQ",
     "PACT",
     "SAWB",
     "AbsMax",
