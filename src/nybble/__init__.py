@@ -12,6 +12,7 @@ from nybble.convolutions import conv1d, conv2d
 from nybble.errors import NybbleError, UserError
 from nybble.formats import get_format
 from nybble.nn.groups import param_groups, unheld_clips
+from nybble.nn.hooks import hook_steps
 from nybble.nn.memory import ActivationMemory
 from nybble.nn.registry import quantized_layers
 from nybble.numeric import matmul
@@ -40,6 +41,7 @@ __all__ = [
     "float_state_dict",
     "get_format",
     "get_recipe",
+    "hook_steps",
     "in_tail",
     "load",
     "loss_scale",

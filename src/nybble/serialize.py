@@ -28,7 +28,7 @@ from nybble.errors import UserError
 from nybble.nn.fastpath import block_fast_paths
 from nybble.nn.parts import adopt, targets
 from nybble.nn.registry import quantized_layers
-from nybble.nn.state import STATE, group_scales
+from nybble.nn.state import group_scales
 from nybble.ops.dispatch import choose_backend
 from nybble.ops.spec import LayerSpec
 from nybble.quantizers.storage import digest
@@ -111,8 +111,8 @@ def float_state_dict(model: nn.Module) -> dict[str, Any]:
     """
     own = {
         f"{name}.{state}" if name else state
-        for name, _ in quantized_layers(model)
-        for state in STATE
+        for name, layer in quantized_layers(model)
+        for state in layer.state_names()
     }
     return {key: value for key, value in model.state_dict().items() if key not in own}
 
@@ -165,9 +165,13 @@ def _match(model: nn.Module, layers: dict[str, dict[str, Any]], path: Path) -> N
             )
 
 
+def _is_state(key: str) -> bool:
+    return key.rpartition(".")[2].startswith("nybble_")
+
+
 def _check_shapes(own: dict[str, Tensor], tensors: dict[str, Tensor], path: Path) -> None:
     """Compare names and shapes before anything is changed; quantisation state may be missing."""
-    names = {key for key in own.keys() | tensors.keys() if key.rpartition(".")[2] not in STATE}
+    names = {key for key in own.keys() | tensors.keys() if not _is_state(key)}
     for name in sorted(names):
         here, there = (tuple(side[name].shape) if name in side else None for side in (own, tensors))
         if here != there:

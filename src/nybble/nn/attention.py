@@ -16,7 +16,7 @@ Not done here: scales per head; a softmax of few bits.
 from __future__ import annotations
 
 import math
-from typing import cast
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
@@ -25,6 +25,7 @@ from torch import Tensor, nn
 from nybble.errors import UserError
 from nybble.nn.state import QuantizedLayer
 from nybble.ops.geometry import Geometry
+from nybble.ops.spec import LayerSpec
 
 _BMM = Geometry("bmm")
 PRODUCTS = ("qk_product", "pv_product")
@@ -45,6 +46,10 @@ class Product(QuantizedLayer):
         """A parameter of the module that attends: its device and its steps are this layer's."""
         found = next(self._nybble_owner[0].parameters(recurse=True), None)
         return torch.empty(0) if found is None else found
+
+    def attach_(self, spec: LayerSpec, **info: Any) -> None:
+        """Add the state; what both operands are comes and goes, so there is nothing to hook."""
+        super().attach_(spec.bare, **info)
 
     def forward(self, x: Tensor, weight: Tensor) -> Tensor:
         """[..., M, K] times [..., N, K]: [..., M, N]."""

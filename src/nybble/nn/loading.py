@@ -14,7 +14,6 @@ from torch import nn
 
 from nybble.nn.attention import Product
 from nybble.nn.multihead import Projection
-from nybble.nn.state import STATE
 
 _HOOK = "_nybble_load_hook"
 
@@ -63,6 +62,6 @@ def _look(module: nn.Module, state_dict: dict[str, Any], prefix: str, *rest: Any
             continue  # another's
         if isinstance(part, Projection) and not part.comes_with(state_dict, prefix):
             continue
-        for state in STATE:
+        for state in part.state_names():
             if f"{prefix}{name}.{state}" not in state_dict:
                 part._reset(state)

@@ -5,6 +5,7 @@
     nybble_grad_scale   GradScale's power of two, Hindsight's maximum; 0 until the first gradient
     nybble_grad_amax    largest |output gradient| since the scale last moved; 0: none
     nybble_calls        training forwards so far: the `call` of the random key
+    nybble_hook_*       what the recipe's hook keeps, if it has one (hooks.py)
 
 All are plain tensors in the layer's state_dict (float32 and int64), whatever dtype the layer is
 cast to. A state_dict without them loads under strict=True: the layer then starts afresh.
@@ -36,6 +37,7 @@ from torch.nn.utils import parametrize
 from nybble.errors import UserError
 from nybble.nn.calls import Calls
 from nybble.nn.function import LayerCall, LayerFunction, infer
+from nybble.nn.hooks import Seen, add_buffers, hook_names, hooked_weight
 from nybble.nn.inputs import SIGNED, SKEWED, UNSEEN, UNSIGNED, input_forms, kind_of
 from nybble.ops.geometry import Geometry
 from nybble.ops.spec import LayerSpec
@@ -85,6 +87,7 @@ class QuantizedLayer(nn.Module):
     nybble_calls: Tensor
     nybble_spec: LayerSpec
     nybble_tail: LayerSpec | None
+    _nybble_seen: Seen
     nybble_rule: str
     nybble_backend: str
     nybble_accumulate: str
@@ -136,6 +139,11 @@ class QuantizedLayer(nn.Module):
         self.register_buffer("nybble_grad_scale", zeros(1))
         self.register_buffer("nybble_grad_amax", zeros(1))
         self.register_buffer("nybble_calls", torch.zeros(1, dtype=torch.int64, device=device))
+        add_buffers(self)
+
+    def state_names(self) -> tuple[str, ...]:
+        """Names of all that `attach_` put into the layer's state_dict."""
+        return (*STATE, *hook_names(self))
 
     def become_(self, spec: LayerSpec) -> None:
         """Do what `spec` says from the next forward on; state that it does not use stays."""
@@ -144,7 +152,7 @@ class QuantizedLayer(nn.Module):
 
     def detach_(self) -> None:
         """Remove all that `attach_` added."""
-        for name in STATE:
+        for name in self.state_names():
             delattr(self, name)
         for name in list(self.__dict__):
             if name.startswith(("nybble_", "_nybble_")):
@@ -188,7 +196,7 @@ class QuantizedLayer(nn.Module):
         if not self._nybble_ready:
             self._nybble_ready = self._see_input(x)
         call = LayerCall(
-            spec=self._resolved_spec(),
+            spec=self._resolved_spec().bare,
             geometry=geometry,
             accumulate=self.nybble_accumulate,
             backend=self.nybble_backend,
@@ -198,7 +206,7 @@ class QuantizedLayer(nn.Module):
         )
         operands = (
             x.float(),
-            weight.float(),
+            hooked_weight(self, weight, geometry),
             None if bias is None else bias.float(),
             self._clips(call.spec),
         )
@@ -384,7 +392,7 @@ class QuantizedLayer(nn.Module):
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> nn.Module:
         """Move with the module, but stay float32: a power of two may not fit a half."""
-        kept = {name: getattr(self, name) for name in STATE if getattr(self, name) is not None}
+        kept = {name: t for name in self.state_names() if (t := getattr(self, name)) is not None}
         before = {name: tensor.detach().clone() for name, tensor in kept.items()}
         super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
         for name, tensor in before.items():
@@ -411,7 +419,7 @@ class QuantizedLayer(nn.Module):
             state_dict, prefix, local_metadata, strict, missing_keys, unexpected_keys, error_msgs
         )
         has_weight = self._has_weight(state_dict, prefix)
-        for name in STATE:
+        for name in self.state_names():
             key = prefix + name
             if key not in state_dict and has_weight:
                 self._reset(name)  # weights of a float model: what was learned about others ends

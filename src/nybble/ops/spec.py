@@ -32,6 +32,7 @@ from nybble.quantizers import (
     Stochastic,
     Unit,
 )
+from nybble.quantizers.hooks import LayerHook, hook_from_dict
 
 LOSS_SCALE: Final = 1024.0
 _WIDE: Final = 2.0**100  # formats that end above it have float32's range, about
@@ -124,6 +125,8 @@ class LayerSpec:
     outliers: a quantile, 0.99 say; what inputs have beyond it and below 1 minus it is multiplied
         apart, in float32.
     weight_gradient: an estimator of the quantiser's gradient for weights; None passes it through.
+    hook: what is done to the weight before each forward or after each step of the optimizer, with a
+        state of its own (quantizers/hooks); operators never see it.
 
     `signed_inputs` says what becomes of a PACT input slot when the first batch holds negative
     values: `"symmetric"` (one clip, [-7, 7]), `"two_sided"` (two clips, 16 levels, zero point) or
@@ -154,6 +157,7 @@ class LayerSpec:
     double: bool = False
     outliers: float | None = None
     weight_gradient: DGE | None = None
+    hook: LayerHook | None = None
 
     def __post_init__(self) -> None:
         for name in SLOTS:
@@ -177,6 +181,8 @@ class LayerSpec:
                 _check_slot("output_input", slot)
             elif slot is not None:
                 raise UserError(f"{name} is {slot!r}: it takes a Quantizer or None")
+        if self.hook is not None:
+            self.hook.check(self.output_weight)
         for left, right in (
             (self.output_input, self.output_weight),
             (self.signed_slot or self.output_input, self.output_weight),
@@ -222,6 +228,11 @@ class LayerSpec:
                     "PACT's gradient reads from the codes of grad_weight_input on which side an"
                     " input was clipped, and a transform mixes them: use another scale"
                 )
+
+    @cached_property
+    def bare(self) -> LayerSpec:
+        """This spec as operators get it: without the hook, which works outside of them."""
+        return self if self.hook is None else replace(self, hook=None)
 
     @cached_property
     def composite(self) -> bool:
@@ -342,6 +353,8 @@ class LayerSpec:
                     values[name] = kind(**values[name])
                 except TypeError as error:
                     raise UserError(f"{name}: {error}") from None
+        if isinstance(values.get("hook"), dict):
+            values["hook"] = hook_from_dict(values["hook"])
         return cls(**values)
 
     @cached_property
@@ -357,7 +370,7 @@ for _name in ("accumulator", "signed_inputs"):
 
 def _plain(value: Any) -> Any:
     """A field as JSON values."""
-    if isinstance(value, Quantizer):
+    if isinstance(value, Quantizer | LayerHook):
         return value.to_dict()
     return asdict(value) if isinstance(value, DGE) else value
 

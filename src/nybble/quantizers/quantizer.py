@@ -204,11 +204,14 @@ def get_quantizer(name: str) -> Quantizer:
     >>> get_quantizer("fp4_radix4:gradscale:stochastic").short
     'fp4_radix4·gradscale(delayed)·stochastic'
     """
-    parts = name.replace("·", ":").split(":")
+    *parts, last = name.replace("·", ":").split(":")
+    transform = Hadamard.parse(last)
+    parts += [] if transform is not None else [last]
     if len(parts) not in (2, 3):
         raise UserError(
             f"unknown quantizer {name!r}: write FORMAT:SCALE or FORMAT:SCALE:ROUNDING, as in"
-            " int4_sym:sawb(ibm15) or fp4_radix4:gradscale(delayed):stochastic"
+            " int4_sym:sawb(ibm15) or fp4_radix4:gradscale(delayed):stochastic, and a transform"
+            " behind them, as in :hadamard(16, random)"
         )
     scale = _DEFAULTS.get(parts[1]) or _NAMED_SCALES.get(parts[1])
     if scale is None:
@@ -217,7 +220,7 @@ def get_quantizer(name: str) -> Quantizer:
             f" {', '.join(_NAMED_SCALES)}, or build a Quantizer.{suggest(parts[1], _NAMED_SCALES)}"
         )
     rounding = parse_rounding(parts[2]) if len(parts) == 3 else None
-    return Quantizer(get_format(parts[0]), scale, rounding)
+    return Quantizer(get_format(parts[0]), scale, rounding, transform)
 
 
 def quantize(

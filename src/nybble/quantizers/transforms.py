@@ -25,6 +25,7 @@ Not done here: other orthogonal matrices, sizes that are no power of two.
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
@@ -85,6 +86,19 @@ class Hadamard:
         """A short printable form."""
         tail = "" if self.order == "consecutive" else ", strided"
         return f"hadamard({self.block}, {self.signs}{tail})"
+
+    @classmethod
+    def parse(cls, text: str) -> Hadamard | None:
+        """The transform whose `short` is `text`; None where there is none.
+
+        >>> Hadamard.parse("hadamard(32, fixed)"), Hadamard.parse("stochastic")
+        (Hadamard(block=32, signs='fixed', order='consecutive'), None)
+        """
+        found = re.fullmatch(r"hadamard\((\d+), (none|fixed|random)(, strided)?\)", text)
+        if found is None:
+            return None
+        order = "strided" if found[3] else "consecutive"
+        return cls(int(found[1]), found[2], order)  # type: ignore[arg-type]
 
     def to_dict(self) -> dict[str, Any]:
         """A JSON-able dict; `from_dict` is its inverse."""

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from nybble.errors import UserError, suggest
+from nybble.recipes.four_over_six import four_over_six
+from nybble.recipes.fp4_all_the_way import fp4_all_the_way
 from nybble.recipes.hfp8 import hfp8
 from nybble.recipes.int8 import int8
 from nybble.recipes.luq import luq
@@ -13,10 +15,16 @@ from nybble.recipes.nvfp4 import nvfp4
 from nybble.recipes.nybble4 import nybble4
 from nybble.recipes.nybble4_hadamard import nybble4_hadamard
 from nybble.recipes.plain import bf16, fp16, fp32
+from nybble.recipes.quartet import quartet
+from nybble.recipes.quartet2 import quartet2
 from nybble.recipes.recipe import Recipe
 from nybble.recipes.sun2020 import sun2020
 from nybble.recipes.sun2020_strict import sun2020_strict
+from nybble.recipes.tetrajet import tetrajet
+from nybble.recipes.tetrajet2 import tetrajet2
 from nybble.recipes.tseng2025 import tseng2025
+from nybble.recipes.ufp4 import ufp4
+from nybble.recipes.wang2025 import wang2025
 
 RECIPES: dict[str, Callable[..., Recipe]] = {
     "fp32": fp32,
@@ -32,6 +40,14 @@ RECIPES: dict[str, Callable[..., Recipe]] = {
     "tseng2025": tseng2025,
     "nybble4": nybble4,
     "nybble4-hadamard": nybble4_hadamard,
+    "ufp4": ufp4,
+    "four-over-six": four_over_six,
+    "fp4-all-the-way": fp4_all_the_way,
+    "wang2025": wang2025,
+    "quartet": quartet,
+    "quartet2": quartet2,
+    "tetrajet": tetrajet,
+    "tetrajet2": tetrajet2,
 }
 
 

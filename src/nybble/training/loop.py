@@ -23,6 +23,7 @@ from torch import Tensor
 
 from nybble.convert import loss_scale
 from nybble.errors import UserError
+from nybble.nn.hooks import hook_steps
 from nybble.training import diagnose
 from nybble.training.blame import described, raise_if_the_models
 from nybble.training.checkpoint import load_checkpoint, save_checkpoint
@@ -93,6 +94,7 @@ class Run:
         self.model, self.recipe = build_model(config, self.task)
         self.start = begin(self.model, config)
         self.optimizer = build_optimizer(self.model, config)
+        hook_steps(self.model, self.optimizer)
         self.about = self.task.describe()
         if self.start is not None:
             self.about["start"] = self.start["sha256"]

@@ -18,9 +18,10 @@ import torch
 from torch import Tensor, nn
 
 from nybble.nn.function import LayerCall
+from nybble.nn.hooks import hooked_weight
 from nybble.nn.inputs import UNSEEN
 from nybble.nn.recurrent.function import SequenceCall, SequenceFunction, infer
-from nybble.nn.state import STATE, QuantizedLayer, describe_spec
+from nybble.nn.state import QuantizedLayer, describe_spec
 from nybble.ops.geometry import Geometry
 from nybble.ops.recurrent import Sequence, StepGemm
 from nybble.ops.reference import recurrent as reference
@@ -77,7 +78,7 @@ class RecurrentGemm(QuantizedLayer):
         """The time loop: y [rows, P], h_n and, of an LSTM, c_n; all float32."""
         layers = [self] if projection is None else [self, projection]
         sequence = Sequence(mode, sizes, reverse, self.nybble_accumulate, self.nybble_backend)
-        weights = [layer.weight.float() for layer in layers]
+        weights = [hooked_weight(layer, layer.weight, _LINEAR) for layer in layers]
         self._learn_clips(layers, gx, h0, c0, bias, weights, sequence)
         calls = tuple(layer.call_for(gx) for layer in layers)
         alphas = [layer._clips(one.spec) for layer, one in zip(layers, calls, strict=True)]
@@ -109,7 +110,7 @@ class RecurrentGemm(QuantizedLayer):
     def call_for(self, x: Tensor) -> LayerCall:
         """What one forward fixes; advances the call counter and moves GradScale."""
         return LayerCall(
-            spec=self._resolved_spec(),
+            spec=self._resolved_spec().bare,
             geometry=_LINEAR,
             accumulate=self.nybble_accumulate,
             backend=self.nybble_backend,
@@ -175,7 +176,7 @@ class RecurrentGemm(QuantizedLayer):
         name = f"weight_{self.nybble_part}"
         weight = (prefix + name, f"{prefix}parametrizations.{name}.")
         if any(key == weight[0] or key.startswith(weight[1]) for key in state_dict):
-            for state in STATE:
+            for state in self.state_names():
                 if f"{prefix}{self.nybble_part}.{state}" not in state_dict:
                     self._reset(state)
 

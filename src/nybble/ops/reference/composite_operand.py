@@ -5,7 +5,7 @@
     multiplier = scale x unit     of blocks: it stays inside of the sum (`Blocks`)
 
 What is kept for backward: codes, and the scales in their stored form (a byte a block for E4M3 and
-E8M0 scales, with the tensor's float32 scale beside it).
+E8M0 scales, with the tensor's float32 scale, or the headroom of MX scales, beside it).
 """
 
 from __future__ import annotations

@@ -42,7 +42,7 @@ def factor(x: Tensor, levels: Tensor, config: DGE) -> Tensor:
     [0.20000000298023224, 3.0, 1.0]
     """
     levels = levels.to(x.device)
-    below = (torch.searchsorted(levels, x, right=True) - 1).clamp(0, len(levels) - 2)
+    below = (torch.searchsorted(levels, x.contiguous(), right=True) - 1).clamp(0, len(levels) - 2)
     low, high = levels[below], levels[below + 1]
     middle = (2.0 * (x - low) / (high - low) - 1.0).abs()
     found = (middle.clamp_(max=1.0) ** (1.0 / config.k - 1.0) / config.k).clamp_(max=config.clip)

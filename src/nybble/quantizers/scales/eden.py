@@ -37,7 +37,7 @@ only in the order "consecutive" and where they divide the line.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 import torch
 from torch import Tensor
@@ -82,6 +82,8 @@ class Eden(ScaleConfig):
             raise UserError(
                 f"Eden: group must be a multiple of block, got {self.group} and {self.block}"
             )
+
+    scale_format: ClassVar[str] = "fp8_e4m3"
 
     @property
     def granularity(self) -> str:

@@ -26,7 +26,7 @@ Not done here: tiles (the code has 16x16 ones); other formats and scale formats 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 import torch
 from torch import Tensor
@@ -73,6 +73,8 @@ class FourOverSix(ScaleConfig):
             raise UserError(f"FourOverSix: block must be at least 1, got {self.block}")
         if self.error not in ("mse", "mae", "absmax"):
             raise UserError(f"FourOverSix: error is 'mse', 'mae' or 'absmax', got {self.error!r}")
+
+    scale_format: ClassVar[str] = "fp8_e4m3"
 
     @property
     def granularity(self) -> str:

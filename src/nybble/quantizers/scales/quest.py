@@ -27,7 +27,7 @@ gradient, of which `ste="clip"` is the case 0 beyond the clip, 1 within.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 import torch
 from torch import Tensor
@@ -78,6 +78,8 @@ class Quest(ScaleConfig):
             raise UserError(f"Quest: exponent is 'nearest' or 'floor', got {self.exponent!r}")
         if self.ste not in ("pass", "clip"):
             raise UserError(f"Quest: ste must be 'pass' or 'clip', got {self.ste!r}")
+
+    scale_format: ClassVar[str] = "e8m0"
 
     @property
     def granularity(self) -> str:

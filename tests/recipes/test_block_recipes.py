@@ -1,0 +1,168 @@
+"""Recipes with block scales: every operand is the oracle's, bit for bit, and Gemms follow."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from tests.recipes import layer_oracle as oracle
+
+from nybble.ops.geometry import Geometry
+from nybble.ops.reference import composite
+from nybble.ops.reference.composite_operand import Streams, quantize
+from nybble.ops.reference.operand import Draw
+from nybble.ops.reference.places import places
+from nybble.ops.spec import LayerSpec
+from nybble.recipes import get_recipe
+
+LINEAR = Geometry("linear")
+DRAW = Draw(5, 3, 7)
+RECIPES = [
+    "ufp4",
+    "ufp4:hadamard=32+grid=e2m1+signs=fixed",
+    "four-over-six",
+    "four-over-six:error=mae+hadamard=none",
+    "fp4-all-the-way:headroom=yes",
+    "wang2025:dge=none+outliers=none",
+    "wang2025:dge=none+outliers=none+gradient=fp8+backward=bf16",
+    "quartet",
+    "quartet:backward=stochastic",
+    "quartet:backward=quest+forward=absmax",
+    "quartet2",
+    "quartet2:source=tensor+hadamard=16",
+    "tetrajet:qema=none",
+    "tetrajet2:reset=none",
+    "tetrajet2:reset=none+source=tensor+hadamard=none",
+    "tseng2025",
+    "nvfp4:weights=block+headroom=yes",
+]
+
+
+def data(shape: tuple[int, int, int]) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """x [rows, inputs], w [outputs, inputs], dy [rows, outputs] of shape (rows, inputs, outputs);
+    some inputs are much larger than others."""
+    rows, inputs, outputs = shape
+    g = torch.Generator().manual_seed(1)
+    x = torch.randn(rows, inputs, generator=g) * torch.randn(inputs, generator=g).exp()
+    weight = torch.randn(outputs, inputs, generator=g) / 7
+    return x, weight, torch.randn(rows, outputs, generator=g) / 1000
+
+
+def backward(
+    spec: LayerSpec,
+    x: torch.Tensor,
+    weight: torch.Tensor,
+    grad: torch.Tensor,
+    saved: list[torch.Tensor],
+    draw: Draw,
+) -> tuple[torch.Tensor, ...]:
+    """The layer's (dx, dw, ...)."""
+    return composite.layer_backward(
+        grad,
+        x if spec.slot("grad_weight_input") is None else None,
+        weight,
+        saved,
+        torch.zeros(1),
+        tuple(x.shape),
+        tuple(weight.shape),
+        spec,
+        LINEAR,
+        "fast",
+        draw,
+        (False, False),
+        [True, True, False],
+    )
+
+
+def of(recipe: str) -> LayerSpec:
+    return get_recipe(recipe).spec
+
+
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_operands_and_gemms_equal_the_oracle(recipe: str) -> None:
+    spec = of(recipe)
+    # No dimension is a multiple of a block; where scales are shared by 128, more than that.
+    x, weight, grad = data((5, 150, 6) if recipe == "tetrajet2:reset=none" else (20, 34, 10))
+    operands, y, dx, dw = oracle.layer(x, weight, grad, spec, DRAW)
+    for name, axis, tensor in (
+        ("output_input", 1, x),
+        ("output_weight", 1, weight),
+        ("grad_input_grad", 1, grad),
+        ("grad_weight_grad", 0, grad),
+    ):
+        gemm = name.rpartition("_")[0]
+        side = 0 if name.endswith("grad") or name == "output_input" else 1
+        place = places(LINEAR, gemm)[side]  # type: ignore[arg-type]
+        assert place.contraction == axis
+        slot = spec.slot(name)
+        found = quantize(tensor, slot, place, Streams(DRAW, oracle.SLOT[name]))[0]
+        values = found.tensor if found.multiplier is None else found.tensor * found.multiplier
+        assert torch.equal(values, operands[name]), name
+    out, saved = composite.layer_forward(
+        x, weight, None, None, spec, LINEAR, "fast", DRAW, save=True
+    )
+    assert torch.allclose(out.double(), y, rtol=1e-4, atol=1e-5)
+    back = backward(spec, x, weight, grad, saved, DRAW)
+    for got, want in zip(back[:2], (dx, dw), strict=True):
+        size = float(want.abs().max())
+        assert torch.allclose(got.double(), want, rtol=1e-4, atol=1e-5 * size)
+
+
+def average(recipe: str, runs: int = 150) -> list[tuple[float, float]]:
+    """(squared bias, variance) of dx and dw over random bits, as shares of the squared gradient
+    of what the forward pass multiplied (and, without `double`, of the tensors themselves)."""
+    spec = of(recipe)
+    x, weight, grad = data((32, 32, 16))
+    hx, hw = x, weight
+    if spec.double:
+        found = [
+            quantize(t, spec.slot(n), places(LINEAR, "output")[side], Streams(DRAW, side))[0]
+            for n, t, side in (("output_input", x, 0), ("output_weight", weight, 1))
+        ]
+        hx, hw = (q.tensor * q.multiplier for q in found)
+    want = [(grad @ hw).double(), (grad.T @ hx).double()]
+    total, square = [torch.zeros_like(t) for t in want], [torch.zeros_like(t) for t in want]
+    for call in range(runs):
+        draw = Draw(5, 3, call)
+        saved = composite.layer_forward(
+            x, weight, None, None, spec, LINEAR, "fast", draw, save=True
+        )[1]
+        back = backward(spec, x, weight, grad, saved, draw)
+        for i in range(2):
+            total[i] += back[i].double()
+            square[i] += back[i].double() ** 2
+    shares = []
+    for mean, squares, true in zip(total, square, want, strict=True):
+        variance = (squares / runs - (mean / runs) ** 2) * runs / (runs - 1)
+        bias = (mean / runs - true) ** 2 - variance / runs
+        size = float(true.square().sum())
+        shares.append((float(bias.sum()) / size, float(variance.sum()) / size))
+    return shares
+
+
+@pytest.mark.parametrize("recipe", ["quartet2", "tetrajet:qema=none", "tetrajet2:reset=none"])
+def test_backward_is_unbiased(recipe: str) -> None:
+    """On average, the backward Gemms are those of what the forward pass multiplied."""
+    for bias, variance in average(recipe):
+        assert abs(bias) < 1e-3
+        assert 0.005 < variance < 0.1
+
+
+def test_nearest_is_not() -> None:
+    for bias, variance in average("tetrajet:qema=none+backward=nearest", runs=2):
+        assert bias > 5e-3
+        assert variance == 0.0
+
+
+def test_eden_has_less_than_half_of_the_noise_of_stochastic_rounding() -> None:
+    """The claim of Quartet II, here of the results of both backward Gemms."""
+    eden, stochastic = average("quartet2", 60), average("quartet2:backward=stochastic", 60)
+    for (_, ours), (_, theirs) in zip(eden, stochastic, strict=True):
+        assert ours < 0.5 * theirs
+
+
+def test_an_update_is_unbiased_only_if_both_operands_are() -> None:
+    """FP4 All the Way: stochastic rounding of the gradient alone leaves the input's bias."""
+    both = average("fp4-all-the-way:headroom=yes")[1][0]
+    one = average("fp4-all-the-way:headroom=yes+update_input=nearest")[1][0]
+    assert abs(both) < 1e-3
+    assert one > 3e-3

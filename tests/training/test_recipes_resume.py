@@ -1,0 +1,32 @@
+"""Recipes since 2020 in the training loop: killed and continued is as never stopped."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tests.training.test_resume import Killed, kill, stop_at
+
+from nybble.training.config import TrainConfig
+from nybble.training.loop import train
+
+Make = Callable[..., TrainConfig]
+
+
+@pytest.mark.parametrize("recipe", ["quartet2", "tetrajet", "tetrajet2:reset=short"])
+def test_resume_after_a_kill(
+    recipe: str, tiny: Make, tmp_path: Path, final_state: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Steps 10 and 11 of 12 are those that use the average of Q-EMA."""
+    config = tiny(recipe=recipe, checkpoint_every=3)
+    train(config)
+    stopped = replace(config, out=str(tmp_path / "killed"))
+    with monkeypatch.context() as patch:
+        stop_at(patch, 11, kill)
+        with pytest.raises(Killed):
+            train(stopped)
+    train(replace(stopped, resume=True))
+    assert final_state(stopped) == final_state(config)
