@@ -252,9 +252,15 @@ def step_up(p: Tensor, u: Tensor) -> Tensor:
 
 
 @lru_cache(maxsize=512)
-def value_table(fmt: Format, device: torch.device) -> Tensor:
-    """Return the cached float32 tensor of a format's values; do not modify it."""
+def _value_table(fmt: Format, device: torch.device) -> Tensor:
     return torch.tensor(fmt.values(), dtype=torch.float32, device=device)
+
+
+def value_table(fmt: Format, device: torch.device) -> Tensor:
+    """Return the cached float32 tensor of a format's values; do not modify it. Under a mode that
+    watches operators it is a new one: fake tensors, which torch traces with, meet no real one."""
+    watched = torch._C._len_torch_dispatch_stack() > 0
+    return (_value_table.__wrapped__ if watched else _value_table)(fmt, device)
 
 
 @lru_cache(maxsize=512)
