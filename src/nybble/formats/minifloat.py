@@ -28,7 +28,7 @@ import torch
 from torch import Tensor
 
 from nybble.errors import UserError
-from nybble.formats.base import Format, Special, as_float32, unit_random, value_table
+from nybble.formats.base import Format, Special, as_float32, step_up, unit_random, value_table
 from nybble.formats.exact import number
 from nybble.formats.hash_once import hash_once
 from nybble.formats.magnitude import stochastic_magnitude, with_sign
@@ -176,9 +176,11 @@ class Minifloat(Format):
         tensor([ 0.,  1.,  2., -6.])
         """
         chosen = self._rounding(rounding, (Nearest, Stochastic))
-        if isinstance(chosen, Stochastic):
-            return self.decode(self.encode(x, chosen, random))
-        return self._nearest(as_float32(x))
+        x = as_float32(x)
+        if not isinstance(chosen, Stochastic):
+            return self._nearest(x)
+        u = unit_random(chosen, random, x)
+        return self._step(x, u) if self._plain else self.decode(self._stochastic(x, u))
 
     def encode(
         self, x: Tensor, rounding: Rounding | None = None, random: Tensor | None = None
@@ -210,6 +212,10 @@ class Minifloat(Format):
         """
         result = self.round(x, rounding, random).div_(self.require_unit())
         return result if out is None else out.copy_(result)
+
+    def integers_to_codes(self, ints: Tensor) -> Tensor:
+        """As `Format.integers_to_codes`, of integers that the format has."""
+        return self._codes_of_values(ints * self.require_unit())
 
     def _nearest(self, x: Tensor) -> Tensor:
         """Round float32 to the nearest value, ties to the even mantissa, -0 to +0."""
@@ -258,6 +264,24 @@ class Minifloat(Format):
         shift = s.view(dtype)
         return y.add(shift).sub_(shift).to(torch.float32)  # +0 where x was -0
 
+    @property
+    def _plain(self) -> bool:
+        """Whether every code is a number and float32 arithmetic finds its neighbours exactly."""
+        return self.specials == "none" and self.subnormals and self._arithmetic[0] == 23
+
+    def _step(self, x: Tensor, u: Tensor) -> Tensor:
+        """The value at or below |x|, or where u < p the next one above, with the sign of x: what
+        `stochastic_magnitude` finds in a table. Quotients by the step, a power of two, are exact.
+        """
+        magnitude = x.abs().nan_to_num_(0.0, self.max_value).clamp_(max=self.max_value)
+        step = magnitude.view(torch.int32).bitwise_and(255 << 23)
+        step.clamp_(min=(127 + self.least_exponent) << 23).sub_(self.mantissa << 23)
+        width = step.view(torch.float32)
+        steps = magnitude.div_(width)
+        below = steps.floor()
+        up = step_up(steps.sub_(below), u)
+        return below.add_(up).mul_(width).copysign_(x).add_(0.0)  # +0 where x was -0
+
     def _overflow(self, y: Tensor) -> Tensor:
         beyond = y.abs() > self.max_value
         if self.overflow == "nan":
@@ -285,6 +309,8 @@ class Minifloat(Format):
         return signed.to(self.code_dtype)
 
     def _stochastic(self, x: Tensor, u: Tensor) -> Tensor:
+        if self._plain:
+            return self._codes_of_values(self._step(x, u))
         levels = value_table(self, x.device)[: self.finite]
         m = stochastic_magnitude(levels, x.abs().nan_to_num_(0.0, self.max_value), u)
         if self.overflow == "infinity":
