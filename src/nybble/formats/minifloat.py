@@ -28,7 +28,15 @@ import torch
 from torch import Tensor
 
 from nybble.errors import UserError
-from nybble.formats.base import Format, Special, as_float32, step_up, unit_random, value_table
+from nybble.formats.base import (
+    Format,
+    Special,
+    as_float32,
+    kept_table,
+    step_up,
+    unit_random,
+    value_table,
+)
 from nybble.formats.exact import number
 from nybble.formats.hash_once import hash_once
 from nybble.formats.magnitude import stochastic_magnitude, with_sign
@@ -215,7 +223,10 @@ class Minifloat(Format):
 
     def integers_to_codes(self, ints: Tensor) -> Tensor:
         """As `Format.integers_to_codes`, of integers that the format has."""
-        return self._codes_of_values(ints * self.require_unit())
+        if self.bits > 4 or self.max_integer is None:
+            return self._codes_of_values(ints * self.require_unit())
+        index = (ints + self.max_integer).to(torch.int32)
+        return _code_table(self, ints.device).index_select(0, index.reshape(-1)).view(ints.shape)
 
     def _nearest(self, x: Tensor) -> Tensor:
         """Round float32 to the nearest value, ties to the even mantissa, -0 to +0."""
@@ -320,3 +331,11 @@ class Minifloat(Format):
             bad = x.isnan() | x.isinf() if self.overflow == "nan" else x.isnan()
             codes.masked_fill_(bad, self.nan_code)
         return codes.to(self.code_dtype)
+
+
+@kept_table
+def _code_table(fmt: Minifloat, device: torch.device) -> Tensor:
+    """Codes of the integers from the least to the largest; of those between two values, any."""
+    top = fmt.max_integer or 0
+    integers = torch.arange(-top, top + 1, dtype=torch.float32, device=device)
+    return fmt._codes_of_values(integers * fmt.require_unit())
