@@ -86,6 +86,11 @@ class Quest(ScaleConfig):
         """ "block": one scale for each `block` elements."""
         return "block"
 
+    @property
+    def scale_format(self) -> str:
+        """In which a block's scale is stored."""
+        return "e8m0"
+
     def along(self, contraction: int, free: int | None) -> Quest:
         return along(self, "block", contraction, free)
 
