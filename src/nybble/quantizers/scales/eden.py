@@ -98,11 +98,6 @@ class Eden(ScaleConfig):
         return "block"
 
     @property
-    def scale_format(self) -> str:
-        """In which a block's scale is stored, beside the float32 scale of the tensor."""
-        return "fp8_e4m3"
-
-    @property
     def draws(self) -> bool:
         return True
 

@@ -81,11 +81,6 @@ class FourOverSix(ScaleConfig):
         """ "block": one scale for each `block` elements."""
         return "block"
 
-    @property
-    def scale_format(self) -> str:
-        """In which a block's scale is stored, beside the float32 scale of the tensor."""
-        return "fp8_e4m3"
-
     def along(self, contraction: int, free: int | None) -> FourOverSix:
         return along(self, "block", contraction, free)
 
