@@ -9,7 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from nybble.errors import UserError, suggest
-from nybble.studies.ready import ablation_sun2020, recipes
+from nybble.studies.ready import ablation_sun2020, recipes, robustness
 from nybble.studies.study.grid import Study
 
 
@@ -24,6 +24,8 @@ class Ready:
 STUDIES: dict[str, Ready] = {
     "recipes": Ready(recipes.TITLE, recipes.make),
     "ablation-sun2020": Ready(ablation_sun2020.TITLE, ablation_sun2020.make),
+    "robustness": Ready(robustness.TITLE, robustness.make),
+    "robustness-training": Ready(robustness.TRAINING_TITLE, robustness.make_training),
 }
 
 
