@@ -22,7 +22,7 @@ from nybble.reports.conditions import (
     tasks,
 )
 from nybble.reports.figures import BASELINE, COLOURS, STYLES, svg
-from nybble.studies.statistics import spread, t_interval
+from nybble.studies.statistics import t_interval
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -61,7 +61,7 @@ def curves(record: Mapping[str, Any], task: str, family: str) -> str:
                 (i, [v for v in p.values[recipe] if v is not None]) for i, p in enumerate(points)
             ]
             kept = [(i, values) for i, values in kept if values]
-            means = [spread(values).mean for _, values in kept]
+            means = [sum(values) / len(values) for _, values in kept]
             axes.plot([i for i, _ in kept], means, style, color=colour, label=recipe, marker="o")
             sure = [(i, t_interval(values)) for i, values in kept]
             bands = [(i, interval) for i, interval in sure if interval is not None]
