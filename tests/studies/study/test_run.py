@@ -5,6 +5,7 @@ The engine is a stand-in that writes outcomes as workers do; tests/cli/test_stud
 
 from __future__ import annotations
 
+import os
 import signal
 import time
 from collections.abc import Callable, Iterator
@@ -279,4 +280,4 @@ def test_every_cell_knows_where_it_runs(engine: Engine, tmp_path: Path) -> None:
     cells: tuple[Cell, ...] = STUDY.cells()
     assert [work.key for work in works] == [cell.key for cell in cells]
     assert works[0].config.out == str(tmp_path / "out" / "cells" / cells[0].key)
-    assert all(work.own_group for work in works)
+    assert {work.parent for work in works} == {os.getpid()}
