@@ -9,6 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from nybble.errors import UserError, suggest
+from nybble.recipes import get_recipe
 from nybble.studies.study.grid import Study, StudyTask
 
 
@@ -27,13 +28,15 @@ def select(
     TASK+CONDITION too.
 
     Raises:
-        UserError: a task that the study has not.
+        UserError: a task that the study has not, or an unknown recipe.
 
     >>> from nybble.studies.ready import get_study
     >>> part = select(get_study("recipes", quick=True), tasks=["vision"], seeds=[7])
     >>> [task.name for task in part.tasks], part.seeds
     (['vision'], (7,))
     """
+    for recipe in recipes:
+        get_recipe(recipe)
     data = data or {}
     known = [task.name for task in study.tasks]
     bases = [name.partition("+")[0] for name in known]
