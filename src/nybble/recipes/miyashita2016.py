@@ -26,6 +26,15 @@ from nybble.recipes.recipe import Recipe, Switch, read_settings
 SQRT2 = "1.41421356"
 """Level / threshold: the geometric midpoint of two powers of 2 lies at level / sqrt(2)."""
 
+ABLATION = (
+    "miyashita2016",
+    "miyashita2016:gradients=stochastic",
+    "miyashita2016:gradients=fp32",
+    "miyashita2016:first_last=fp16",
+    "miyashita2016:bits=4",
+)
+"""The recipes of a study of where it falls apart: one point is changed at a time."""
+
 SWITCHES = (
     Switch(
         "bits",
