@@ -21,6 +21,7 @@ RECIPES = [
     "quartet2",
     "tetrajet",
     "tetrajet2",
+    "xi2023",
 ]
 STEPS = 12
 

@@ -22,7 +22,7 @@ from nybble.formats import Stochastic, get_format
 from nybble.ops.reference import operand as plain
 from nybble.ops.reference.operand import Draw, Operand, rereads
 from nybble.ops.reference.places import FIRST_SLOT, Place
-from nybble.quantizers import PACT, Fit, Quantizer, ScaleConfig, Unit, random24
+from nybble.quantizers import PACT, Fit, Quantizer, ScaleConfig, SplitRows, Unit, random24
 from nybble.quantizers.transforms import ELEMENTS, SIGNS, STREAM, Bits, Hadamard
 
 __all__ = ["Streams", "quantize", "restore", "spread", "store"]
@@ -87,6 +87,9 @@ def quantize(
             x, slot, streams.draw, streams.slot, alpha, want_inside=want_inside, random=random
         )
         return found, None
+    if isinstance(scale, SplitRows):
+        along = place.contraction if place.gemm == "grad_input" else place.free
+        return Operand(scale.estimate(x, -1 if along is None else along, bits)), None
     want_inside = want_inside and getattr(scale, "ste", "pass") == "clip"
     if type(scale).encode is ScaleConfig.encode:
         fit = scale.fit(x, fmt)
