@@ -21,6 +21,7 @@ RECIPES = [
     "quartet2",
     "tetrajet",
     "tetrajet2",
+    "xi2023",
 ]
 STEPS = 12
 
@@ -120,5 +121,7 @@ def test_every_setting_but_the_default_changes_the_recipe(recipe: str) -> None:
     for switch in default.switches:
         for choice in switch.choices:
             other = nybble.get_recipe(f"{recipe}:{switch.name}={choice}")
-            same = (other.spec, other.rules) == (default.spec, default.rules)
+            same = (other.spec, other.rules, other.tail) == (
+                default.spec, default.rules, default.tail,
+            )  # fmt: skip
             assert same == (choice == switch.default), (switch.name, choice)

@@ -16,7 +16,7 @@ from nybble.training.loop import train
 Make = Callable[..., TrainConfig]
 
 
-@pytest.mark.parametrize("recipe", ["quartet2", "tetrajet", "tetrajet2:reset=short"])
+@pytest.mark.parametrize("recipe", ["quartet2", "tetrajet", "xi2023", "fp4-all-the-way:tail=0.1"])
 def test_resume_after_a_kill(
     recipe: str, tiny: Make, tmp_path: Path, final_state: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -6,6 +6,7 @@
     nybble_grad_amax    largest |output gradient| since the scale last moved; 0: none
     nybble_calls        training forwards so far: the `call` of the random key
     nybble_hook_*       what the recipe's hook keeps, if it has one (hooks.py)
+    nybble_step_*       parameters, learned steps, if the recipe has some (steps.py)
 
 All are plain tensors in the layer's state_dict (float32 and int64), whatever dtype the layer is
 cast to. A state_dict without them loads under strict=True: the layer then starts afresh.
@@ -39,6 +40,7 @@ from nybble.nn.calls import Calls
 from nybble.nn.function import LayerCall, LayerFunction, infer
 from nybble.nn.hooks import Seen, add_buffers, hook_names, hooked_weight
 from nybble.nn.inputs import SIGNED, SKEWED, UNSEEN, UNSIGNED, input_forms, kind_of
+from nybble.nn.steps import add_steps, divided, finished, step_names
 from nybble.ops.geometry import Geometry
 from nybble.ops.spec import LayerSpec
 from nybble.quantizers import PACT, GradScale, Quantizer
@@ -140,10 +142,11 @@ class QuantizedLayer(nn.Module):
         self.register_buffer("nybble_grad_amax", zeros(1))
         self.register_buffer("nybble_calls", torch.zeros(1, dtype=torch.int64, device=device))
         add_buffers(self)
+        add_steps(self, list(self._nybble_forms.values()))
 
     def state_names(self) -> tuple[str, ...]:
         """Names of all that `attach_` put into the layer's state_dict."""
-        return (*STATE, *hook_names(self))
+        return (*STATE, *hook_names(self), *step_names(self))
 
     def become_(self, spec: LayerSpec) -> None:
         """Do what `spec` says from the next forward on; state that it does not use stays."""
@@ -195,8 +198,9 @@ class QuantizedLayer(nn.Module):
             )
         if not self._nybble_ready:
             self._nybble_ready = self._see_input(x)
+        spec = self._resolved_spec()
         call = LayerCall(
-            spec=self._resolved_spec().bare,
+            spec=spec.bare,
             geometry=geometry,
             accumulate=self.nybble_accumulate,
             backend=self.nybble_backend,
@@ -204,16 +208,16 @@ class QuantizedLayer(nn.Module):
             layer=self.nybble_index,
             call=self._next_call(x),
         )
-        operands = (
-            x.float(),
-            hooked_weight(self, weight, geometry),
-            None if bias is None else bias.float(),
-            self._clips(call.spec),
-        )
-        if not torch.is_grad_enabled():
-            return infer(*operands, call)
-        result: Tensor = LayerFunction.apply(*operands, call, self)  # type: ignore[no-untyped-call]
-        return result
+        x, weight = x.float(), hooked_weight(self, weight, geometry)
+        x, weight, factor = divided(self, x, weight, spec, geometry)
+        inner = None if bias is None or factor is not None else bias.float()
+        operands = (x, weight, inner, self._clips(call.spec))
+        result: Tensor
+        if torch.is_grad_enabled():
+            result = LayerFunction.apply(*operands, call, self)  # type: ignore[no-untyped-call]
+        else:
+            result = infer(*operands, call)
+        return result if factor is None else finished(result, factor, bias, geometry)
 
     def _clips(self, spec: LayerSpec) -> Tensor | None:
         """The clip(s) that the slot in use takes: inputs may turn out to need one of two."""

@@ -28,6 +28,7 @@ from nybble.quantizers import (
     Hadamard,
     Quantizer,
     ScaleConfig,
+    SplitRows,
     StatefulScale,
     Stochastic,
     Unit,
@@ -231,8 +232,14 @@ class LayerSpec:
 
     @cached_property
     def bare(self) -> LayerSpec:
-        """This spec as operators get it: without the hook, which works outside of them."""
-        return self if self.hook is None else replace(self, hook=None)
+        """This spec as operators get it: without what works outside of them. A hook has changed the
+        weight before; learned steps have divided the operands, so that the scale is 1."""
+        changes: dict[str, Any] = {} if self.hook is None else {"hook": None}
+        for name in ("output_input", "output_weight"):
+            slot = getattr(self, name)
+            if isinstance(slot, Quantizer) and isinstance(slot.scale, LSQ):
+                changes[name] = replace(slot, scale=Unit("clip"))
+        return replace(self, **changes) if changes else self
 
     @cached_property
     def composite(self) -> bool:
@@ -388,6 +395,7 @@ def is_composite(slot: Quantizer) -> bool:
         or scale.along(-1, None) != scale
         or type(scale).encode is not ScaleConfig.encode
         or getattr(scale, "granularity", "tensor") in ("block", "tile")
+        or (isinstance(scale, Unit) and scale.ste == "clip")
     )
 
 
@@ -403,10 +411,12 @@ def _check_slot(name: str, quantizer: Quantizer) -> None:
             raise UserError(f"slot {name}: {family} needs a format of integers and a unit")
     if isinstance(scale, PACT) and not name.endswith("_input"):
         raise UserError(f"slot {name}: PACT learns the clip of inputs; use SAWB or AbsMax")
-    if isinstance(scale, LSQ):
+    if isinstance(scale, LSQ) and name not in ("output_input", "output_weight"):
         raise UserError(
-            f"slot {name}: layers do not learn LSQ's step yet; use PACT, SAWB or AbsMax"
+            f"slot {name}: LSQ learns steps of the output Gemm's operands; use AbsMax or 'same'"
         )
+    if isinstance(scale, SplitRows) and not is_gradient:
+        raise UserError(f"slot {name}: SplitRows is for gradients; use AbsMax, SAWB or LSQ")
     if isinstance(scale, PACT | StatefulScale) and quantizer.transform is not None:
         raise UserError(f"slot {name}: {scale.short} takes no transform; use AbsMax")
 

@@ -44,6 +44,7 @@ from nybble.quantizers.scales import (
     Quest,
     RowLeastSquares,
     ScaleConfig,
+    SplitRows,
     Unit,
     scale_from_dict,
 )
@@ -73,7 +74,8 @@ _NAMED_SCALES: dict[str, ScaleConfig] = {
         *(GradScale("delayed", "fit", "global"), GradScale("delayed", "one", "global")),
         *(Hindsight(), Hindsight(power_of_two=True)),
         *(AbsMax(kind, power_of_two=True) for kind in ("tensor", "row", "channel")),
-        *(MinMax(), Unit(), LSQ()),
+        *(MinMax(), Unit(), Unit("clip"), LSQ()),
+        *(SplitRows(), SplitRows(6), SplitRows(7, False), SplitRows(6, False)),
         *(BestOfTwo("tensor"), BestOfTwo("row"), BestOfTwo("channel")),
         *(BestOfTwo("tensor", rms=0.35), BestOfTwo("row", rms=0.35)),
         *(Quest(), FourOverSix(), FourOverSix(error="mae"), FourOverSix(error="absmax")),

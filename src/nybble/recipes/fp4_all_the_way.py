@@ -11,9 +11,11 @@ follows is not linear, while grad_weight is linear in both of its operands, so t
 only if both are.
 
 Stop rule: training in 4 bits stalls when ||gradient|| < sqrt(3) x its quantisation noise; the run
-then ends with a short phase in higher precision (QAF).
+then ends with a short phase in higher precision (QAF, quantisation-aware fine-tuning). Here the
+backward Gemms become BF16 and the forward pass stays FP4, as that name says.
 
-Source: abstract, and secondary texts for which operand is rounded how.
+Source: abstract, and secondary texts for which operand is rounded how and for the stop rule; what
+becomes wider in the last phase is read from its name.
 
 Not done here: no Hadamard, as in the paper; the study of block sizes and scale formats.
 """
@@ -25,6 +27,7 @@ from nybble.ops.spec import LayerSpec
 from nybble.quantizers import AbsMax, Quantizer
 from nybble.recipes.ends import EMBEDDING, FIRST_LAST, common_rules
 from nybble.recipes.recipe import Recipe, Switch, read_settings
+from nybble.recipes.tail import Tail, Watch
 
 SWITCHES = (
     Switch(
@@ -48,9 +51,17 @@ SWITCHES = (
         " down cannot push the block's maximum beyond 6, where rounding is no longer unbiased;"
         " later work does it, the texts on this paper do not speak of it",
     ),
+    Switch(
+        "tail",
+        ("watch", "0.05", "0.1", "0"),
+        "watch",
+        "when the last phase begins: by the stop rule, looked at every 100 steps, the paper's; with"
+        " the last share of the steps; or never",
+    ),
     FIRST_LAST,
     *EMBEDDING,
 )
+BACKWARD = ("grad_input_grad", "grad_input_weight", "grad_weight_grad", "grad_weight_input")
 
 
 def fp4_all_the_way(**switches: str) -> Recipe:
@@ -65,7 +76,15 @@ def fp4_all_the_way(**switches: str) -> Recipe:
         rules=tuple(common_rules(settings, spec)),
         switches=SWITCHES,
         settings=tuple(settings.items()),
+        tail=last_phase(settings["tail"]),
     )
+
+
+def last_phase(when: str) -> Tail | None:
+    """The phase of higher precision at the end of a run."""
+    if when == "watch":
+        return Tail(slots=BACKWARD, format="bf16", watch=Watch())
+    return None if when == "0" else Tail(float(when), BACKWARD, "bf16")
 
 
 def split_rounding(settings: dict[str, str]) -> LayerSpec:

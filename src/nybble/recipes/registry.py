@@ -25,6 +25,7 @@ from nybble.recipes.tetrajet2 import tetrajet2
 from nybble.recipes.tseng2025 import tseng2025
 from nybble.recipes.ufp4 import ufp4
 from nybble.recipes.wang2025 import wang2025
+from nybble.recipes.xi2023 import xi2023
 
 RECIPES: dict[str, Callable[..., Recipe]] = {
     "fp32": fp32,
@@ -48,6 +49,7 @@ RECIPES: dict[str, Callable[..., Recipe]] = {
     "quartet2": quartet2,
     "tetrajet": tetrajet,
     "tetrajet2": tetrajet2,
+    "xi2023": xi2023,
 }
 
 

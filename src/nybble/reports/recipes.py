@@ -65,9 +65,30 @@ def extras(recipe: Recipe) -> list[str]:
     samples = f"grad_weight averages {spec.samples} samples" if spec.samples > 1 else ""
     if pair or samples:
         lines.append(f"gradients: {'; '.join(filter(None, (pair, samples)))}")
+    lines += _around(spec)
     if recipe.tail is not None:
         lines.append(f"tail: {recipe.tail}")
     return [*lines, f"backend: {backend(spec)}"]
+
+
+def _around(spec: LayerSpec) -> list[str]:
+    """What is done to a Gemm as a whole, and to the weight beside quantising it."""
+    lines = []
+    if spec.double:
+        lines.append("backward: weights and inputs are quantised from their forward codes")
+    if spec.outliers is not None:
+        lines.append(
+            f"outliers: inputs beyond the quantiles {1 - spec.outliers:.4g} and {spec.outliers:g}"
+            " are multiplied apart, in float32"
+        )
+    if spec.weight_gradient is not None:
+        lines.append(
+            "weight gradient: times the slope of a smooth staircase (DGE,"
+            f" k = {spec.weight_gradient.k:g}, at most {spec.weight_gradient.clip:g})"
+        )
+    if spec.hook is not None:
+        lines.append(f"weights: {spec.hook.short}; nybble.hook_steps follows the optimizer's steps")
+    return lines
 
 
 def listing(recipes: list[Recipe]) -> str:

@@ -22,6 +22,7 @@ from nybble.nn.hooks import hooked_weight
 from nybble.nn.inputs import UNSEEN
 from nybble.nn.recurrent.function import SequenceCall, SequenceFunction, infer
 from nybble.nn.state import QuantizedLayer, describe_spec
+from nybble.nn.steps import refuse_steps
 from nybble.ops.geometry import Geometry
 from nybble.ops.recurrent import Sequence, StepGemm
 from nybble.ops.reference import recurrent as reference
@@ -168,6 +169,7 @@ class RecurrentGemm(QuantizedLayer):
         owner, part = self.nybble_owner, self.nybble_part
         if not part.startswith("ih"):
             info["inputs"] = None if _is_relu(owner) else "signed"
+            refuse_steps(spec, str(info.get("name", part)))
         super().attach_(spec, **info)
 
     def start_afresh_(self, state_dict: dict[str, Any], prefix: str) -> None:

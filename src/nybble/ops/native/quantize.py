@@ -56,10 +56,10 @@ from nybble.quantizers.packing import packed_bytes, packed_bytes_bits
 from nybble.quantizers.random import RandomKey
 
 __all__ = [
-    "fingerprint",
     "Packed",
     "absmax",
     "absmax_rows",
+    "fingerprint",
     "mask_gradient_",
     "pack",
     "pack_integer",

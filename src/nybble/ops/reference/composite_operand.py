@@ -23,7 +23,7 @@ from nybble.ops.reference import operand as plain
 from nybble.ops.reference.operand import SAMPLE, Draw, Operand
 from nybble.ops.reference.places import FIRST_SLOT, Place
 from nybble.ops.reference.storage import unpack_mask
-from nybble.quantizers import PACT, Fit, Quantizer, ScaleConfig, Unit, random24
+from nybble.quantizers import PACT, Fit, Quantizer, ScaleConfig, SplitRows, Unit, random24
 from nybble.quantizers.scales.fit import times_blocks
 from nybble.quantizers.transforms import ELEMENTS, SIGNS, STREAM, Bits, Hadamard
 
@@ -122,6 +122,9 @@ def quantize(
             x, slot, streams.draw, streams.slot, alpha, want_inside=want_inside, random=random
         )
         return found, None
+    if isinstance(scale, SplitRows):
+        along = place.contraction if place.gemm == "grad_input" else place.free
+        return Operand(scale.estimate(x, -1 if along is None else along, bits)), None
     want_inside = want_inside and getattr(scale, "ste", "pass") == "clip"
     if type(scale).encode is ScaleConfig.encode:
         fit = scale.fit(x, fmt)

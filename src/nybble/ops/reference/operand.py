@@ -112,7 +112,8 @@ def quantize_operand(
     if isinstance(slot.rounding, Stochastic) and random is None:
         random = random24(x.shape, draw.key(operand), x.device)
     if isinstance(slot.scale, Unit):
-        return round_operand(x, fmt, slot, random, None)
+        clips = slot.scale.ste == "clip"
+        return round_operand(x, fmt, slot, random, None, want_inside=clips and want_inside)
     fit = fit_slot(x, slot, alpha)
     y = fit.scaled(x)
     clips = isinstance(slot.scale, PACT) or (
@@ -144,7 +145,7 @@ def round_operand(
         clamped = y.clamp(fmt.low, fmt.high)
         poison = _poison(y) if scale is None or propagate else None
         if want_inside:
-            inside = y.eq_(clamped)
+            inside = (y == clamped).float() if fit is None else y.eq_(clamped)
         ints = clamped.round_()
     else:
         if want_inside:

@@ -12,6 +12,7 @@ from nybble.quantizers.scales.minmax import MinMax
 from nybble.quantizers.scales.pact import PACT
 from nybble.quantizers.scales.quest import Quest
 from nybble.quantizers.scales.sawb import SAWB
+from nybble.quantizers.scales.split_rows import SplitRows
 from nybble.quantizers.scales.stateful import StatefulScale
 from nybble.quantizers.scales.unit import Unit
 
@@ -30,6 +31,7 @@ __all__ = [
     "Quest",
     "RowLeastSquares",
     "ScaleConfig",
+    "SplitRows",
     "StatefulScale",
     "Unit",
     "absolute_max",

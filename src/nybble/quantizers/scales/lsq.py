@@ -19,9 +19,8 @@ Initial step, from the first batch or the weights:
 
     step0  = fl(fl(2 * tree_mean(|x|)) / fl(sqrt(Qp)))       1 where that is 0
 
-Not done here: the parameter itself and its update (layers have none for a step yet); steps for each
-channel; for activations the paper's n, the features of one sample, in place of all elements (give
-`count`).
+Not done here: the parameter itself and its update (nn/steps.py); steps for each channel; for
+activations the paper's n, the features of one sample, in place of all elements (give `count`).
 """
 
 from __future__ import annotations
