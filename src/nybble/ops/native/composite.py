@@ -30,13 +30,12 @@ from nybble.ops.native.gemm import gemm
 from nybble.ops.native.layout import reuse
 from nybble.ops.native.operand import Kept
 from nybble.ops.native.pool import hollow_
-from nybble.ops.reference.operand import GRAD_INPUT_GRAD, GRAD_WEIGHT_GRAD, Draw
+from nybble.ops.reference.operand import GRAD_INPUT_GRAD, GRAD_WEIGHT_GRAD, SAMPLE, Draw
 from nybble.ops.reference.places import places
 from nybble.ops.spec import LayerSpec
 from nybble.quantizers import Quantizer, per_channel_sum
 from nybble.quantizers.packing import unpack4
 from nybble.quantizers.scales.arithmetic import inverse_of, scale_of, to_array, to_tensor
-from nybble.quantizers.transforms import ELEMENTS, STREAM
 
 __all__ = [
     "column_means",
@@ -190,7 +189,7 @@ def for_weight(
     sample: int,
 ) -> lines.Folded:
     """The gradient as the operand of grad_weight, in one of several roundings."""
-    key = draw.key(GRAD_WEIGHT_GRAD + STREAM * (ELEMENTS + 3 * sample))
+    key = draw.key(GRAD_WEIGHT_GRAD + SAMPLE * sample)
     return lines.Folded(slot.format, key, inverse, fold)
 
 

@@ -133,17 +133,18 @@ def conv_backward(
     one = _for_input(step, first, image_inverse) if wanted[0] else None
     two = _for_weight(step, second, channel_inverse, 0) if wanted[1] else None
     packed = _pack(step, one, two)
-    last = channels_last or step.last
     dx = dw = NO_FLOATS
     if packed[1] is not None:
         codes = [packed[1]]
         for sample in range(1, spec.samples):
             more = _pack(step, None, _for_weight(step, second, channel_inverse, sample))[1]
             codes.append(more if more is not None else packed[1])
+        last = step.last or (channels_last and _has_order(x_shape))
         dw = _grad_weight(step, codes, second, times_unit(by_channel, second), weight_shape, last)
     if packed[0] is not None:
         g = _codes(step, packed[0], first)
         n, c, h, width = x_shape
+        last = step.last or (channels_last and _has_order(weight_shape))
         out = reuse(memory, (n, h, width, c), step.last) if last else None
         if memory is not None and out is None and last:
             hollow_(memory)
@@ -152,6 +153,11 @@ def conv_backward(
         dx = convolution.grad_input(g, step.w, geometry, (n, h, width, c), scale, left, out)
         dx = torch_layout(dx, last, memory)
     return dx, dw
+
+
+def _has_order(shape: tuple[int, ...]) -> bool:
+    """Whether channels-last is another order than the contiguous one."""
+    return shape[1] > 1 and shape[2] * shape[3] > 1
 
 
 def _flat(multiplier: Tensor) -> Tensor | None:

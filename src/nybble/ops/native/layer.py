@@ -180,7 +180,12 @@ def layer_backward(
         if wanted[1] and saved[7].numel():
             mask_(dw, saved[4:], False, step.operand_w)
         if wanted[0] and saved[3].numel():
-            dalpha = step.masked_input_(dx, saved, need_dalpha=need_dalpha)
+            # The clip's sum follows the layout of the decoded input; where that is another one than
+            # the codes', the kernel on codes does not serve.
+            other = any(channels_last) and is_channels_last(step.operand_x().tensor)
+            dalpha = step.masked_input_(
+                dx, saved, need_dalpha=need_dalpha, as_codes=False if other else None
+            )
         return dx if need_dx else NO_FLOATS, dw, dalpha, NO_FLOATS, NO_FLOATS
     for_input, for_weight, amax, scale = gradient_operands(
         quantize_gradient, grad, spec, grad_scale, draw, wanted
@@ -318,14 +323,23 @@ class _Backward:
         )
         return finish_(acc, mg, mx)
 
-    def masked_input_(self, dx: Tensor, saved: list[Tensor], *, need_dalpha: bool) -> Tensor:
-        """Zero dx where the input was clipped, in place; returns the clip's gradient."""
+    def masked_input_(
+        self,
+        dx: Tensor,
+        saved: list[Tensor],
+        *,
+        need_dalpha: bool,
+        as_codes: bool | None = None,
+    ) -> Tensor:
+        """Zero dx where the input was clipped, in place; returns the clip's gradient. `as_codes`:
+        False where the codes do not lie as dx does, whatever it looks like."""
+        last = self.last[0] if as_codes is None else not is_channels_last(dx)
         dalpha = mask_gradient_(
             dx,
             saved[:4],
             self.slot_x,
             self.spec.output_input,
-            self.last[0],
+            last,
             self.operand_x,
             need_dalpha=need_dalpha,
         )
