@@ -80,13 +80,19 @@ public:
   // Elements 4 b .. 4 b + 16 kMany - 1, in order.
   template <int kMany>
   NYBBLE_INLINE void words(int64_t b, int32_t* out) const {
+    words<kMany>(b, 4, out);
+  }
+
+  // Elements 4 (b + j step) .. + 15 for j < kMany, one behind the other.
+  template <int kMany>
+  NYBBLE_INLINE void words(int64_t b, int64_t step, int32_t* out) const {
     const __m256i m0 = _mm256_set1_epi64x(kM0), m1 = _mm256_set1_epi64x(kM1);
     __m256i c0[kMany], c1[kMany], c2[kMany], c3[kMany];
 #pragma GCC unroll 4
     for (int j = 0; j < kMany; ++j) {
       // Lanes 0, 2, 1, 3: the order in which the words come together below.
       const __m256i counter =
-          _mm256_add_epi64(_mm256_set1_epi64x(b + 4 * j), _mm256_setr_epi64x(0, 2, 1, 3));
+          _mm256_add_epi64(_mm256_set1_epi64x(b + step * j), _mm256_setr_epi64x(0, 2, 1, 3));
       c3[j] = _mm256_mul_epu32(counter, m0);
       c2[j] = _mm256_xor_si256(_mm256_srli_epi64(c3[j], 32), second_);
     }
@@ -158,6 +164,47 @@ void random24(const RandomStream& s, int64_t start, int64_t n, int32_t* out) {
   }
 }
 
+NYBBLE_INLINE void transpose8(const int32_t* in, int64_t in_stride, int32_t* out,
+                              int64_t out_stride) {
+  __m256 a[8], b[8];
+  for (int i = 0; i < 8; ++i)
+    a[i] = _mm256_loadu_ps(reinterpret_cast<const float*>(in + i * in_stride));
+  for (int i = 0; i < 8; i += 2) {
+    b[i] = _mm256_unpacklo_ps(a[i], a[i + 1]);
+    b[i + 1] = _mm256_unpackhi_ps(a[i], a[i + 1]);
+  }
+  for (int i = 0; i < 8; i += 4) {
+    a[i] = _mm256_shuffle_ps(b[i], b[i + 2], 0x44);
+    a[i + 1] = _mm256_shuffle_ps(b[i], b[i + 2], 0xee);
+    a[i + 2] = _mm256_shuffle_ps(b[i + 1], b[i + 3], 0x44);
+    a[i + 3] = _mm256_shuffle_ps(b[i + 1], b[i + 3], 0xee);
+  }
+  auto* to = reinterpret_cast<float*>(out);
+  for (int i = 0; i < 4; ++i) {
+    _mm256_storeu_ps(to + i * out_stride, _mm256_permute2f128_ps(a[i], a[i + 4], 0x20));
+    _mm256_storeu_ps(to + (i + 4) * out_stride, _mm256_permute2f128_ps(a[i], a[i + 4], 0x31));
+  }
+}
+
+// Eight rows of 16 elements at a time, where rows begin with a counter.
+void random24_across(const RandomStream& s, int64_t start, int64_t step, int64_t rows, int64_t n,
+                     int32_t* out) {
+  const int64_t last = start + (rows - 1) * step + n - 1;
+  if (rows % 8 != 0 || n % 16 != 0 || start % 4 != 0 || step % 4 != 0 ||
+      start / 4 >> 32 != last / 4 >> 32)
+    return random24_across_generic(s, start, step, rows, n, out);
+  const Philox philox(s, uint32_t(start / 4 >> 32));
+  alignas(32) int32_t words[8 * 16];
+  for (int64_t r = 0; r < rows; r += 8)
+    for (int64_t i = 0; i < n; i += 16) {
+      const int64_t block = (start + r * step + i) / 4;
+      philox.words<4>(block, step / 4, words);
+      philox.words<4>(block + step, step / 4, words + 64);
+      transpose8(words, 16, out + i * rows + r, rows);
+      transpose8(words + 8, 16, out + (i + 8) * rows + r, rows);
+    }
+}
+
 // vpmuldq multiplies the lower halves of 64-bit lanes, signed: weights up to 2^31 fit.
 uint64_t fingerprint(const uint32_t* x, int64_t start, int64_t n) {
   constexpr int64_t kMost = int64_t(1) << 30;
@@ -210,6 +257,7 @@ void pack4(const uint8_t* bytes, int64_t n, uint8_t* codes) {
 
 } // namespace
 
-const StreamKernels kStreamAvx2 = {absmax, random24, fingerprint, transpose16, pack4};
+const StreamKernels kStreamAvx2 = {absmax,      random24,    random24_across,
+                                   fingerprint, transpose16, pack4};
 
 } // namespace nybble
