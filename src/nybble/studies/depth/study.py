@@ -131,18 +131,9 @@ def measure_depth(
 
 def known() -> tuple[tuple[str, ...], tuple[str, ...]]:
     """Those of `RECIPES` that the registry has, and a note for each of the others."""
-    from nybble.recipes import get_recipe
+    from nybble.studies.ready.choose import known_recipes
 
-    found: list[str] = []
-    notes: list[str] = []
-    for recipe in RECIPES:
-        try:
-            get_recipe(recipe)
-        except UserError as error:
-            notes.append(f"left out: {recipe} ({error})")
-        else:
-            found.append(recipe)
-    return tuple(found), tuple(notes)
+    return known_recipes(RECIPES)
 
 
 def _all(
