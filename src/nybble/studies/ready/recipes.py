@@ -18,12 +18,7 @@ def make(quick: bool) -> Study:
     return Study(
         name="recipes-quick" if quick else "recipes",
         title=TITLE,
-        tasks=(
-            sizes.vision(quick),
-            sizes.lstm(quick, None if quick else sizes.LSTM_SEEDS),
-            sizes.gpt(quick),
-            sizes.digits(quick),
-        ),
+        tasks=sizes.tasks(quick),
         recipes=(FLOAT32, *few_bit_recipes()),
         seeds=(0, 1, 2) if quick else (0, 1, 2, 3, 4),
     )

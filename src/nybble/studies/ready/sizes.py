@@ -28,6 +28,11 @@ LSTM_SEEDS = tuple(range(10))
 """The LSTM's runs differ more from seed to seed than the others'."""
 
 
+def tasks(quick: bool) -> tuple[StudyTask, ...]:
+    """Vision, LSTM (full: ten seeds), GPT and spoken digits."""
+    return (vision(quick), lstm(quick, None if quick else LSTM_SEEDS), gpt(quick), digits(quick))
+
+
 def vision(quick: bool) -> StudyTask:
     """ResNet-8 on MNIST 5k, which comes from PyPI, or on part of Fashion-MNIST."""
     if quick:
