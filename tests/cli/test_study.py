@@ -101,14 +101,19 @@ def test_killed_and_started_again_it_ends_with_the_same_table() -> None:
     again = begin("--out", "killed", "--jobs", "2")
     found, said = again.communicate(timeout=300)
     assert again.returncode == 0, said
-    assert found == expected
+    assert of_any_commit(found) == of_any_commit(expected)
     for path, written in finished.items():
         assert path.stat().st_mtime_ns == written  # not run twice
     logs = [path.read_text() for path in Path("killed", "cells").glob("*/log.txt")]
     assert any("resumed after step" in log for log in logs)
     last = begin("--out", "killed", "--json")
     record, said = last.communicate(timeout=120)
-    assert "begins" not in said and plain(json.loads(record)) + "\n" == expected
+    assert "begins" not in said and plain(json.loads(record)) + "\n" == found
+
+
+def of_any_commit(text: str) -> list[str]:
+    """The lines without the note of runs made at different states of the working folder."""
+    return [line for line in text.splitlines() if not line.startswith("The runs differ in commit")]
 
 
 @pytest.mark.slow
