@@ -7,6 +7,7 @@
 #include "cpu_features.hpp"
 #include "decode.hpp"
 #include "gemm/micro.hpp"
+#include "lines/kernels.hpp"
 #include "norm/kernels.hpp"
 #include "quantize/pack.hpp"
 #include "quantize/streams.hpp"
@@ -30,6 +31,7 @@ const std::vector<Kernels>& compiled_sets() {
        &kQuantizeAvx2,
        &kStreamAvx2,
        &kSumAvx2,
+       &kLineAvx2,
        &kNormAvx2,
        &kGatesAvx2},
 #endif
@@ -44,6 +46,7 @@ const std::vector<Kernels>& compiled_sets() {
        &kQuantizeGeneric,
        &kStreamGeneric,
        &kSumGeneric,
+       &kLineGeneric,
        &kNormGeneric,
        &kGatesGeneric},
       {"neon",
@@ -56,6 +59,7 @@ const std::vector<Kernels>& compiled_sets() {
        &kQuantizeGeneric,
        &kStreamGeneric,
        &kSumGeneric,
+       &kLineGeneric,
        &kNormGeneric,
        &kGatesGeneric},
 #endif
@@ -69,6 +73,7 @@ const std::vector<Kernels>& compiled_sets() {
        &kQuantizeGeneric,
        &kStreamGeneric,
        &kSumGeneric,
+       &kLineGeneric,
        &kNormGeneric,
        &kGatesGeneric},
   };

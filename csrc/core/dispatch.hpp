@@ -19,6 +19,7 @@ struct ConvKernels;
 struct QuantizeKernels;
 struct StreamKernels;
 struct SumKernels;
+struct LineKernels;
 struct NormKernels;
 struct GateKernels;
 
@@ -34,6 +35,7 @@ struct Kernels {
   const QuantizeKernels* quantize; // quantize/pack.hpp
   const StreamKernels* streams;    // quantize/streams.hpp
   const SumKernels* sums;          // quantize/sums.hpp
+  const LineKernels* lines;        // lines/kernels.hpp
   const NormKernels* norm;         // norm/kernels.hpp
   const GateKernels* gates;        // recurrent/gates.hpp
 };

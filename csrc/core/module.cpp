@@ -100,6 +100,7 @@ NB_MODULE(_core, m) {
   m.def("has_openmp", &has_openmp);
   nybble::bind_gemm(m);
   nybble::bind_quantize(m);
+  nybble::bind_lines(m);
   nybble::bind_norm(m);
   nybble::bind_recurrent(m);
   nybble::bind_pool(m);

@@ -7,6 +7,7 @@
 #include <string>
 
 #include "core/bind.hpp"
+#include "quantize/bind_rules.hpp"
 #include "quantize/drivers.hpp"
 #include "quantize/fit.hpp"
 
@@ -20,16 +21,6 @@ constexpr int64_t kMost = int64_t(1) << 46;
 void check_size(int64_t n, const char* what) {
   if (n < 0 || n > kMost)
     throw std::invalid_argument(std::string(what) + ": " + std::to_string(n) + " is no size");
-}
-
-template <class Rule>
-Rule rule_of(const nb::bytes& bytes, const char* what) {
-  Rule rule;
-  if (bytes.size() != sizeof(Rule))
-    throw std::invalid_argument(std::string(what) + ": a rule has " + std::to_string(sizeof(Rule)) +
-                                " bytes, got " + std::to_string(bytes.size()));
-  std::memcpy(&rule, bytes.c_str(), sizeof(Rule));
-  return rule;
 }
 
 LogRule log_rule_of(const nb::bytes& bytes) {
@@ -93,14 +84,6 @@ nb::tuple released(const Call& call) {
     packed = call();
   }
   return result(packed);
-}
-
-RandomStream stream_of(uint64_t seed, int64_t rank, int64_t layer, int64_t call, int64_t operand) {
-  if (rank < 0 || rank >> 16 || layer < 0 || layer >> 16 || call < 0 || call >> 32 || operand < 0 ||
-      operand >> 16)
-    throw std::invalid_argument("random: rank, layer and operand have 16 bits, call has 32");
-  return {uint32_t(seed), uint32_t(seed >> 32), uint32_t(operand << 16), uint32_t(call),
-          uint32_t(rank << 16 | layer)};
 }
 
 } // namespace
@@ -181,9 +164,7 @@ void bind_quantize(nb::module_& m) {
            int64_t pixels, int threads) {
           const Input in = input(x, x_bytes, bf16, n, inv, inv_bytes, run, codes, codes_bytes, 0, 0,
                                  mask, mask_bytes, inside_low, inside_high);
-          const auto rule = rule_of<StochasticRule>(rule_bytes, "pack_stochastic");
-          if (rule.count < 1 || rule.count > (rule.magnitude ? 8 : 16))
-            throw std::invalid_argument("pack_stochastic: 1 to 16 levels, or 8 magnitudes");
+          const StochasticRule rule = stochastic_rule_of(rule_bytes, "pack_stochastic");
           if (channels < 1 || pixels < 1)
             throw std::invalid_argument("pack_stochastic: channels and pixels are at least 1");
           if (n % checked_product(channels, pixels, "pack_stochastic") != 0)

@@ -130,26 +130,6 @@ Packed pack(const Target& t, const Factors& factors, const Rule& rule, Kernel<Ru
   });
 }
 
-// The random bits of elements [begin, end) of memory.
-void draw(const StreamKernels& kernels, const RandomStream& stream, const Order& order,
-          int64_t begin, int64_t end, int32_t* out, int32_t* scratch) {
-  const int64_t c = order.channels, p = order.pixels;
-  if (c == 1) return kernels.random24(stream, begin, end - begin, out);
-  // Pixel after pixel in memory: of every channel, a run of the pixels that the range touches.
-  for (int64_t pixel = begin / c; pixel * c < end;) {
-    const int64_t image = pixel / p, first = pixel % p;
-    const int64_t last = std::min((image + 1) * p, (end + c - 1) / c), count = last - pixel;
-    for (int64_t channel = 0; channel < c; ++channel) {
-      kernels.random24(stream, (image * c + channel) * p + first, count, scratch);
-      for (int64_t i = 0; i < count; ++i) {
-        const int64_t at = (pixel + i) * c + channel;
-        if (at >= begin && at < end) out[at - begin] = scratch[i];
-      }
-    }
-    pixel = last;
-  }
-}
-
 } // namespace
 
 Packed pack_integer(const Target& target, const Factors& factors, const IntegerRule& rule,
@@ -168,12 +148,11 @@ Packed pack_thresholds(const Target& target, const Factors& factors, const Thres
 
 Packed pack_stochastic(const Target& target, const Factors& factors, const StochasticRule& rule,
                        const RandomStream& stream, const Order& order, int threads) {
-  const Kernels& set = active();
+  const auto kernel = active().quantize->stochastic;
   return chunks(target.n, kDrawn, threads, [&](int64_t begin, int64_t end) {
-    int32_t random[kDrawn], scratch[kDrawn];
-    draw(*set.streams, stream, order, begin, end, random, scratch);
-    return Span<StochasticRule>{target, factors, rule, set.quantize->stochastic, random, begin}.run(
-        end);
+    int32_t random[kDrawn];
+    draw(stream, order, begin, end, random);
+    return Span<StochasticRule>{target, factors, rule, kernel, random, begin}.run(end);
   });
 }
 
@@ -192,13 +171,6 @@ void absmax(const void* x, bool bf16, int64_t rows, int64_t run, uint32_t* out, 
     const int64_t last = std::min((item + 1) * together, rows);
     for (int64_t row = item * together; row < last; ++row)
       out[row] = kernel(bytes + row * run * width, bf16, run);
-  });
-}
-
-void random24(const RandomStream& stream, int64_t n, int32_t* out, int threads) {
-  const auto kernel = active().streams->random24;
-  parallel_for(threads, (n + kChunk - 1) / kChunk, [&](int64_t i) {
-    kernel(stream, i * kChunk, std::min(kChunk, n - i * kChunk), out + i * kChunk);
   });
 }
 

@@ -7,9 +7,10 @@
 
 #include <cstring>
 
+#include "quantize/mirrored_avx2.hpp"
 #include "quantize/pack.hpp"
-
-#define NYBBLE_INLINE inline __attribute__((always_inline))
+#include "quantize/registers_avx2.hpp"
+#include "quantize/search_avx2.hpp"
 
 namespace nybble {
 namespace {
@@ -33,24 +34,6 @@ struct Bfloat {
     return out;
   }
 };
-
-NYBBLE_INLINE __m256i bits(__m256 x) { return _mm256_castps_si256(x); }
-
-NYBBLE_INLINE __m256i magnitude_bits(__m256i x) {
-  return _mm256_and_si256(x, _mm256_set1_epi32(0x7fffffff));
-}
-
-NYBBLE_INLINE __m256i pack_order(__m256i a, __m256i b, __m256i c, __m256i d) {
-  return _mm256_packs_epi16(_mm256_packs_epi32(a, b), _mm256_packs_epi32(c, d));
-}
-
-NYBBLE_INLINE __m256i in_order(__m256i packed) {
-  return _mm256_permutevar8x32_epi32(packed, _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7));
-}
-
-NYBBLE_INLINE __m256i table16(const uint8_t* table) {
-  return _mm256_broadcastsi128_si256(_mm_loadu_si128(reinterpret_cast<const __m128i*>(table)));
-}
 
 // ---- rules --------------------------------------------------------------------------------------
 
@@ -130,40 +113,6 @@ struct Log {
       const __m256i index = _mm256_add_epi8(_mm256_sign_epi8(m, sign), _mm256_set1_epi8(8));
       out[k] = _mm256_shuffle_epi8(table[k], index);
     }
-  }
-};
-
-// Rank of m among ascending thresholds, by bisection: the middle one, then tables of eight.
-template <int kBits>
-struct Search {
-  __m256 first, low, high, third, fourth;
-
-  explicit Search(const float* t) {
-    const int n = (1 << kBits) - 1, q = (n + 1) / 4;
-    float three[8] = {}, four[8] = {};
-    for (int i = 0; i < (1 << (kBits - 1)); ++i)
-      four[i] = t[2 * i];
-    for (int i = 0; kBits == 4 && i < 4; ++i)
-      three[i] = t[4 * i + 1];
-    first = _mm256_set1_ps(t[n / 2]);
-    low = _mm256_set1_ps(t[q - 1]);
-    high = _mm256_set1_ps(t[3 * q - 1]);
-    third = _mm256_loadu_ps(three);
-    fourth = _mm256_loadu_ps(four);
-  }
-
-  // Also tells which elements are in the upper half of the levels.
-  NYBBLE_INLINE __m256i rank(__m256 m, __m256* upper) const {
-    const __m256 c1 = _mm256_cmp_ps(m, first, _CMP_GE_OQ);
-    const __m256 c2 = _mm256_cmp_ps(m, _mm256_blendv_ps(low, high, c1), _CMP_GE_OQ);
-    __m256i r = _mm256_sub_epi32(_mm256_and_si256(bits(c1), _mm256_set1_epi32(2)), bits(c2));
-    if (kBits == 4) {
-      const __m256 c3 = _mm256_cmp_ps(m, _mm256_permutevar8x32_ps(third, r), _CMP_GE_OQ);
-      r = _mm256_sub_epi32(_mm256_add_epi32(r, r), bits(c3));
-    }
-    const __m256 c4 = _mm256_cmp_ps(m, _mm256_permutevar8x32_ps(fourth, r), _CMP_GE_OQ);
-    *upper = c1;
-    return _mm256_sub_epi32(_mm256_add_epi32(r, r), bits(c4));
   }
 };
 
@@ -369,10 +318,12 @@ uint32_t log(const Piece& p, const LogRule& rule) {
 }
 
 uint32_t thresholds(const Piece& p, const ThresholdRule& rule) {
+  if (mirrored_thresholds(rule.thresholds)) return choose(p, Mirrored(rule));
   return choose(p, Thresholds(rule));
 }
 
 uint32_t stochastic(const Piece& p, const StochasticRule& rule) {
+  if (StochasticMirrored::fits(rule)) return choose(p, StochasticMirrored(rule));
   return rule.magnitude ? choose(p, Stochastic<true>(rule)) : choose(p, Stochastic<false>(rule));
 }
 

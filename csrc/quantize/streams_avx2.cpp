@@ -50,9 +50,11 @@ uint32_t absmax(const void* x, bool bf16, int64_t n) {
   return out;
 }
 
-// Two counters blocks of four at a time, so that one's multiplications hide behind the other's. The
-// words live in the lower halves of 64-bit lanes; what gathers in the upper halves is never read,
-// since vpmuludq multiplies the lower ones.
+// Several registers of four counters at a time, so that one's multiplications hide behind the
+// others'. The words live in the lower halves of 64-bit lanes; what gathers in the upper halves is
+// never read, since vpmuludq multiplies the lower ones.
+constexpr int kTogether = 4;
+
 struct Philox {
   __m256i key[10][2];
   __m256i operand, call, place;
@@ -66,20 +68,21 @@ struct Philox {
     }
   }
 
-  // Elements 4 b .. 4 b + 31, in order.
+  // Elements 4 b .. 4 b + 16 kMany - 1, in order.
+  template <int kMany>
   NYBBLE_INLINE void words(int64_t b, int32_t* out) const {
     const __m256i m0 = _mm256_set1_epi64x(0xD2511F53), m1 = _mm256_set1_epi64x(0xCD9E8D57);
-    __m256i c0[2], c1[2], c2[2], c3[2];
-#pragma GCC unroll 2
-    for (int j = 0; j < 2; ++j) {
+    __m256i c0[kMany], c1[kMany], c2[kMany], c3[kMany];
+#pragma GCC unroll 4
+    for (int j = 0; j < kMany; ++j) {
       c0[j] = _mm256_add_epi64(_mm256_set1_epi64x(b + 4 * j), _mm256_setr_epi64x(0, 1, 2, 3));
       c1[j] = _mm256_add_epi64(_mm256_srli_epi64(c0[j], 32), operand);
       c2[j] = call, c3[j] = place;
     }
 #pragma GCC unroll 10
     for (int round = 0; round < 10; ++round)
-#pragma GCC unroll 2
-      for (int j = 0; j < 2; ++j) {
+#pragma GCC unroll 4
+      for (int j = 0; j < kMany; ++j) {
         const __m256i p0 = _mm256_mul_epu32(c0[j], m0), p1 = _mm256_mul_epu32(c2[j], m1);
         const __m256i x0 = _mm256_xor_si256(c1[j], key[round][0]);
         const __m256i x1 = _mm256_xor_si256(c3[j], key[round][1]);
@@ -88,8 +91,8 @@ struct Philox {
         c1[j] = p1, c3[j] = p0;
       }
     auto* to = reinterpret_cast<__m256i*>(out);
-#pragma GCC unroll 2
-    for (int j = 0; j < 2; ++j) {
+#pragma GCC unroll 4
+    for (int j = 0; j < kMany; ++j) {
       const __m256i w01 = _mm256_blend_epi32(c0[j], _mm256_slli_epi64(c1[j], 32), 0xaa);
       const __m256i w23 = _mm256_blend_epi32(c2[j], _mm256_slli_epi64(c3[j], 32), 0xaa);
       const __m256i even = _mm256_srli_epi32(_mm256_unpacklo_epi64(w01, w23), 8);
@@ -104,13 +107,13 @@ void random24(const RandomStream& s, int64_t start, int64_t n, int32_t* out) {
   const Philox philox(s);
   while (n > 0) {
     const int64_t inside = start % 4;
-    int64_t count = 32 - inside;
-    if (inside == 0 && n >= 32) {
-      philox.words(start / 4, out);
+    int64_t count = 16 * kTogether;
+    if (inside == 0 && n >= count) {
+      philox.words<kTogether>(start / 4, out);
     } else {
       int32_t words[32];
-      philox.words(start / 4, words);
-      count = count < n ? count : n;
+      philox.words<2>(start / 4, words);
+      count = 32 - inside < n ? 32 - inside : n;
       std::memcpy(out, words + inside, size_t(count) * 4);
     }
     start += count, n -= count, out += count;

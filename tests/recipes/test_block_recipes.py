@@ -8,7 +8,7 @@ from tests.recipes import layer_oracle as oracle
 
 from nybble.ops.geometry import Geometry
 from nybble.ops.reference import composite
-from nybble.ops.reference.composite_operand import Streams, quantize
+from nybble.ops.reference.composite_operand import Streams, quantize, values
 from nybble.ops.reference.operand import Draw
 from nybble.ops.reference.places import places
 from nybble.ops.spec import LayerSpec
@@ -95,8 +95,7 @@ def test_operands_and_gemms_equal_the_oracle(recipe: str) -> None:
         assert place.contraction == axis
         slot = spec.slot(name)
         found = quantize(tensor, slot, place, Streams(DRAW, oracle.SLOT[name]))[0]
-        values = found.tensor if found.multiplier is None else found.tensor * found.multiplier
-        assert torch.equal(values, operands[name]), name
+        assert torch.equal(values(found), operands[name]), name
     out, saved = composite.layer_forward(
         x, weight, None, None, spec, LINEAR, "fast", DRAW, save=True
     )
@@ -118,7 +117,7 @@ def average(recipe: str, runs: int = 150) -> list[tuple[float, float]]:
             quantize(t, spec.slot(n), places(LINEAR, "output")[side], Streams(DRAW, side))[0]
             for n, t, side in (("output_input", x, 0), ("output_weight", weight, 1))
         ]
-        hx, hw = (q.tensor * q.multiplier for q in found)
+        hx, hw = (values(q) for q in found)
     want = [(grad @ hw).double(), (grad.T @ hx).double()]
     total, square = [torch.zeros_like(t) for t in want], [torch.zeros_like(t) for t in want]
     for call in range(runs):

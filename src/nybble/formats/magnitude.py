@@ -23,8 +23,8 @@ def count_thresholds(thresholds: Tensor, magnitude: Tensor) -> Tensor:
     >>> count_thresholds(torch.tensor([0.5, 1.5]), torch.tensor([0.4, 0.5, 9.0]))
     tensor([0, 1, 2], dtype=torch.int32)
     """
-    clean = magnitude.nan_to_num(0.0, float("inf"))
-    return torch.bucketize(clean.contiguous(), thresholds, out_int32=True, right=True)
+    clean = magnitude.nan_to_num(0.0, float("inf")).contiguous()
+    return torch.bucketize(clean, thresholds, out_int32=True, right=True)
 
 
 def with_sign(m: Tensor, x: Tensor, sign_bit: int) -> Tensor:

@@ -173,8 +173,8 @@ class LayerFunction(torch.autograd.Function):
         # A float32 slot of a backward Gemm needs the operand itself (and 16-bit weights are read
         # again): autograd keeps it by reference, so it costs memory only where the caller would
         # have let it go.
-        raw_x = x if spec.slot("grad_weight_input") is None and needs[1] else None
-        again = rereads(spec.slot("grad_input_weight")) or spec.weight_gradient is not None
+        raw_x = x if spec.kept("grad_weight_input") is None and (needs[1] or needs[3]) else None
+        again = rereads(spec.kept("grad_input_weight")) or spec.weight_gradient is not None
         raw_weight = weight if again else None
         ctx.save_for_backward(raw_x, raw_weight, *saved)
         ctx.layer = layer

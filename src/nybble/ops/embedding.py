@@ -3,7 +3,8 @@
     forward    q = quantise(table);  y_i = q[index_i] m               m = fl(scale unit)
     backward   g = quantise(dy);  dtable_v = float32(sum of g_i where index_i = v) m_g
 
-The slots are `output_weight` and `grad_weight_grad`; nothing else of a spec is used. The sums are
+The slots are `output_weight` and `grad_weight_grad`, with scales and transforms along the dimensions
+of a linear layer's; nothing else of a spec is used. Rows are turned back. The sums are
 exact integers in both modes of accumulation; where the gradient has no integers (8 bits and wider,
 float32) they are float32 sums in ascending order of i. Gradients at the padding index are left out,
 also of GradScale's statistic. The backends differ in who quantises; the bits are the same.
@@ -15,16 +16,30 @@ import torch
 from torch import Tensor
 
 from nybble.ops.exactness import check_exact, finish_
+from nybble.ops.geometry import Geometry
 from nybble.ops.native import gradient as native_gradient
 from nybble.ops.native.operand import quantize_kept
 from nybble.ops.native.plan import is_code_slot
+from nybble.ops.reference import composite_operand as composite
 from nybble.ops.reference import gradient as reference_gradient
-from nybble.ops.reference.operand import WEIGHT, Draw, Operand, quantize_operand, restore
+from nybble.ops.reference.composite import decoded_weight
+from nybble.ops.reference.operand import (
+    GRAD_WEIGHT_GRAD,
+    WEIGHT,
+    Draw,
+    Operand,
+    quantize_operand,
+    restore,
+)
+from nybble.ops.reference.places import places
 from nybble.ops.reference.storage import pack_mask, unpack_mask
 from nybble.ops.spec import LayerSpec
 from nybble.quantizers.packing import unpack_codes
 
 __all__ = ["embedding_backward", "embedding_forward"]
+
+_LINEAR = Geometry("linear")
+_TABLE, _GRADIENT = places(_LINEAR, "output")[1], places(_LINEAR, "grad_weight")[0]
 
 
 def embedding_forward(
@@ -35,7 +50,14 @@ def embedding_forward(
     rows = index.reshape(-1)
     shape = (*index.shape, weight.shape[1])
     mask = weight.new_empty(0, dtype=torch.uint8)
-    if native and slot is not None and is_code_slot(slot):
+    if spec.composite:
+        operand, _ = composite.quantize(
+            weight, slot, _TABLE, composite.Streams(draw, WEIGHT), want_inside=save
+        )
+        if operand.inside is not None:
+            mask = pack_mask(operand.inside)
+        found, scale = decoded_weight(operand, spec, _LINEAR, draw)[rows], weight.new_empty(0)
+    elif native and slot is not None and is_code_slot(slot):
         kept = quantize_kept(weight, slot, draw, WEIGHT, None, want_inside=save)
         codes = unpack_codes(kept[0], weight.numel(), slot.format.bits).view(weight.shape)[rows]
         found, scale, mask = slot.format.integers(codes), kept[1], kept[3].clone()
@@ -68,9 +90,21 @@ def embedding_backward(
     if padding >= 0:
         flat = flat.masked_fill((rows == padding).unsqueeze(1), 0.0)
     flat = flat.contiguous()
-    quantize = native_gradient if native else reference_gradient
-    _, found, amax, scale = quantize.quantize_gradient(flat, spec, grad_scale, draw, (False, True))
     slot = spec.grad_weight_grad
+    found: Operand | list[Tensor] | None
+    if spec.composite and spec.grad_scale is None:
+        streams = composite.Streams(draw, GRAD_WEIGHT_GRAD)
+        found, _ = composite.quantize(flat, slot, _GRADIENT, streams)
+        transform = None if slot is None else slot.transform
+        if transform is not None or isinstance(found, composite.Blocks):
+            turned = composite.values(found)
+            found = Operand(composite.turn(turned, transform, _GRADIENT, draw, back=True))
+        amax, scale = grad.new_empty(0), grad.new_empty(0)
+    else:
+        backend = native_gradient if native else reference_gradient
+        _, found, amax, scale = backend.quantize_gradient(
+            flat, spec, grad_scale, draw, (False, True)
+        )
     if isinstance(found, list):
         found = restore(found, slot, None, tuple(flat.shape), False)
     if found is None:

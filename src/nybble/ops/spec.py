@@ -100,6 +100,10 @@ class DGE:
     k: float = 5.0
     clip: float = 3.0
 
+    def __post_init__(self) -> None:
+        if not self.k >= 1.0 or not self.clip > 0.0:
+            raise UserError(f"DGE: k must be at least 1 and clip positive, got {self}")
+
 
 @hash_once
 @dataclass(frozen=True)
@@ -157,7 +161,6 @@ class LayerSpec:
     hook: LayerHook | None = None
 
     def __post_init__(self) -> None:
-        self._check_extras()
         for name in SLOTS:
             value = getattr(self, name)
             if isinstance(value, Quantizer):
@@ -167,17 +170,18 @@ class LayerSpec:
                     f"slot {name} is {value!r}: it takes a Quantizer, None for float32"
                     + (", or 'same'" if name in _SHARED else "")
                 )
+        self._check_extras()
         _check_gradients(self)
 
     def _check_extras(self) -> None:
         if self.outliers is not None and not 0.5 < self.outliers < 1.0:
             raise UserError(f"outliers is {self.outliers!r}: a quantile between 0.5 and 1, as 0.99")
-        for slot in (self.signed_slot, self.skewed_slot):
-            if slot is not None:
+        for name in ("signed_slot", "skewed_slot"):
+            slot = getattr(self, name)
+            if isinstance(slot, Quantizer):
                 _check_slot("output_input", slot)
-        for slot in (self.signed_slot, self.skewed_slot):
-            if slot is not None:
-                _check_slot("output_input", slot)
+            elif slot is not None:
+                raise UserError(f"{name} is {slot!r}: it takes a Quantizer or None")
         if self.hook is not None:
             self.hook.check(self.output_weight)
         for left, right in (
@@ -188,9 +192,42 @@ class LayerSpec:
             (self.grad_weight_grad, self.grad_weight_input),
         ):
             if _transform(left) != _transform(right):
+                names = [t.short if t else "none" for t in map(_transform, (left, right))]
                 raise UserError(
-                    f"the operands of a Gemm must have the same transform, got"
-                    f" {_transform(left)} and {_transform(right)}"
+                    "the operands of a Gemm must have the same transform, got"
+                    f" {names[0]} and {names[1]}"
+                )
+        self._check_clips()
+        for name, forward in zip(_SHARED, (self.output_weight, self.output_input), strict=True):
+            if self.double and forward is None and self.slot(name) is not None:
+                raise UserError(
+                    f"double=True: {name} is to be quantised from forward codes, but the output"
+                    " Gemm's operand is float32; give that slot a Quantizer too"
+                )
+        if self.fold and self.grad_scale is not None:
+            raise UserError(
+                "fold=True multiplies scales into the gradient before its own scale is found;"
+                " GradScale is found before: use AbsMax, or fold=False"
+            )
+
+    def _check_clips(self) -> None:
+        """Refuse clips that would not get their gradient."""
+        first, later = self.output_input, self.slot("grad_weight_input")
+        learned = first is not None and isinstance(first.scale, PACT)
+        clips = 0 if not learned else 2 if self.signed_inputs == "two_sided" else 1
+        for name in ("output_input", "signed_slot", "skewed_slot"):
+            slot = getattr(self, name)
+            if slot is None or not isinstance(slot.scale, PACT):
+                continue
+            if slot is not first and clips < slot.scale.clips:
+                raise UserError(
+                    f"{name} is {slot.short}: a layer has its clips where output_input is PACT too,"
+                    " and two of them where signed_inputs is 'two_sided'"
+                )
+            if later is not None and later.transform is not None:
+                raise UserError(
+                    "PACT's gradient reads from the codes of grad_weight_input on which side an"
+                    " input was clipped, and a transform mixes them: use another scale"
                 )
 
     @cached_property
@@ -228,6 +265,26 @@ class LayerSpec:
         if value == SAME:
             value = self.output_weight if name == "grad_input_weight" else self.output_input
         return value  # type: ignore[no-any-return]
+
+    def reuses(self, name: str) -> bool:
+        """Whether a backward operand, `grad_input_weight` or `grad_weight_input`, is made from the
+        codes of the output Gemm."""
+        return getattr(self, name) == SAME or (self.double and self.slot(name) is not None)
+
+    def kept(self, name: str) -> Slot:
+        """The quantizer whose codes are kept for a backward operand.
+
+        >>> LayerSpec().kept("grad_weight_input") is None
+        True
+        """
+        if not self.reuses(name):
+            return self.slot(name)
+        return self.output_weight if name == "grad_input_weight" else self.output_input
+
+    @property
+    def transform(self) -> Hadamard | None:
+        """The output Gemm's transform."""
+        return _transform(self.output_weight)
 
     @property
     def quantizes(self) -> bool:
@@ -297,12 +354,14 @@ class LayerSpec:
         for name in (*SLOTS, "signed_slot", "skewed_slot"):
             if isinstance(values.get(name), dict):
                 values[name] = Quantizer.from_dict(values[name])
-        if isinstance(values.get("weight_gradient"), dict):
-            values["weight_gradient"] = DGE(**values["weight_gradient"])
+        for name, kind in (("weight_gradient", DGE), ("accumulator", Accumulator)):
+            if isinstance(values.get(name), dict):
+                try:
+                    values[name] = kind(**values[name])
+                except TypeError as error:
+                    raise UserError(f"{name}: {error}") from None
         if isinstance(values.get("hook"), dict):
             values["hook"] = hook_from_dict(values["hook"])
-        if "accumulator" in values:
-            values["accumulator"] = Accumulator(**values["accumulator"])
         return cls(**values)
 
     @cached_property
@@ -358,8 +417,8 @@ def _check_slot(name: str, quantizer: Quantizer) -> None:
         )
     if isinstance(scale, SplitRows) and not is_gradient:
         raise UserError(f"slot {name}: SplitRows is for gradients; use AbsMax, SAWB or LSQ")
-    if isinstance(scale, StatefulScale) and quantizer.transform is not None:
-        raise UserError(f"slot {name}: {type(scale).__name__} takes no transform; use AbsMax")
+    if isinstance(scale, PACT | StatefulScale) and quantizer.transform is not None:
+        raise UserError(f"slot {name}: {scale.short} takes no transform; use AbsMax")
 
 
 def _check_gradients(spec: LayerSpec) -> None:

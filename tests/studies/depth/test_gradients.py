@@ -118,6 +118,20 @@ def test_stochastic_rounding_of_one_layer_is_unbiased_and_the_nearest_is_not() -
     assert nearest["shrinkage"] < 0.95
 
 
+@pytest.mark.parametrize("recipe", ["luq", "nvfp4", "tseng2025", "nybble4"])
+def test_recipes_that_round_at_random_keep_the_length_of_both_gradients(recipe: str) -> None:
+    """Of each layer's own products: a factor that one operand loses would be seen here."""
+    torch.manual_seed(0)
+    model = Chain("plain", "linear", 1, 64)
+    x, y = batch(0, 0, "linear", 64, 64)
+    chosen = recipe_for(recipe, "float32")
+    draws = [arriving(converted(model, chosen, seed), x, y)[0] for seed in range(30)]
+    for quantised, exact in (("input", "exact_input"), ("weight", "exact_weight")):
+        mean = sum(getattr(draw, quantised) for draw in draws) / len(draws)
+        found = compare(mean, mean, getattr(draws[0], exact))
+        assert found["shrinkage"] == pytest.approx(1.0, abs=0.03)
+
+
 def test_figures_of_known_tensors() -> None:
     g = torch.randn(1000, generator=torch.Generator().manual_seed(0))
     half = compare(g / 2, g / 2, g)

@@ -101,8 +101,9 @@ class SequenceFunction(torch.autograd.Function):
         for one, x, weight in zip(call.calls, out.inputs, (hh, hr), strict=False):
             assert weight is not None  # there are as many weights as calls
             spec = one.spec
-            raw.append(x if spec.slot("grad_weight_input") is None else None)
-            raw.append(weight if rereads(spec.slot("grad_input_weight")) else None)
+            raw.append(x if spec.kept("grad_weight_input") is None else None)
+            again = rereads(spec.kept("grad_input_weight")) or spec.weight_gradient is not None
+            raw.append(weight if again else None)
             ctx.shapes.append(tuple(weight.shape))
         plain = call.sequence.mode in ("tanh", "relu")
         ctx.save_for_backward(
@@ -113,6 +114,7 @@ class SequenceFunction(torch.autograd.Function):
             *(tensor for kept in out.kept for tensor in kept),
         )
         ctx.call, ctx.layers = call, layers
+        ctx.many_kept = [len(kept) for kept in out.kept]
         # The clips' shapes: a cell that is called again may set its clip before backward runs.
         ctx.clips = [None if alpha is None else alpha.shape for alpha in (hh_alpha, hr_alpha)]
         ctx.state_shapes = (h0.shape, None if c0 is None else c0.shape)
@@ -128,8 +130,8 @@ class SequenceFunction(torch.autograd.Function):
         needs = ctx.needs_input_grad
         y, gates, before, *rest = ctx.saved_tensors
         many = len(call.calls)
-        raw, flat = rest[: 2 * many], rest[2 * many :]
-        kept = [flat[8 * i : 8 * i + 8] for i in range(many)]
+        raw, flat = rest[: 2 * many], iter(rest[2 * many :])
+        kept = [[next(flat) for _ in range(count)] for count in ctx.many_kept]
         matrices = [
             gates.new_empty(1).expand(shape) if weight is None else weight
             for shape, weight in zip(ctx.shapes, raw[1::2], strict=True)

@@ -15,6 +15,8 @@ from nybble.ops.geometry import Geometry
 from nybble.ops.gradients import drawn, gradient_operands, mean_
 from nybble.ops.native import convolution, shaped
 from nybble.ops.native.buffers import NO_FLOATS
+from nybble.ops.native.composite import forward_slots
+from nybble.ops.native.composite import layer_backward as composite_backward
 from nybble.ops.native.gemm import gemm
 from nybble.ops.native.gradient import quantize_gradient
 from nybble.ops.native.layout import image, reuse, torch_layout
@@ -55,11 +57,11 @@ def layer_forward(
     save: bool,
 ) -> tuple[Tensor, list[Tensor]]:
     """Output of the layer and, if `save`, what its backward needs (else an empty list)."""
-    slot_x, slot_w = spec.output_input, spec.output_weight
-    if slot_x is None or slot_w is None or why_not(spec, geometry, "output") is not None:
+    if why_not(spec, geometry, "output") is not None:
         return reference.layer_forward(
             x, weight, bias, alpha, spec, geometry, "exact", draw, save, image
         )
+    slot_x, slot_w = forward_slots(spec, geometry)
     x, weight = _dense(x), _dense(weight)
     last_x, last_w = is_channels_last(x), is_channels_last(weight)
     kept_x = quantize_kept(x, slot_x, draw, INPUT, alpha, want_inside=save)
@@ -150,11 +152,20 @@ def layer_backward(
         )
     given, grad = grad, _dense(grad)
     overwrite = overwrite or grad is not given
+    step = _Backward(grad, x, weight, saved, x_shape, weight_shape, spec, geometry, channels_last)
+    dx = dw = dalpha = NO_FLOATS
+    if spec.composite:
+        memory = grad if overwrite else None
+        shapes = (x_shape, weight_shape)
+        dx, dw = composite_backward(grad, saved, *shapes, spec, draw, wanted, memory)
+        if wanted[1] and saved[7].numel():
+            mask_(dw, saved[4:], channels_last[1], step.operand_w)
+        if wanted[0] and saved[3].numel():
+            dalpha = step.masked_input_(dx, saved, need_dalpha=need_dalpha)
+        return dx if need_dx else NO_FLOATS, dw, dalpha, NO_FLOATS, NO_FLOATS
     for_input, for_weight, amax, scale = gradient_operands(
         quantize_gradient, grad, spec, grad_scale, draw, wanted
     )
-    step = _Backward(grad, x, weight, saved, x_shape, weight_shape, spec, geometry, channels_last)
-    dx = dw = dalpha = NO_FLOATS
     # grad_weight first: its working memory is then gone when grad_input's result is made.
     if for_weight:
         weight_gemm = step.native_weight if native_dw else step.reference_weight
@@ -172,16 +183,7 @@ def layer_backward(
                 products.append(step.reference_input(*entry))
         dx = mean_(products)
         if saved[3].numel():
-            dalpha = mask_gradient_(
-                dx,
-                saved[:4],
-                step.slot_x,
-                spec.output_input,
-                channels_last[0],
-                step.operand_x,
-                need_dalpha=need_dalpha,
-            )
-            dalpha = poisoned(dalpha, saved[1] if saved[1].numel() else None)
+            dalpha = step.masked_input_(dx, saved, need_dalpha=need_dalpha)
     return dx if need_dx else NO_FLOATS, dw, dalpha, amax, scale
 
 
@@ -293,6 +295,19 @@ class _Backward:
             accumulator=self.spec.accumulator,
         )
         return finish_(acc, mg, mx)
+
+    def masked_input_(self, dx: Tensor, saved: list[Tensor], *, need_dalpha: bool) -> Tensor:
+        """Zero dx where the input was clipped, in place; returns the clip's gradient."""
+        dalpha = mask_gradient_(
+            dx,
+            saved[:4],
+            self.slot_x,
+            self.spec.output_input,
+            self.last[0],
+            self.operand_x,
+            need_dalpha=need_dalpha,
+        )
+        return poisoned(dalpha, saved[1] if saved[1].numel() else None)
 
     def operand_x(self) -> Operand:
         """The input as the reference backend decodes it."""

@@ -14,17 +14,19 @@ from collections.abc import Callable
 
 import numpy as np
 import numpy.typing as npt
+import torch
 from torch import Tensor
 
 from nybble.ops.geometry import Geometry
 from nybble.ops.native import quantize
 from nybble.ops.native.buffers import NO_BYTES, NO_FLOATS
 from nybble.ops.native.codes import Codes
+from nybble.ops.native.lines import best_of_two
 from nybble.ops.native.rules import fit_rule
 from nybble.ops.reference.layer import clip_gradient
 from nybble.ops.reference.operand import Draw, Operand, fit_slot, quantize_operand, store
 from nybble.ops.spec import Slot
-from nybble.quantizers import PACT, SAWB, AbsMax, Fit, Quantizer, Stochastic, Unit
+from nybble.quantizers import PACT, SAWB, AbsMax, BestOfTwo, Fit, Quantizer, Stochastic, Unit
 from nybble.quantizers.layout import is_channels_last
 
 __all__ = ["Kept", "codes_of", "mask_", "mask_gradient_", "quantize_kept", "relayout"]
@@ -82,7 +84,27 @@ def _fit(x: Tensor, slot: Quantizer, alpha: Tensor | None) -> Fit:
         return slot.scale.fit(x, slot.format, _sawb_statistics)
     if isinstance(slot.scale, AbsMax) and slot.scale.granularity == "tensor":
         return slot.scale.fit(quantize.absmax(x), slot.format)  # the maximum of one number
+    if _lines(x, slot):
+        rows = x.shape[0]
+        if isinstance(slot.scale, AbsMax):
+            tops = quantize.absmax_rows(x, rows)
+            return slot.scale.fit(tops.view(rows, *[1] * (x.dim() - 1)), slot.format)
+        if isinstance(slot.scale, BestOfTwo) and x.dim() == 2:
+            scale, inv = best_of_two(x, slot.format, slot.scale.rms)
+            return Fit(scale[:, None], inv[:, None], granularity="channel", axis=0)
     return fit_slot(x, slot, alpha)
+
+
+def _lines(x: Tensor, slot: Quantizer) -> bool:
+    """Whether the scales are those of runs of memory: the indices of the first dimension."""
+    scale = slot.scale
+    return (
+        isinstance(scale, AbsMax | BestOfTwo)
+        and scale.granularity == "channel"
+        and scale.axis in (None, 0)
+        and x.numel() > 0
+        and x.dtype is torch.float32
+    )
 
 
 def _sawb_statistics(

@@ -13,10 +13,13 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 from nybble.errors import NybbleError
+from nybble.formats import Stochastic
 from nybble.ops.geometry import Geometry
 from nybble.ops.gradients import both_ways
 from nybble.ops.native.codes import table_of
+from nybble.ops.native.quantize import packs
 from nybble.ops.spec import SLOTS, LayerSpec, Slot
+from nybble.quantizers import PACT, SAWB, AbsMax, BestOfTwo, Quantizer
 
 __all__ = ["GEMMS", "Reason", "is_code_slot", "why_not"]
 
@@ -65,7 +68,7 @@ def why_not(spec: LayerSpec, geometry: Geometry, gemm: str) -> Reason | None:
     if spec.accumulator.format is not None:
         return Reason(f"accumulates in {spec.accumulator}", by_recipe=True)
     if spec.composite:
-        return _composite(spec)
+        return _composite(spec, geometry)
     if gemm != "output" and len(ways := both_ways(spec)) > 1:
         return next(filter(None, (why_not(way, geometry, gemm) for way in ways)), None)
     for name, free in _OPERANDS[gemm]:
@@ -79,14 +82,42 @@ def why_not(spec: LayerSpec, geometry: Geometry, gemm: str) -> Reason | None:
     return None
 
 
-def _composite(spec: LayerSpec) -> Reason:
-    """Scales of blocks along the sum make the Gemm one of values by definition; the rest could be
-    integers, and is not yet."""
-    slots = [spec.slot(name) for name in SLOTS]
-    blocks = any(getattr(q.scale, "granularity", "") in ("block", "tile") for q in slots if q)
+def _composite(spec: LayerSpec, geometry: Geometry) -> Reason | None:
+    """The Gemms of a layer of scales by line: all three are native, or none.
+
+    Scales of blocks along the sum make the Gemm one of values by definition; the rest could be
+    integers, and is not all here yet.
+    """
+    slots = {name: spec.slot(name) for name in SLOTS}
+    blocks = any(
+        getattr(q.scale, "granularity", "") in ("block", "tile") for q in slots.values() if q
+    )
     if blocks or spec.outliers is not None:
         return Reason("scales vary along the sum", by_recipe=True)
-    return Reason("has no integer kernel", by_recipe=False)
+    for name, slot in slots.items():
+        if slot is None or not is_code_slot(slot):
+            kind = "float32" if slot is None else slot.format.name
+            return Reason(f"{name} is {kind}", by_recipe=True)
+    plain = spec.grad_input_weight == "same" and spec.grad_weight_input == "same"
+    if not plain or spec.double or spec.weight_gradient is not None or geometry.kind != "linear":
+        return Reason("has no integer kernel", by_recipe=False)
+    for name, slot in slots.items():
+        if slot is not None and not _by_line(slot, spec.fold, name.endswith("_grad")):
+            return Reason(f"{name} has no integer kernel", by_recipe=False)
+    return None
+
+
+def _by_line(slot: Quantizer, fold: bool, gradient: bool) -> bool:
+    """Whether `ops/native/composite.py` has the operand."""
+    draws = isinstance(slot.rounding, Stochastic)
+    if slot.transform is not None or not packs(slot.format) or draws != gradient:
+        return False
+    scale = slot.scale
+    if gradient:
+        return isinstance(scale, AbsMax) and scale.granularity == "free" and not scale.power_of_two
+    if isinstance(scale, AbsMax | BestOfTwo):
+        return scale.granularity == "tensor" or (scale.granularity == "free" and fold)
+    return isinstance(scale, PACT | SAWB) and not getattr(scale, "per_channel", False)
 
 
 def _leaves_the_sum(slot: Slot, name: str, free: int, geometry: Geometry) -> bool:

@@ -56,6 +56,8 @@ def why_not_native(spec: LayerSpec, gemm: str, projected: bool = False) -> Reaso
     reason = why_not(spec, _LINEAR, gemm)
     if reason is not None:
         return reason
+    if spec.composite:
+        return Reason("scales of rows inside the time loop", by_recipe=False)
     if projected:
         return Reason("a projection inside the time loop", by_recipe=False)
     name = "output_input" if gemm == "output" else "grad_input_grad"

@@ -1,5 +1,5 @@
 """Rounding rules as the bytes that the pack kernels read: the structs of csrc/quantize/pack.hpp
-and fit.hpp.
+and fit.hpp, and of csrc/lines/kernels.hpp.
 
 Each is computed once for a format and a rounding, from the format's own thresholds and values, and
 cached. `log_rule` is None where the bit-pattern kernel does not apply.
@@ -29,7 +29,14 @@ from nybble.quantizers import PACT, SAWB, AbsMax, GradScale, Quantizer
 from nybble.quantizers.scales.fit import value_range
 from nybble.quantizers.scales.sawb import COEFFICIENTS
 
-__all__ = ["fit_rule", "gradient_rule", "log_rule", "stochastic_rule", "threshold_rule"]
+__all__ = [
+    "fit_rule",
+    "gradient_rule",
+    "level_rule",
+    "log_rule",
+    "stochastic_rule",
+    "threshold_rule",
+]
 
 
 @lru_cache(maxsize=256)
@@ -68,6 +75,18 @@ def threshold_rule(fmt: Format, rounding: Rounding) -> bytes:
     thresholds[: len(found.first) - 1] = unkey(found.first[1:])
     table = bytes(found.codes.astype(np.uint8)).ljust(16, b"\0")
     return thresholds.tobytes() + table
+
+
+@lru_cache(maxsize=256)
+def level_rule(fmt: Format, rounding: Rounding) -> bytes:
+    """LevelRule (csrc/lines/kernels.hpp): where the level changes, and the levels."""
+    found = breakpoints(fmt, rounding)
+    thresholds = np.full(16, np.nan, dtype=np.float32)
+    thresholds[: len(found.first) - 1] = unkey(found.first[1:])
+    levels = np.zeros(16, dtype=np.float32)
+    values = fmt.values()
+    levels[: len(found.codes)] = [values[int(code)] for code in found.codes]
+    return thresholds.tobytes() + levels.tobytes()
 
 
 @lru_cache(maxsize=256)

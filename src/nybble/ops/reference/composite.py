@@ -11,21 +11,32 @@ rotated basis, and its result is turned back. `fold` puts s_w, s_x into the grad
 they are multiplied into the codes, and the Gemm runs on values. Each slot's scale lies along the
 sum or the free dimension of its own Gemm: see places.py.
 
-The control variate of a convolution is a Gemm of its own: the gradient's rounding error with an
-input of ones, so that a tap counts what it sees; it is left out with groups.
-
-Not done: native kernels (a spec that fits them goes there), outliers inside a time loop.
+Not done: native kernels (a spec that fits them goes there).
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor
 
+from nybble.errors import NybbleError
 from nybble.ops.exactness import finish_
 from nybble.ops.geometry import Geometry
+from nybble.ops.gradients import mean_
 from nybble.ops.reference import gemm
-from nybble.ops.reference.composite_operand import Streams, quantize, restore, store, turn
+from nybble.ops.reference.composite_operand import (
+    Blocks,
+    Streams,
+    quantize,
+    restore,
+    restore_mask,
+    store,
+    turn,
+    values,
+)
+from nybble.ops.reference.control_variate import control_variate
 from nybble.ops.reference.estimator import weight_factor
 from nybble.ops.reference.gradient import quantize_gradient
 from nybble.ops.reference.layer import clip_gradient, poisoned
@@ -40,16 +51,22 @@ from nybble.ops.reference.operand import (
     Operand,
     rereads,
 )
-from nybble.ops.reference.outliers import keep_outliers, multiply_outliers, split_outliers
+from nybble.ops.reference.outliers import (
+    keep_outliers,
+    multiply_outliers,
+    restore_outliers,
+    split_outliers,
+)
 from nybble.ops.reference.places import Place, places
-from nybble.ops.spec import LayerSpec
-from nybble.quantizers import Fit, Quantizer, StatefulScale, per_channel_sum
+from nybble.ops.spec import DGE, SAME, LayerSpec
+from nybble.quantizers import Fit, Quantizer, StatefulScale
 
 __all__ = [
+    "decoded_weight",
     "from_rotated",
     "grad_input_operands",
+    "input_of_steps",
     "keep",
-    "kept_slot",
     "layer_backward",
     "layer_forward",
     "output_operands",
@@ -115,15 +132,14 @@ def layer_forward(
         y += bias.reshape((1, -1, *[1] * (rank - 2)) if geometry.convolves else (-1,))
     if not save:
         return y, []
-    return y, keep(inner, weight, qx, qw, spec, geometry, draw) + keep_outliers(outer)
+    return y, keep(inner, weight, qx, qw, spec, geometry, draw) + keep_outliers(
+        outer, spec.outliers
+    )
 
 
 def decoded_weight(qw: Operand, spec: LayerSpec, geometry: Geometry, draw: Draw) -> Tensor:
     """The weight's values, in its own basis."""
-    values = qw.tensor if qw.multiplier is None else qw.tensor * qw.multiplier
-    slot = spec.output_weight
-    transform = None if slot is None else slot.transform
-    return turn(values, transform, places(geometry, "output")[1], draw, back=True)
+    return turn(values(qw), spec.transform, places(geometry, "output")[1], draw, back=True)
 
 
 # ---- what is kept ------------------------------------------------------------------------------
@@ -141,51 +157,22 @@ def keep(
     """Four tensors of the input and four of the weight, as `layer.keep` has them."""
     _, place_x = places(geometry, "grad_weight")
     _, place_w = places(geometry, "grad_input")
-    kept_x = _keep(
-        x, qx, spec.output_input, spec.grad_weight_input, spec, place_x, draw, GRAD_WEIGHT_INPUT
-    )
-    if rereads(kept_slot(spec, "grad_input_weight")):
-        mask = store(Operand(weight, None, None, qw[0].inside), None, None)
-        return [*kept_x, *mask]
-    kept_w = _keep(
-        weight,
-        qw,
-        spec.output_weight,
-        spec.grad_input_weight,
-        spec,
-        place_w,
-        draw,
-        GRAD_INPUT_WEIGHT,
-    )
+    kept_x = _keep(x, qx, "grad_weight_input", spec, place_x, Streams(draw, GRAD_WEIGHT_INPUT))
+    if rereads(spec.kept("grad_input_weight")):
+        return [*kept_x, *store(Operand(weight, None, None, qw[0].inside), None, None)]
+    kept_w = _keep(weight, qw, "grad_input_weight", spec, place_w, Streams(draw, GRAD_INPUT_WEIGHT))
     return [*kept_x, *kept_w]
 
 
 def _keep(
-    tensor: Tensor,
-    forward: Quantized,
-    forward_slot: Quantizer | None,
-    slot: object,
-    spec: LayerSpec,
-    place: Place,
-    draw: Draw,
-    number: int,
+    tensor: Tensor, forward: Quantized, name: str, spec: LayerSpec, place: Place, streams: Streams
 ) -> list[Tensor]:
-    if slot == "same" or (spec.double and slot is not None):
-        return store(forward[0], forward_slot, forward[1])
-    if slot is None:
-        return store(Operand(tensor, None, None, forward[0].inside), None, None)
-    assert isinstance(slot, Quantizer)  # a LayerSpec has checked its slots
-    found, fit = quantize(tensor, slot, place, Streams(draw, number))
+    slot = spec.kept(name)
+    if spec.reuses(name):
+        return store(forward[0], slot, forward[1])
+    found, fit = quantize(tensor, slot, place, streams)
     found.inside = forward[0].inside
     return store(found, slot, fit)
-
-
-def kept_slot(spec: LayerSpec, name: str) -> Quantizer | None:
-    """The quantizer whose codes are kept for a backward operand: `grad_input_weight` or
-    `grad_weight_input`."""
-    if spec.double and spec.slot(name) is not None:
-        return spec.output_weight if name == "grad_input_weight" else spec.output_input
-    return spec.slot(name)
 
 
 # ---- backward ----------------------------------------------------------------------------------
@@ -208,85 +195,96 @@ def layer_backward(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     """(dx, dw, dalpha, amax, scale), as `layer.layer_backward`."""
     need_dx, need_dw, need_dalpha = needs
-    step = _Backward(x, weight, saved, x_shape, weight_shape, spec, geometry, accumulate, draw)
-    step.like = torch.channels_last if any(channels_last) else torch.contiguous_format
+    like = torch.channels_last if any(channels_last) else torch.contiguous_format
+    step = _Backward(
+        x, weight, saved, x_shape, weight_shape, spec, geometry, accumulate, draw, like
+    )
     wanted = (need_dx or need_dalpha, need_dw)
     scaled = [
         want and slot is not None and isinstance(slot.scale, StatefulScale)
         for slot, want in zip((spec.grad_input_grad, spec.grad_weight_grad), wanted, strict=True)
     ]
     amax, scale = grad.new_empty(0), grad.new_empty(0)
-    operands: list[Operand | None] = [None, None]
+    first: Operand | None = None
+    samples: list[Operand | None] = [None] * spec.samples
     if any(scaled):
-        first, second, amax, scale = quantize_gradient(
-            grad, spec, grad_scale, draw, (scaled[0], scaled[1])
-        )
-        operands = [first, second]
+        wants = (scaled[0], scaled[1])
+        first, samples[0], amax, scale = quantize_gradient(grad, spec, grad_scale, draw, wants)
+    if scaled[1]:
+        for i in range(1, spec.samples):
+            wants = (False, True)
+            _, samples[i], *_ = quantize_gradient(grad, spec, grad_scale, draw, wants, sample=i)
     dx, dw, dalpha = grad.new_empty(0), grad.new_empty(0), grad.new_empty(0)
     if need_dw:
-        dw = step.grad_weight(grad, operands[1])
+        dw = step.grad_weight(grad, samples)
     if wanted[0]:
-        dx, dalpha = step.grad_input(grad, operands[0], need_dalpha=need_dalpha)
+        dx, dalpha = step.grad_input(grad, first, need_dalpha=need_dalpha)
     return dx if need_dx else grad.new_empty(0), dw, dalpha, amax, scale
 
 
+@dataclass(frozen=True)
 class _Backward:
-    """The two backward Gemms of one call."""
+    """The two backward Gemms of one call; `like`: the layout that they want."""
 
+    x: Tensor | None
+    weight: Tensor | None
+    saved: list[Tensor]
+    x_shape: tuple[int, ...]
+    weight_shape: tuple[int, ...]
+    spec: LayerSpec
+    geometry: Geometry
+    accumulate: str
+    draw: Draw
     like: torch.memory_format = torch.contiguous_format
-
-    def __init__(
-        self,
-        x: Tensor | None,
-        weight: Tensor | None,
-        saved: list[Tensor],
-        x_shape: tuple[int, ...],
-        weight_shape: tuple[int, ...],
-        spec: LayerSpec,
-        geometry: Geometry,
-        accumulate: str,
-        draw: Draw,
-    ) -> None:
-        self.x, self.weight, self.saved = x, weight, saved
-        self.x_shape, self.weight_shape = x_shape, weight_shape
-        self.spec, self.geometry = spec, geometry
-        self.accumulate, self.draw = accumulate, draw
 
     # -- operands
 
     def _restored(self, name: str) -> Operand:
         """A kept operand as the forward pass left it."""
-        slot = kept_slot(self.spec, name)
-        if name == "grad_input_weight":
-            raw = self.weight if rereads(slot) else None
-            return restore(self.saved[4:8], slot, raw, self.weight_shape, self.like)
-        raw = self.x if slot is None else None
-        return restore(self.saved[:4], slot, raw, self.x_shape, self.like)
+        spec = self.spec
+        slot = spec.kept(name)
+        if name == "grad_weight_input":
+            if slot is None:
+                return Operand(_given(self.x))
+            return restore(self.saved[:4], slot, self.x_shape, self.like)
+        if slot is not None and not rereads(slot):
+            return restore(self.saved[4:8], slot, self.weight_shape, self.like)
+        weight = _given(self.weight)
+        if spec.reuses(name):
+            place, number = places(self.geometry, "output")[1], WEIGHT
+        else:
+            place, number = places(self.geometry, "grad_input")[1], GRAD_INPUT_WEIGHT
+        return quantize(weight, slot, place, Streams(self.draw, number))[0]
 
     def _partner(self, name: str, place: Place, number: int) -> Operand:
         """The weight or input of a backward Gemm."""
-        kept = self._restored(name)
-        slot = self.spec.slot(name)
-        if not self.spec.double or slot is None or getattr(self.spec, name) == "same":
+        kept, slot = self._restored(name), self.spec.slot(name)
+        if not self.spec.double or slot is None or getattr(self.spec, name) == SAME:
             return kept
-        values = kept.tensor if kept.multiplier is None else kept.tensor * kept.multiplier
-        found, _ = quantize(values, slot, place, Streams(self.draw, number))
-        found.inside = kept.inside
-        return found
+        return quantize(values(kept), slot, place, Streams(self.draw, number))[0]
 
-    def _fold(self, grad: Tensor, partner: Operand, place: Place) -> tuple[Tensor, Operand]:
-        """The gradient with the partner's scales in it, and the partner without them."""
+    def _fold(
+        self, grad: Tensor, slot: Quantizer | None, partner: Operand, place: Place
+    ) -> tuple[Tensor, Operand]:
+        """The gradient with the partner's scales in it, and the partner without them. Scales of
+        blocks, and those in a basis that the gradient is yet to be turned into, stay."""
         m = partner.multiplier
-        if not self.spec.fold or m is None or m.numel() == 1:
+        turned = slot is not None and slot.transform is not None
+        if not self.spec.fold or m is None or turned or isinstance(partner, Blocks):
             return grad, partner
-        along = [d for d, size in enumerate(m.shape) if size > 1]
-        if along != [place.contraction]:
+        lines = {0, place.contraction} if place.free is None else {place.contraction}
+        along = {d for d, size in enumerate(m.shape) if size > 1}
+        if place.contraction not in along or not along <= lines:
             return grad, partner
-        shape = [1] * grad.dim()
         axis = places(self.geometry, place.gemm)[0].contraction
-        shape[axis] = -1
-        bare = Operand(partner.tensor, None, partner.limit, partner.inside, partner.zero_point)
-        return grad * m.reshape(shape), bare
+        if place.free is None:
+            factor = m.movedim(place.contraction, axis)
+        else:  # each of the groups that cut the sum has the same scales
+            numbers = m.reshape(-1)
+            shape = [-1 if d == axis else 1 for d in range(grad.dim())]
+            factor = numbers.repeat(grad.shape[axis] // numbers.numel()).reshape(shape)
+        bare = Operand(partner.tensor, None, partner.limit, None, partner.zero_point)
+        return grad * factor, bare
 
     # -- Gemms
 
@@ -297,11 +295,11 @@ class _Backward:
         spec, geometry, rank = self.spec, self.geometry, len(self.x_shape)
         place_g, place_w = places(geometry, "grad_input")
         partner = self._partner("grad_input_weight", place_w, GRAD_INPUT_WEIGHT)
+        slot = spec.grad_input_grad
+        z, partner = self._fold(grad, slot, partner, place_w)
         g = given
         if g is None:
-            z, partner = self._fold(grad, partner, place_w)
-            streams = Streams(self.draw, GRAD_INPUT_GRAD)
-            g, _ = quantize(z, spec.grad_input_grad, place_g, streams)
+            g, _ = quantize(z, slot, place_g, Streams(self.draw, GRAD_INPUT_GRAD))
         follow_g, follow_w = geometry.follow("grad_input")
         tg, mg, limit_g = g.facing(*follow_g, rank)
         tw, mw, limit_w = partner.facing(*follow_w, rank)
@@ -317,32 +315,29 @@ class _Backward:
         )
         dx = finish_(acc, mg, mw)
         dalpha = grad.new_empty(0)
-        if self.saved[3].numel():
-            kept = self._restored("grad_weight_input")
+        inside = restore_mask(self.saved[3], self.x_shape)
+        if inside is not None:
             if need_dalpha:
-                found = clip_gradient(dx, kept, spec.output_input)
-                dalpha = poisoned(found, self.saved[1] if self.saved[1].numel() else None)
-            if kept.inside is not None:
-                dx.mul_(kept.inside)
+                kept = self._restored("grad_weight_input")
+                kept.inside = inside
+                dalpha = poisoned(clip_gradient(dx, kept, spec.output_input), kept.multiplier)
+            dx.mul_(inside)
         return from_rotated(dx, spec, "grad_input_weight", self.draw, geometry), dalpha
 
-    def grad_weight(self, grad: Tensor, given: Operand | None) -> Tensor:
-        """dw."""
+    def grad_weight(self, grad: Tensor, given: list[Operand | None]) -> Tensor:
+        """dw. `given`: the gradient's operand for each sample where GradScale has made it."""
         spec, geometry, rank = self.spec, self.geometry, len(self.weight_shape)
         place_g, place_x = places(geometry, "grad_weight")
         partner = self._partner("grad_weight_input", place_x, GRAD_WEIGHT_INPUT)
-        z = grad
-        if given is None:
-            z, partner = self._fold(grad, partner, place_x)
+        slot = spec.grad_weight_grad
+        z, partner = self._fold(grad, slot, partner, place_x)
         follow_g, follow_x = geometry.follow("grad_weight")
         tx, mx, limit_x = partner.facing(*follow_x, rank)
-        total: Tensor | None = None
-        count = 1 if given is not None else spec.samples
-        for sample in range(count):
-            g = given
+        products = []
+        for sample, g in enumerate(given):
             if g is None:
                 streams = Streams(self.draw, GRAD_WEIGHT_GRAD, sample=sample)
-                g, _ = quantize(z, spec.grad_weight_grad, place_g, streams)
+                g, _ = quantize(z, slot, place_g, streams)
             tg, mg, limit_g = g.facing(*follow_g, rank)
             acc = gemm.grad_weight(
                 tg,
@@ -354,68 +349,45 @@ class _Backward:
                 accumulate=self.accumulate,
                 accumulator=spec.accumulator,
             )
-            dw = finish_(acc, mg, mx)
+            product = finish_(acc, mg, mx)
             if spec.control_variate:
-                dw += self._control_variate(z, g, partner)
-            total = dw if total is None else total.add_(dw)
-        assert total is not None  # there is at least one sample
-        dw = total if count == 1 else total.mul_(1.0 / count)
-        if self.saved[7].numel():
-            inside = self._restored("grad_input_weight").inside
-            if inside is not None:
-                dw.mul_(inside)
+                product += self._control_variate(z, g, partner)
+            products.append(product)
+        dw = mean_(products)
+        inside = restore_mask(self.saved[7], self.weight_shape)
+        if inside is not None:
+            dw.mul_(inside)
         dw = from_rotated(dw, spec, "grad_weight_input", self.draw, geometry)
         if len(self.saved) > 8:
             dw = dw + self._outlier_weight(grad)
-        if spec.weight_gradient is not None and self.weight is not None:
-            place = places(geometry, "output")[1]
-            dw = dw * weight_factor(self.weight, spec.output_weight, place, spec.weight_gradient)
-        return dw
+        return dw if spec.weight_gradient is None else self._estimated(dw, spec.weight_gradient)
+
+    def _estimated(self, dw: Tensor, config: DGE) -> Tensor:
+        """dw by the quantiser's estimated gradient, in the basis in which weights are rounded."""
+        place, transform = places(self.geometry, "output")[1], self.spec.transform
+        dw, weight = (turn(t, transform, place, self.draw) for t in (dw, _given(self.weight)))
+        dw = dw * weight_factor(weight, self.spec.output_weight, place, config)
+        return turn(dw, transform, place, self.draw, back=True)
 
     def _outlier_weight(self, grad: Tensor) -> Tensor:
-        outer = torch.zeros(self.x_shape, dtype=grad.dtype, device=grad.device)
-        outer.view(-1)[self.saved[8].long()] = self.saved[9]
+        outer = restore_outliers(self.saved[8:], self.x_shape)
         return gemm.grad_weight(grad, outer, self.geometry, self.weight_shape)
 
     def _control_variate(self, z: Tensor, g: Operand, partner: Operand) -> Tensor:
-        """(sum of z - sum of Q(z)) of each output channel times the input's mean."""
-        if self.geometry.kind == "bmm":
-            values = g.tensor if g.multiplier is None else g.tensor * g.multiplier
-            x = (
-                partner.tensor
-                if partner.multiplier is None
-                else partner.tensor * partner.multiplier
+        slot = self.spec.grad_weight_grad
+        if slot is not None and slot.transform is not None:  # means are those of the batch itself
+            pair = zip((g, partner), places(self.geometry, "grad_weight"), strict=True)
+            g, partner = (
+                Operand(turn(values(t), slot.transform, place, self.draw, back=True))
+                for t, place in pair
             )
-            return (z - values).sum(1).unsqueeze(2) * x.mean(1, keepdim=True)
-        mean = _channel_means(partner)
-        if not self.geometry.convolves:
-            m = g.multiplier
-            if m is None or m.numel() == 1 or m.numel() == m.shape[1]:
-                codes = per_channel_sum(g.tensor, 1)  # exact: integers
-                rest = per_channel_sum(z, 1) - (codes if m is None else codes * m.reshape(-1))
-            else:
-                rest = per_channel_sum(z, 1) - per_channel_sum(g.tensor * m, 1)
-            return rest.unsqueeze(1) * mean.unsqueeze(0)
-        if self.geometry.groups > 1 or self.geometry.mirror is not None:
-            return z.new_zeros(())
-        values = g.tensor if g.multiplier is None else g.tensor * g.multiplier
-        ones = z.new_ones((self.x_shape[0], 1, *self.x_shape[2:]))
-        one = (self.weight_shape[0], 1, *self.weight_shape[2:])
-        rest = gemm.grad_weight(z - values, ones, self.geometry, one)
-        return rest * mean.reshape(1, -1, *[1] * (len(one) - 2))
+        return control_variate(z, g, partner, self.geometry, self.weight_shape)
 
 
-def _channel_means(partner: Operand) -> Tensor:
-    """The mean of each input channel's values, from the exact sum of its integers."""
-    x = partner.tensor
-    dims = [d for d in range(x.dim()) if d != 1]
-    count = x.numel() // max(x.shape[1], 1)
-    whole = partner.multiplier is None or partner.multiplier.numel() == 1
-    values = x if whole or partner.multiplier is None else x * partner.multiplier
-    mean = values.sum(dims, dtype=torch.float64).to(torch.float32) / float(max(count, 1))
-    if whole and partner.multiplier is not None:
-        mean = mean * partner.multiplier.reshape(())
-    return mean
+def _given(tensor: Tensor | None) -> Tensor:
+    if tensor is None:
+        raise NybbleError("a float32 operand of a backward Gemm was not passed")
+    return tensor
 
 
 def from_rotated(
@@ -423,12 +395,10 @@ def from_rotated(
 ) -> Tensor:
     """A backward Gemm's result in the layer's own basis. It is in that of the output Gemm's
     transform where the Gemm's weight or input (`name`) are forward codes."""
-    slot = spec.output_weight
-    codes = getattr(spec, name) == "same" or (spec.double and spec.slot(name) is not None)
-    if slot is None or slot.transform is None or not codes:
+    if spec.transform is None or not spec.reuses(name):
         return result
     side = 0 if name == "grad_input_weight" else 1
-    return turn(result, slot.transform, places(geometry, "output")[side], draw, back=True)
+    return turn(result, spec.transform, places(geometry, "output")[side], draw, back=True)
 
 
 def partner_of_steps(kept: list[Tensor], weight: Tensor, spec: LayerSpec, draw: Draw) -> Operand:
@@ -438,12 +408,22 @@ def partner_of_steps(kept: list[Tensor], weight: Tensor, spec: LayerSpec, draw: 
     return step._partner("grad_input_weight", places(_LINEAR, "grad_input")[1], GRAD_INPUT_WEIGHT)
 
 
+def input_of_steps(
+    kept: list[Tensor], x: Tensor | None, shape: tuple[int, int], spec: LayerSpec, draw: Draw
+) -> Operand:
+    """The input of all steps of a time loop as it was kept, with the clip's mask."""
+    step = _Backward(x, None, kept, shape, (), spec, _LINEAR, "fast", draw)
+    found = step._restored("grad_weight_input")
+    found.inside = restore_mask(kept[3], shape)
+    return found
+
+
 def grad_input_operands(
     gradient: Tensor, spec: LayerSpec, geometry: Geometry, streams: Streams, partner: Operand
 ) -> tuple[Operand, Operand]:
     """The gradient's operand and its partner for one step of a time loop."""
     step = _Backward(None, None, [], (), (), spec, geometry, "fast", streams.draw)
     place_g, place_w = places(geometry, "grad_input")
-    z, bare = step._fold(gradient, partner, place_w)
+    z, bare = step._fold(gradient, spec.grad_input_grad, partner, place_w)
     found, _ = quantize(z, spec.grad_input_grad, place_g, streams)
     return found, bare

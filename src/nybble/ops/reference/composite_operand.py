@@ -2,7 +2,7 @@
 
     t = x R                       the slot's transform along the contraction, both operands' signs
     codes, fit = encode(t)        the slot's scale along the contraction or the free dimension
-    multiplier = scale x unit     spread over the blocks of the scale: it stays inside of the sum
+    multiplier = scale x unit     of blocks: it stays inside of the sum (`Blocks`)
 
 What is kept for backward: codes, and the scales in their stored form (a byte a block for E4M3 and
 E8M0 scales, with the tensor's float32 scale, or the headroom of MX scales, beside it).
@@ -11,29 +11,56 @@ E8M0 scales, with the tensor's float32 scale, or the headroom of MX scales, besi
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
+from math import prod
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from nybble.errors import NybbleError
 from nybble.formats import Stochastic, get_format
 from nybble.ops.reference import operand as plain
-from nybble.ops.reference.operand import Draw, Operand, rereads
+from nybble.ops.reference.operand import SAMPLE, Draw, Operand
 from nybble.ops.reference.places import FIRST_SLOT, Place
+from nybble.ops.reference.storage import unpack_mask
 from nybble.quantizers import PACT, Fit, Quantizer, ScaleConfig, SplitRows, Unit, random24
+from nybble.quantizers.scales.fit import times_blocks
 from nybble.quantizers.transforms import ELEMENTS, SIGNS, STREAM, Bits, Hadamard
 
-__all__ = ["Streams", "quantize", "restore", "spread", "store"]
+__all__ = ["Blocks", "Streams", "quantize", "restore", "store", "turn", "values"]
+
+
+@dataclass
+class Blocks(Operand):
+    """Integers whose multiplier has one number for each `block` elements: the Gemm runs on values.
+
+    >>> Blocks(torch.ones(1, 3), torch.tensor([[1.0, 2.0]]), 7, block=2).facing(0, 0, 2)
+    (tensor([[1., 1., 2.]]), None, None)
+    """
+
+    block: int = 0
+
+    def facing(
+        self, free: int, result_dim: int, result_rank: int
+    ) -> tuple[Tensor, Tensor | None, int | None]:
+        return values(self), None, None
+
+
+def values(found: Operand) -> Tensor:
+    """What an operand's codes stand for."""
+    if found.multiplier is None:
+        return found.tensor
+    if isinstance(found, Blocks):
+        return times_blocks(found.tensor, found.multiplier, found.block)
+    return found.tensor * found.multiplier
 
 
 @dataclass(frozen=True)
 class Streams:
     """The random bits of one operand of one call.
 
-    rows, total: a step's part of a sequence: its bits are those rows of the whole's. sample: which
-    of several independent roundings.
+    rows, total: a step's part of a sequence: its bits are those rows of the whole's, which are
+    drawn once for all that `step` makes. sample: which of several independent roundings.
     """
 
     draw: Draw
@@ -41,13 +68,21 @@ class Streams:
     rows: slice | None = None
     total: int = 0
     sample: int = 0
+    drawn: dict[tuple[int, ...], Tensor] = field(default_factory=dict, compare=False)
+
+    def step(self, row: int, count: int) -> Streams:
+        """The part of the `count` rows from `row` on."""
+        return replace(self, rows=slice(row, row + count))
 
     def __call__(self, stream: int, shape: Sequence[int], device: torch.device) -> Tensor:
         """24 random bits an element."""
-        key = self.draw.key(self.slot + STREAM * (stream + 3 * self.sample))
+        key = self.draw.key(self.slot + STREAM * stream + SAMPLE * self.sample)
         if self.rows is None or stream == SIGNS or not shape:
             return random24(shape, key, device)
-        return random24((self.total, *shape[1:]), key, device)[self.rows]
+        known = (stream, *shape[1:])
+        if known not in self.drawn:
+            self.drawn[known] = random24((self.total, *shape[1:]), key, device)
+        return self.drawn[known][self.rows]
 
     def on(self, device: torch.device) -> Bits:
         """As scales and transforms take them."""
@@ -103,36 +138,19 @@ def quantize(
         if want_inside:
             found.inside = (fit.scaled(x).abs() <= fmt.max_value).float()
     if found.multiplier is not None and not _broadcasts(found.multiplier, x.shape):
-        found.multiplier = spread(found.multiplier, x.shape, slot.scale)
-        return found, fit
-    return found, None
+        return _of_blocks(found, found.multiplier, slot), fit
+    return found, fit if fit.scale_codes is not None else None
 
 
-def spread(scale: Tensor, shape: Sequence[int], config: ScaleConfig) -> Tensor:
-    """A scale of blocks with one number for each element of a tensor of `shape`.
-
-    >>> from nybble.quantizers import AbsMax
-    >>> spread(torch.tensor([[1.0, 2.0]]), (1, 3), AbsMax("block", block=2))
-    tensor([[1., 1., 2.]])
-    """
-    for dim, (have, want) in enumerate(zip(scale.shape, shape, strict=True)):
-        if have not in (1, want):
-            block = _block(config, have, want)
-            scale = scale.repeat_interleave(block, dim=dim).narrow(dim, 0, want)
-    return scale
-
-
-def _block(config: ScaleConfig, have: int, want: int) -> int:
-    block: int = getattr(config, "block", 0)
-    if block < 1 or -(-want // block) != have:
-        raise NybbleError(f"{config.short}: {have} scales for {want} elements")
-    return block
+def _of_blocks(found: Operand, multiplier: Tensor, slot: Quantizer) -> Blocks:
+    block = int(getattr(slot.scale, "block", 0))
+    return Blocks(found.tensor, multiplier, found.limit, found.inside, block=block)
 
 
 def _broadcasts(scale: Tensor, shape: Sequence[int]) -> bool:
     return scale.dim() == 0 or (
         scale.dim() == len(shape)
-        and all(have in (1, want) for have, want in zip(scale.shape, shape, strict=True))
+        and all(have in (1, want) and have for have, want in zip(scale.shape, shape, strict=True))
     )
 
 
@@ -150,36 +168,35 @@ def store(found: Operand, slot: Quantizer | None, fit: Fit | None) -> list[Tenso
     codes, _, none, mask = plain.store(lined, slot, inside)
     if fit.scale_codes is None:
         return [codes, fit.scale.clone(), none, mask]
-    whole = fit.factor if fit.global_scale is None else fit.global_scale
-    return [codes, fit.scale_codes.clone(), none if whole is None else whole.clone(), mask]
+    times = fit.factor if fit.global_scale is None else fit.global_scale
+    return [codes, fit.scale_codes.clone(), none if times is None else times.clone(), mask]
 
 
 def restore(
     saved: list[Tensor],
-    slot: Quantizer | None,
-    raw: Tensor | None,
+    slot: Quantizer,
     shape: tuple[int, ...],
     like: torch.memory_format = torch.contiguous_format,
 ) -> Operand:
-    """The operand of `store`; `raw`: the tensor of a slot that keeps no codes. `like`: the layout
-    that the Gemm wants."""
-    blocks = slot is not None and raw is None and _keeps_scales(saved, shape)
-    if not blocks or slot is None:
-        found = plain.restore(saved, slot, raw, shape, False)
+    """The operand of `store`. `like`: the layout that the Gemm wants."""
+    if _keeps_scales(saved, shape):
+        none = torch.empty(0, dtype=torch.float32, device=saved[0].device)
+        found = plain.restore([saved[0], none, none, saved[3]], slot, None, shape, False)
+        scale = _scale(saved[1], saved[2], slot.scale) * (slot.format.unit or 1.0)
+        if _broadcasts(scale, shape):
+            found.multiplier = scale
+        else:
+            found = _of_blocks(found, scale, slot)
     else:
-        found = plain.restore(
-            [saved[0], *[_empty(saved[0])] * 2, saved[3]], slot, None, shape, False
-        )
-        scale = _scale(saved[1], saved[2], slot.scale)
-        found.multiplier = spread(scale, shape, slot.scale) * (slot.format.unit or 1.0)
+        found = plain.restore(saved, slot, None, shape, False)
     if like is torch.channels_last and len(shape) == 4:
         found.tensor = found.tensor.contiguous(memory_format=like)
     return found
 
 
-def keeps(slot: Quantizer | None) -> bool:
-    """Whether codes of a weight are kept (and not the weight read again)."""
-    return not rereads(slot)
+def restore_mask(mask: Tensor, shape: tuple[int, ...]) -> Tensor | None:
+    """1.0 where the clip let a number through, as `store` kept it; None where it kept nothing."""
+    return unpack_mask(mask, prod(shape)).view(shape) if mask.numel() else None
 
 
 def _keeps_scales(saved: list[Tensor], shape: tuple[int, ...]) -> bool:
@@ -187,20 +204,13 @@ def _keeps_scales(saved: list[Tensor], shape: tuple[int, ...]) -> bool:
     return scale.dtype is torch.uint8 or (scale.numel() > 0 and not _broadcasts(scale, shape))
 
 
-def _scale(codes: Tensor, whole: Tensor, config: Any) -> Tensor:
+def _scale(codes: Tensor, times: Tensor, config: Any) -> Tensor:
     """float32 scales of their stored form: fl(decoded code x the float32 scale or factor)."""
     if codes.dtype is not torch.uint8:
         return codes
-    scale = get_format(config.scale_format).decode(codes)
-    if not whole.numel():
+    scale = get_format(getattr(config, "scale_format", "fp8_e4m3")).decode(codes)
+    if not times.numel():
         return scale
-    outer = getattr(config, "outer", None)
-    if whole.dim() and outer is not None:
-        for dim, (have, want) in enumerate(zip(whole.shape, scale.shape, strict=True)):
-            if have != want:  # the last outer block may be shorter
-                whole = whole.repeat_interleave(outer // config.block, dim).narrow(dim, 0, want)
-    return whole * scale
-
-
-def _empty(like: Tensor) -> Tensor:
-    return torch.empty(0, dtype=torch.float32, device=like.device)
+    if times.dim() and times.shape != scale.shape:  # one number for each `outer` elements
+        return times_blocks(scale, times, config.outer // config.block)
+    return scale * times

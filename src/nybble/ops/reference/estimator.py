@@ -14,7 +14,6 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from nybble.ops.reference.composite_operand import spread
 from nybble.ops.reference.places import Place
 from nybble.ops.spec import DGE
 from nybble.quantizers import Quantizer
@@ -27,11 +26,8 @@ def weight_factor(weight: Tensor, slot: Quantizer | None, place: Place, config: 
     if slot is None:
         return torch.ones_like(weight)
     scale = slot.scale.along(place.contraction, place.free)
-    fit = scale.fit(weight, slot.format)
-    inv = fit.inv
-    if inv.dim() == weight.dim():
-        inv = spread(inv, weight.shape, scale)
-    return factor(weight * inv, levels_of(slot), config)
+    scaled = scale.fit(weight, slot.format).scaled(weight)
+    return factor(scaled.contiguous(), levels_of(slot), config)
 
 
 def levels_of(slot: Quantizer) -> Tensor:

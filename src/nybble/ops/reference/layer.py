@@ -186,7 +186,7 @@ def poisoned(dalpha: Tensor, multiplier: Tensor | None) -> Tensor:
     """
     if multiplier is None or not dalpha.numel():
         return dalpha
-    return dalpha + multiplier.reshape(-1) * 0.0
+    return dalpha + (multiplier * 0.0).sum()
 
 
 def clip_gradient(dx: Tensor, qx: Operand, slot: Quantizer | None) -> Tensor:

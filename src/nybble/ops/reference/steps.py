@@ -4,7 +4,8 @@
     StepGradient  dx_t = quantise(dz_t) qw (s_g s_w), zero where x was clipped; notes max|dz|
     FloatGradient the same with dz_t in float32: what a gradient scale is fitted to
 
-The scale of an input is fitted to its step, unless it is a learned clip. The same holds for
+The scale of an input is fitted to its step, unless it is a learned clip, and so are the quantiles
+beyond which outliers are split off. The same holds for
 gradients, but GradScale has one scale a sequence. Random bits are those of the element's place in
 the whole sequence.
 """
@@ -18,15 +19,15 @@ from nybble.ops.exactness import finish_
 from nybble.ops.geometry import Geometry
 from nybble.ops.recurrent import StepGemm
 from nybble.ops.reference import gemm as products
+from nybble.ops.reference.composite import decoded_weight as decoded_output_weight
 from nybble.ops.reference.composite import (
     from_rotated,
     grad_input_operands,
-    kept_slot,
+    input_of_steps,
     partner_of_steps,
 )
 from nybble.ops.reference.composite import keep as keep_composite
-from nybble.ops.reference.composite_operand import Streams, quantize
-from nybble.ops.reference.composite_operand import restore as restore_composite
+from nybble.ops.reference.composite_operand import Streams, quantize, values
 from nybble.ops.reference.gradient import quantize_gradient
 from nybble.ops.reference.layer import clip_gradient, keep
 from nybble.ops.reference.operand import (
@@ -40,6 +41,7 @@ from nybble.ops.reference.operand import (
     restore,
     round_operand,
 )
+from nybble.ops.reference.outliers import keep_outliers, multiply_outliers, split_outliers
 from nybble.ops.reference.places import places
 from nybble.ops.spec import Slot
 from nybble.quantizers import PACT, StatefulScale, Stochastic, random24
@@ -69,6 +71,7 @@ class StepOutput:
         if spec.composite:
             streams, place = Streams(draw, WEIGHT), places(LINEAR, "output")[1]
             self.composite = quantize(weight, spec.output_weight, place, streams, want_inside=save)
+            self.streams = Streams(draw, INPUT, total=rows)
             self.facing = self.composite[0].facing(0, 1, 2)
             self.fit = self.random = None
             return
@@ -82,10 +85,11 @@ class StepOutput:
     def __call__(self, x: Tensor, row: int) -> Tensor:
         slot = self.gemm.spec.output_input
         random = _part(self.random, row, x)
+        outer: Tensor | None = None
         if self.gemm.spec.composite:
-            part = slice(row, row + x.shape[0])
-            streams = Streams(self.gemm.draw, INPUT, part, self.rows)
-            qx, _ = quantize(x, slot, places(LINEAR, "output")[0], streams, self.alpha)
+            streams = self.streams.step(row, x.shape[0])
+            inner, outer = split_outliers(x, self.gemm.spec.outliers)
+            qx, _ = quantize(inner, slot, places(LINEAR, "output")[0], streams, self.alpha)
         elif self.fit is not None and slot is not None:
             y = self.fit.scaled(x)
             qx = round_operand(y, slot.format, slot, random, self.fit, propagate=True)
@@ -105,17 +109,22 @@ class StepOutput:
             accumulate=self.accumulate,
             accumulator=self.gemm.spec.accumulator,
         )
-        return finish_(acc, mx, mw, self.bias)
+        y = finish_(acc, mx, mw, self.bias)
+        if outer is not None:
+            qw, spec = self.composite[0], self.gemm.spec
+            weight = decoded_output_weight(qw, spec, LINEAR, self.gemm.draw)
+            y += multiply_outliers(outer, weight, LINEAR)
+        return y
 
     def kept(self, x: Tensor) -> list[Tensor]:
         """What backward needs, as `layer_forward` keeps it; `x`: the rows of all steps."""
         spec, draw = self.gemm.spec, self.gemm.draw
         if spec.composite:
-            place = places(LINEAR, "output")[0]
-            found = quantize(
-                x, spec.output_input, place, Streams(draw, INPUT), self.alpha, want_inside=True
-            )
-            return keep_composite(x, self.weight, found, self.composite, spec, LINEAR, draw)
+            place, streams = places(LINEAR, "output")[0], Streams(draw, INPUT)
+            inner, outer = split_outliers(x, spec.outliers)
+            found = quantize(inner, spec.output_input, place, streams, self.alpha, want_inside=True)
+            kept = keep_composite(inner, self.weight, found, self.composite, spec, LINEAR, draw)
+            return kept + keep_outliers(outer, spec.outliers)
         qx = quantize_operand(x, spec.output_input, draw, INPUT, self.alpha, want_inside=True)
         return keep(x, self.weight, qx, self.qw, self.alpha, spec, draw)
 
@@ -145,17 +154,23 @@ class StepGradient:
         if kept[3].numel():
             self.qx = decoded_input(kept, x, self.shape, gemm)
         slot_g = spec.grad_input_grad
-        self.random = _random(slot_g, gemm, GRAD_INPUT_GRAD, (rows, weight.shape[0]), weight)
+        self.by_itself = spec.composite and not (
+            slot_g is not None and isinstance(slot_g.scale, StatefulScale)
+        )
+        self.streams = Streams(gemm.draw, GRAD_INPUT_GRAD, total=rows)
+        self.random = (
+            None
+            if self.by_itself
+            else _random(slot_g, gemm, GRAD_INPUT_GRAD, (rows, weight.shape[0]), weight)
+        )
         self.dalpha: Tensor | None = None
         self.amax: Tensor | None = None
 
     def __call__(self, dz: Tensor, row: int) -> Tensor:
         spec = self.gemm.spec
         facing = self.facing
-        slot = spec.grad_input_grad
-        if spec.composite and slot is not None and not isinstance(slot.scale, StatefulScale):
-            here = slice(row, row + dz.shape[0])
-            streams = Streams(self.gemm.draw, GRAD_INPUT_GRAD, here, self.rows)
+        if self.by_itself:
+            streams = self.streams.step(row, dz.shape[0])
             g, bare = grad_input_operands(dz, spec, LINEAR, streams, self.qw)
             amax, facing = dz.new_empty(0), bare.facing(1, 1, 2)
         else:
@@ -206,7 +221,9 @@ class FloatGradient:
 
     def __init__(self, kept: list[Tensor], weight: Tensor, gemm: StepGemm) -> None:
         qw = decoded_weight(kept, weight, gemm)
-        self.weight = qw.tensor if qw.multiplier is None else qw.tensor * qw.multiplier
+        self.weight = values(qw)
+        if gemm.spec.composite:
+            self.weight = from_rotated(self.weight, gemm.spec, "grad_input_weight", gemm.draw)
         self.amax = weight.new_zeros(1)
 
     def __call__(self, dz: Tensor, row: int) -> Tensor:
@@ -230,7 +247,7 @@ def decoded_input(
     slot = gemm.spec.slot("grad_weight_input")
     raw = x if slot is None else None
     if gemm.spec.composite:
-        return restore_composite(kept[:4], kept_slot(gemm.spec, "grad_weight_input"), raw, shape)
+        return input_of_steps(kept, x, shape, gemm.spec, gemm.draw)
     return restore(kept[:4], slot, raw, shape, False)
 
 

@@ -100,13 +100,13 @@ def block_max(x: Tensor, axis: int, block: int) -> Tensor:
     """
     size = x.shape[axis]
     count = -(-size // block)
-    magnitude = x.abs().movedim(axis, -1)
+    if x.numel() == 0:
+        return x.new_zeros((*x.shape[:axis], count, *x.shape[axis + 1 :]))
     if count * block > size:
-        magnitude = torch.nn.functional.pad(magnitude, (0, count * block - size))
-    if magnitude.numel() == 0:
-        return magnitude.new_zeros((*magnitude.shape[:-1], count)).movedim(-1, axis)
-    blocks = magnitude.reshape(*magnitude.shape[:-1], count, block)
-    return blocks.amax(-1).movedim(-1, axis)
+        missing = (*x.shape[:axis], count * block - size, *x.shape[axis + 1 :])
+        x = torch.cat([x, x.new_zeros(missing)], axis)
+    blocks = x.unflatten(axis, (count, block))
+    return torch.maximum(blocks.amax(axis + 1), -blocks.amin(axis + 1))
 
 
 def tile_max(x: Tensor, block: int) -> Tensor:

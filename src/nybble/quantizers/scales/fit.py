@@ -25,7 +25,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from nybble.errors import UserError, suggest
+from nybble.errors import NybbleError, UserError, suggest
 from nybble.formats.rounding import Stochastic
 from nybble.quantizers.scales.arithmetic import Array, inverse_of, to_array, to_tensor
 
@@ -33,7 +33,14 @@ if TYPE_CHECKING:
     from nybble.formats import Format, Rounding
     from nybble.quantizers.transforms import Bits
 
-__all__ = ["Fit", "Granularity", "ScaleConfig", "scale_from_dict", "value_range"]
+__all__ = [
+    "Fit",
+    "Granularity",
+    "ScaleConfig",
+    "scale_from_dict",
+    "times_blocks",
+    "value_range",
+]
 
 Granularity = Literal["tensor", "channel", "row", "block", "tile"]
 
@@ -92,7 +99,7 @@ class Fit:
         >>> Fit.of(torch.tensor(0.5)).scaled(torch.tensor([1.0, -3.0]))
         tensor([ 2., -6.])
         """
-        y = x.detach().to(torch.float32) * self._spread(self.inv, x.shape)
+        y = self._times(x.detach().to(torch.float32), self.inv)
         return y if self.zero_point is None else y.add_(self.zero_point)
 
     def dequantize(self, values: Tensor) -> Tensor:
@@ -103,7 +110,7 @@ class Fit:
         """
         if self.zero_point is not None:
             values = values - self.zero_point
-        return values * self._spread(self.scale, values.shape)
+        return self._times(values, self.scale)
 
     def poisoned(self, statistic: Tensor) -> Fit:
         """This fit, with a NaN scale where `statistic` (a scalar tensor, such as max|x|) is not
@@ -124,16 +131,30 @@ class Fit:
     def _info(self) -> dict[str, Any]:
         return {field.name: getattr(self, field.name) for field in fields(self)}
 
-    def _spread(self, a: Tensor, shape: torch.Size) -> Tensor:
-        """`a` in a shape that broadcasts to x: only block scales need repeating."""
-        if self.blocks is None:
-            return a
-        axes = (0, 1) if self.granularity == "tile" else (self.axis or 0,)
-        if any(shape[axis] == 0 for axis in axes):
-            return a.new_ones(shape)
-        for axis in axes:
-            a = a.repeat_interleave(self.blocks, dim=axis).narrow(axis, 0, shape[axis])
-        return a
+    def _times(self, x: Tensor, a: Tensor) -> Tensor:
+        return x * a if self.blocks is None else times_blocks(x, a, self.blocks)
+
+
+def times_blocks(x: Tensor, scale: Tensor, block: int) -> Tensor:
+    """x times block scales: along the dimensions where `scale` has neither one number nor as many
+    as x, each of them is for `block` elements, the last one perhaps for fewer.
+
+    >>> times_blocks(torch.ones(1, 3), torch.tensor([[1.0, 2.0]]), 2)
+    tensor([[1., 1., 2.]])
+    """
+    shape = x.shape
+    dims = [d for d, (m, n) in enumerate(zip(scale.shape, shape, strict=True)) if m not in (1, n)]
+    if any(-(-shape[d] // block) != scale.shape[d] for d in dims):
+        raise NybbleError(f"{tuple(scale.shape)} scales of {block} for {tuple(shape)} elements")
+    for d in reversed(dims):
+        if shape[d] % block == 0:  # a view of x; else the scales are repeated
+            x, scale = x.unflatten(d, (shape[d] // block, block)), scale.unsqueeze(d + 1)
+        else:
+            repeated = scale.unsqueeze(d + 1).expand(
+                *scale.shape[: d + 1], block, *scale.shape[d + 1 :]
+            )
+            scale = repeated.flatten(d, d + 1).narrow(d, 0, shape[d])
+    return (x * scale).reshape(shape)
 
 
 class ScaleConfig(ABC):

@@ -49,7 +49,8 @@ def check_groups(name: str, granularity: str, axis: int | None) -> None:
 
 
 def along(scale: S, granularity: str, contraction: int, free: int | None) -> S:
-    """`ScaleConfig.along` of a scale with the fields `granularity` and `axis`.
+    """`ScaleConfig.along` of a scale with the fields `granularity` and `axis`. Tiles are those of a
+    weight, whose first two dimensions are a matrix; in a batch of products they are blocks.
 
     >>> from nybble.quantizers import AbsMax
     >>> [along(AbsMax(g), g, 1, free).short for g, free in (("free", 0), ("free", None))]
@@ -60,6 +61,8 @@ def along(scale: S, granularity: str, contraction: int, free: int | None) -> S:
     changes: dict[str, Any] = {}
     if granularity == "block":
         changes = {"axis": contraction}
+    elif granularity == "tile" and free is None:
+        changes = {"granularity": "block", "axis": contraction}
     elif granularity == "free" and free is None:
         changes = {"granularity": "row", "axis": contraction}
     elif granularity == "free":

@@ -1,0 +1,121 @@
+// The better of two scales for every row: quantizers/scales/best.py in the same float32 operations.
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+#include <limits>
+#include <vector>
+
+#include "core/dispatch.hpp"
+#include "core/parallel.hpp"
+#include "lines/lines.hpp"
+#include "quantize/fit.hpp"
+#include "quantize/sums.hpp"
+
+namespace nybble {
+namespace {
+
+constexpr float kLeast = 0x1p-126f;
+constexpr int kMostLevels = 40;
+constexpr int64_t kTask = 1 << 14; // elements of a task, about
+
+// A tree sum over rows of lanes that come one after the other: subtrees of equal size are added as
+// soon as both are there, the rest from the last to the first.
+class Tree {
+public:
+  Tree(const SumKernels& kernels, std::vector<float>& memory)
+      : kernels_(kernels), memory_(memory) {}
+
+  float* next() {
+    const size_t need = size_t(count_ + 1) * kLanes;
+    if (memory_.size() < need) memory_.resize(need);
+    return memory_.data() + count_ * kLanes;
+  }
+
+  // The row written to `next`, of which n lanes hold numbers.
+  void push(int64_t n) {
+    std::fill(next() + n, next() + kLanes, 0.0f);
+    sizes_[count_++] = 1;
+    while (count_ > 1 && sizes_[count_ - 1] == sizes_[count_ - 2])
+      merge();
+  }
+
+  float sum(int64_t n) {
+    while (count_ > 1)
+      merge();
+    if (n > 0) kernels_.fold(memory_.data(), n);
+    count_ = 0;
+    return n > 0 ? memory_[0] + 0.0f : 0.0f;
+  }
+
+private:
+  void merge() {
+    float* left = memory_.data() + (count_ - 2) * kLanes;
+    kernels_.add(left, left + kLanes, left);
+    sizes_[count_ - 2] += sizes_[count_ - 1];
+    --count_;
+  }
+
+  const SumKernels& kernels_;
+  std::vector<float>& memory_;
+  int64_t sizes_[kMostLevels];
+  int count_ = 0;
+};
+
+float number(uint32_t bits) {
+  if (bits > 0x7f800000u) return std::numeric_limits<float>::quiet_NaN();
+  float x;
+  std::memcpy(&x, &bits, 4);
+  return x;
+}
+
+struct Row {
+  const Kernels& set;
+  std::vector<float> memory[2];
+
+  void operator()(const float* x, int64_t n, const BestOfTwo& rule, float* scale, float* inv) {
+    Tree first(*set.sums, memory[0]), second(*set.sums, memory[1]);
+    uint32_t top = 0;
+    for (int64_t at = 0; at < n; at += kLanes) {
+      const int64_t count = std::min<int64_t>(kLanes, n - at);
+      top = std::max(top, set.lines->squares(x + at, count, first.next()));
+      first.push(count);
+    }
+    const float mean = first.sum(n) / float(n);
+    const float root = std::sqrt(mean) * rule.rms;
+    const float scales[2] = {scale_of(number(top), rule.top), mean == 0.0f    ? 1.0f
+                                                              : root < kLeast ? kLeast
+                                                                              : root};
+    const float inverses[2] = {1.0f / scales[0], 1.0f / scales[1]};
+    for (int64_t at = 0; at < n; at += kLanes) {
+      const int64_t count = std::min<int64_t>(kLanes, n - at);
+      float* out[2] = {first.next(), second.next()};
+      set.lines->errors(x + at, count, rule.levels, scales, inverses, out);
+      first.push(count);
+      second.push(count);
+    }
+    const float by_top = first.sum(n), by_rms = second.sum(n);
+    const int best = by_rms < by_top;
+    *scale = scales[best];
+    *inv = inverses[best];
+  }
+};
+
+} // namespace
+
+void best_of_two(const float* x, int64_t rows, int64_t n, const BestOfTwo& rule, float* scale,
+                 float* inv, int threads) {
+  if (n == 0) {
+    std::fill(scale, scale + rows, 1.0f);
+    std::fill(inv, inv + rows, 1.0f);
+    return;
+  }
+  const int64_t together = std::max<int64_t>(1, kTask / n);
+  parallel_for(threads, (rows + together - 1) / together, [&](int64_t item) {
+    Row row{active(), {}};
+    const int64_t last = std::min((item + 1) * together, rows);
+    for (int64_t r = item * together; r < last; ++r)
+      row(x + r * n, n, rule, scale + r, inv + r);
+  });
+}
+
+} // namespace nybble

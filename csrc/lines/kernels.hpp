@@ -1,0 +1,60 @@
+// Scales of their own for the lines of a matrix (rows, columns, images): the inner loops.
+//
+// A line's scale needs its maximum, or its moments and errors, before its codes; and what a Gemm's
+// contraction would not let out of the sum (the other operand's scale) is multiplied into the line
+// first, "folded". Every operation is one float32 rounding, in the order that is written here.
+#pragma once
+
+#include <cstdint>
+
+namespace nybble {
+
+// One number for a whole line (`each` null), or one for each element of it.
+struct Multiplier {
+  const float* each;
+  float one;
+};
+
+// Up to 8 rows of n floats (1, 2, 4 or 8), each row r with a number across[r]:
+//     row_tops[r] = max(row_tops[r], bits of |x[r][j] * along[j]|)
+//     column_tops[j] = max(column_tops[j], bits of |x[r][j] * across[r]|)
+//     sums[j] = tree over r of x[r][j] * across[r]: (0 + 1) + (2 + 3), ..
+// A NaN counts more than infinity. `along` may be null: ones. `sums` may be null.
+struct FoldedRows {
+  const float* row[8];
+  float across[8];
+  int count;
+  int64_t n;
+  const float* along;
+  uint32_t* row_top[8];
+  uint32_t* column_tops;
+  float* sums;
+};
+
+// Nearest levels of a table: rank = how many of the thresholds lie at or below y.
+struct LevelRule {
+  float thresholds[15], unused; // ascending; those that are not used are NaN
+  float levels[16];             // of a rank
+};
+
+struct LineKernels {
+  void (*folded)(const FoldedRows& rows);
+  // y[j] = (x[j] * a) * b
+  void (*scaled)(const float* x, int64_t n, Multiplier a, Multiplier b, float* y);
+  // out[c][j] = (x[j] - level(x[j] * inv[c]) * scale[c])^2, for both candidates c
+  void (*errors)(const float* x, int64_t n, const LevelRule& rule, const float* scale,
+                 const float* inv, float* const* out);
+  // out[j] = x[j] * x[j]; returns the bits of max|x|
+  uint32_t (*squares)(const float* x, int64_t n, float* out);
+  // sums[j] += values[j]
+  void (*add_values)(const int8_t* values, int64_t n, int16_t* sums);
+  // a[j] += b[j]
+  void (*add)(float* a, const float* b, int64_t n);
+  // out[j] += e * mu[j], both rounded
+  void (*add_product)(float* out, int64_t n, float e, const float* mu);
+};
+
+extern const LineKernels kLineGeneric;
+extern const LineKernels kLineAvx2;
+
+} // namespace nybble

@@ -1,0 +1,44 @@
+// Random bits in the order of memory.
+#include <algorithm>
+
+#include "core/dispatch.hpp"
+#include "core/parallel.hpp"
+#include "quantize/drivers.hpp"
+
+namespace nybble {
+namespace {
+
+constexpr int64_t kChunk = 1 << 15;  // elements of a task
+constexpr int64_t kStretch = 1 << 9; // pixels of a channel at a time
+
+} // namespace
+
+void draw(const RandomStream& stream, const Order& order, int64_t begin, int64_t end,
+          int32_t* out) {
+  const auto kernel = active().streams->random24;
+  const int64_t c = order.channels, p = order.pixels;
+  if (c == 1) return kernel(stream, begin, end - begin, out);
+  // Pixel after pixel in memory: of every channel, a run of the pixels that the range touches.
+  int32_t run[kStretch];
+  for (int64_t pixel = begin / c; pixel * c < end;) {
+    const int64_t image = pixel / p, first = pixel % p;
+    const int64_t last = std::min({(image + 1) * p, (end + c - 1) / c, pixel + kStretch});
+    for (int64_t channel = 0; channel < c; ++channel) {
+      kernel(stream, (image * c + channel) * p + first, last - pixel, run);
+      for (int64_t i = 0; i < last - pixel; ++i) {
+        const int64_t at = (pixel + i) * c + channel;
+        if (at >= begin && at < end) out[at - begin] = run[i];
+      }
+    }
+    pixel = last;
+  }
+}
+
+void random24(const RandomStream& stream, int64_t n, int32_t* out, int threads) {
+  const auto kernel = active().streams->random24;
+  parallel_for(threads, (n + kChunk - 1) / kChunk, [&](int64_t i) {
+    kernel(stream, i * kChunk, std::min(kChunk, n - i * kChunk), out + i * kChunk);
+  });
+}
+
+} // namespace nybble
