@@ -19,7 +19,7 @@ void raise(uint32_t& top, float x) {
 
 void folded(const FoldedRows& p) {
   for (int64_t j = 0; j < p.n; ++j) {
-    float z[8];
+    float z[8] = {};
     for (int r = 0; r < p.count; ++r) {
       const float x = p.row[r][j];
       raise(*p.row_top[r], p.along == nullptr ? x : x * p.along[j]);

@@ -198,6 +198,13 @@ void bind_quantize(nb::module_& m) {
     nb::gil_scoped_release release;
     random24(stream, n, to, threads);
   });
+  // As a signed number of 64 bits.
+  m.def("fingerprint", [](uintptr_t x, size_t x_bytes, int64_t n, int threads) {
+    check_size(n, "fingerprint");
+    const auto* from = checked_array<const float>(x, x_bytes, n, "fingerprint x");
+    nb::gil_scoped_release release;
+    return int64_t(fingerprint(from, n, threads));
+  });
   m.def("relayout", [](uintptr_t codes, size_t codes_bytes, int64_t n, int64_t rows,
                        int64_t columns, uintptr_t out, size_t out_bytes, int threads) {
     const int64_t all = checked_product(n, checked_product(rows, columns, "relayout"), "relayout");

@@ -1,5 +1,6 @@
-// Random bits in the order of memory.
+// Random bits in the order of memory, and the mark by which an input is known again.
 #include <algorithm>
+#include <atomic>
 
 #include "core/dispatch.hpp"
 #include "core/parallel.hpp"
@@ -39,6 +40,16 @@ void random24(const RandomStream& stream, int64_t n, int32_t* out, int threads) 
   parallel_for(threads, (n + kChunk - 1) / kChunk, [&](int64_t i) {
     kernel(stream, i * kChunk, std::min(kChunk, n - i * kChunk), out + i * kChunk);
   });
+}
+
+uint64_t fingerprint(const float* x, int64_t n, int threads) {
+  const auto kernel = active().streams->fingerprint;
+  const auto* bits = reinterpret_cast<const uint32_t*>(x);
+  std::atomic<uint64_t> sum{0};
+  parallel_for(threads, (n + kChunk - 1) / kChunk, [&](int64_t i) {
+    sum += kernel(bits + i * kChunk, i * kChunk, std::min(kChunk, n - i * kChunk));
+  });
+  return sum;
 }
 
 } // namespace nybble

@@ -48,6 +48,8 @@ Packed pack_stochastic(const Target& target, const Factors& factors, const Stoch
 void absmax(const void* x, bool bf16, int64_t rows, int64_t run, uint32_t* out, int threads);
 
 void random24(const RandomStream& stream, int64_t n, int32_t* out, int threads);
+// What nn/calls.py knows an input by: see streams.hpp.
+uint64_t fingerprint(const float* x, int64_t n, int threads);
 // The random bits of elements [begin, end) of memory, which lies in `order`.
 void draw(const RandomStream& stream, const Order& order, int64_t begin, int64_t end, int32_t* out);
 

@@ -120,6 +120,28 @@ void random24(const RandomStream& s, int64_t start, int64_t n, int32_t* out) {
   }
 }
 
+// vpmuldq multiplies the lower halves of 64-bit lanes, signed: weights up to 2^31 fit.
+uint64_t fingerprint(const uint32_t* x, int64_t start, int64_t n) {
+  constexpr int64_t kMost = int64_t(1) << 30;
+  if (start + n > kMost) return fingerprint_generic(x, start, n);
+  __m256i even = _mm256_set1_epi64x(2 * start + 1);
+  even = _mm256_add_epi64(even, _mm256_setr_epi64x(0, 4, 8, 12));
+  __m256i odd = _mm256_add_epi64(even, _mm256_set1_epi64x(2));
+  const __m256i step = _mm256_set1_epi64x(16);
+  __m256i sums[2] = {_mm256_setzero_si256(), _mm256_setzero_si256()};
+  int64_t at = 0;
+  for (; at + 8 <= n; at += 8) {
+    const __m256i v = load8(x + at);
+    sums[0] = _mm256_add_epi64(sums[0], _mm256_mul_epi32(v, even));
+    sums[1] = _mm256_add_epi64(sums[1], _mm256_mul_epi32(_mm256_srli_epi64(v, 32), odd));
+    even = _mm256_add_epi64(even, step), odd = _mm256_add_epi64(odd, step);
+  }
+  alignas(32) uint64_t lanes[4];
+  _mm256_store_si256(reinterpret_cast<__m256i*>(lanes), _mm256_add_epi64(sums[0], sums[1]));
+  return lanes[0] + lanes[1] + lanes[2] + lanes[3] +
+         fingerprint_generic(x + at, start + at, n - at);
+}
+
 void transpose16(const uint8_t* in, int64_t in_stride, uint8_t* out, int64_t out_stride) {
   __m128i a[16], b[16];
   for (int i = 0; i < 16; ++i)
@@ -150,6 +172,6 @@ void pack4(const uint8_t* bytes, int64_t n, uint8_t* codes) {
 
 } // namespace
 
-const StreamKernels kStreamAvx2 = {absmax, random24, transpose16, pack4};
+const StreamKernels kStreamAvx2 = {absmax, random24, fingerprint, transpose16, pack4};
 
 } // namespace nybble

@@ -46,6 +46,13 @@ void pack4(const uint8_t* bytes, int64_t n, uint8_t* codes) {
 
 } // namespace
 
-const StreamKernels kStreamGeneric = {absmax, random24, transpose16, pack4};
+uint64_t fingerprint_generic(const uint32_t* x, int64_t start, int64_t n) {
+  uint64_t sum = 0;
+  for (int64_t i = 0; i < n; ++i)
+    sum += uint64_t(int64_t(int32_t(x[i]))) * uint64_t(2 * (start + i) + 1);
+  return sum;
+}
+
+const StreamKernels kStreamGeneric = {absmax, random24, fingerprint_generic, transpose16, pack4};
 
 } // namespace nybble

@@ -106,7 +106,7 @@ class Oracle:
                 scale = replace(scale, granularity="row", axis=axis)
             elif scale.granularity == "free":
                 scale = replace(scale, granularity="channel", axis=free)
-        key = RandomKey(operand=number + 24 * sample, **self.key)
+        key = RandomKey(operand=number + 4096 * sample, **self.key)
         return nybble.quantize(t, replace(slot, scale=scale, transform=None), key=key)
 
     def values(self, t: Tensor, name: str, sample: int = 0) -> Tensor:

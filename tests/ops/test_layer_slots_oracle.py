@@ -20,7 +20,7 @@ import torch
 import nybble  # noqa: F401  defines the operators
 from nybble.formats.oracle import decode, encode
 from nybble.nn.function import LayerCall
-from nybble.nn.state import signed_input
+from nybble.nn.inputs import signed_input
 from nybble.ops.geometry import Geometry
 from nybble.ops.reference.operand import GRAD_INPUT_GRAD, GRAD_WEIGHT_GRAD
 from nybble.quantizers import PACT, SAWB, GradScale, MinMax, Quantizer, RandomKey, Stochastic

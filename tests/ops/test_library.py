@@ -8,7 +8,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 import nybble
 from nybble.nn.function import LayerCall
-from nybble.nn.state import signed_input
+from nybble.nn.inputs import signed_input
 from nybble.ops.geometry import Geometry
 from nybble.quantizers import AbsMax, MinMax, Quantizer
 from nybble.recipes import get_recipe

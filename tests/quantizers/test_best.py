@@ -121,7 +121,11 @@ def test_zero_constant_empty_and_what_is_not_finite() -> None:
     for shape in ((4, 32), (1, 1), (3, 0), (0, 3), (0, 0)):
         fit = BestOfTwo("row").fit(torch.zeros(shape), W20)
         assert fit.scale.shape == (shape[0], 1)
-        assert bool((fit.scale == 1).all())
+        assert bool((fit.scale == (2.0**-126 if shape[1] else 1.0)).all())
+        zeros = quantize(torch.zeros(shape), Quantizer(W20, BestOfTwo())).dequantize()
+        assert bool((zeros.abs() < 1e-36).all())  # W20 has no zero; a scale of 1 would give ones
+        plain = BestOfTwo("row").fit(torch.zeros(shape), get_format("int4_sym"))
+        assert bool((plain.scale == 1).all())
     x = torch.ones(3, 8)
     assert torch.equal(quantize(x * 5, Quantizer(W20, BestOfTwo())).dequantize(), x * 5)
     for bad in (math.nan, math.inf, -math.inf):

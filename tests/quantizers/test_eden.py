@@ -127,6 +127,8 @@ def test_what_is_not_finite_makes_its_group_nan() -> None:
         assert bool(y[1].isnan().all())
         assert bool(y[[0, 2]].isfinite().all())
         assert bool(quantize(x, Quantizer(E2M1, Eden()), key=KEY).dequantize().isnan().all())
+    zeros = quantize(torch.zeros(2, 8), Quantizer(W20, RowLeastSquares())).dequantize()
+    assert bool((zeros.abs() < 1e-36).all())  # W20 has no zero; a scale of 1 would give ones
     for shape in ((3, 0), (0, 3), (0, 0)):
         assert quantize(torch.zeros(shape), Quantizer(W20, RowLeastSquares())).shape == shape
         assert quantize(torch.zeros(shape), Quantizer(E2M1, Eden()), key=KEY).shape == shape

@@ -15,6 +15,7 @@ from torch import nn
 
 import nybble
 from nybble.errors import UserError
+from nybble.ops.spec import SLOTS
 from nybble.recipes import RECIPES, Recipe, get_recipe
 from nybble.recipes.tail import Tail, Watch
 from nybble.training.checkpoint import load_checkpoint
@@ -213,3 +214,52 @@ def test_gradient_to_noise_is_the_ratio_of_the_norms() -> None:
     )
     assert ratio == pytest.approx(math.sqrt(signal / noise), rel=1e-6)
     assert 0.5 < ratio < 50
+
+
+NARROW = [name for name in RECIPES if get_recipe(name).spec.quantizes]
+
+
+@pytest.mark.parametrize("wide", ["fp16", "fp32", "bf16"])
+@pytest.mark.parametrize("slots", [Tail(0.1).slots, ("output_input",), SLOTS, SLOTS[2:5]], ids=len)
+@pytest.mark.parametrize("name", NARROW)
+def test_every_recipe_can_have_a_tail(name: str, slots: tuple[str, ...], wide: Any) -> None:
+    """Whatever it does to its Gemms: a step in the tail has gradients, and no slot is narrower."""
+    recipe = replace(get_recipe(name), tail=Tail(0.1, slots=slots, format=wide))
+    net = model(recipe)
+    first = {n: layer.nybble_spec for n, layer in nybble.quantized_layers(net)}
+    if all(layer.nybble_tail is None for _, layer in nybble.quantized_layers(net)):
+        spec = recipe.spec
+        assert wide != "fp32" and all(spec.slot(slot).format.bits == 16 for slot in slots)
+        return
+    nybble.start_tail(net)
+    (net(torch.randn(8, 6)).square().sum() * 1024).backward()
+    for layer_name, layer in nybble.quantized_layers(net):
+        assert layer.weight.grad.isfinite().all() and layer.weight.grad.any()
+        for slot_name in SLOTS:
+            old, new = first[layer_name].slot(slot_name), layer.nybble_spec.slot(slot_name)
+            if getattr(first[layer_name], slot_name) == "same":
+                forward = {"grad_input_weight": "output_weight"}.get(slot_name, "output_input")
+                assert new == layer.nybble_spec.slot(forward)
+            elif slot_name in slots:
+                assert new is None if wide == "fp32" else new is None or new.format.bits >= 16
+            else:
+                same = None if old is None else replace(old, transform=None)
+                assert (None if new is None else replace(new, transform=None)) == same
+
+
+@pytest.mark.parametrize("name", NARROW)
+def test_every_recipe_can_be_watched(name: str) -> None:
+    net = model(name)
+    x = torch.randn(32, 6)
+    before = [(buffer, buffer.clone()) for buffer in net.buffers()]
+    specs = [layer.nybble_spec for _, layer in nybble.quantized_layers(net)]
+    torch.manual_seed(0)
+    (net(x).square().sum() * 1024).backward()
+    for p in net.parameters():
+        if p.grad is not None:
+            p.grad /= 1024
+    state = {key: value.clone() for key, value in net.state_dict().items()}
+    ratio = gradient_to_noise(net, before, lambda: net(x).square().sum(), 1024.0)
+    assert 1.0 < ratio < 1e6
+    assert specs == [layer.nybble_spec for _, layer in nybble.quantized_layers(net)]
+    assert all(torch.equal(value, state[key]) for key, value in net.state_dict().items())

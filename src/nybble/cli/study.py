@@ -15,6 +15,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from nybble.cli.shared.study_progress import Reporter
+from nybble.cli.study_depth import depth
+from nybble.cli.study_page import page
 from nybble.errors import UserError
 from nybble.studies.ready import STUDIES, get_study
 
@@ -123,6 +125,10 @@ def _ready(name: str) -> Callable[..., None]:
 
 for _name in STUDIES:
     command.command(_name, short_help=STUDIES[_name].title)(_ready(_name))
+
+
+command.command("depth")(depth)
+command.command("page")(page)
 
 
 @command.command("run")

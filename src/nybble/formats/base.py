@@ -18,8 +18,10 @@ Conventions shared by all formats:
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, wraps
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -251,13 +253,28 @@ def step_up(p: Tensor, u: Tensor) -> Tensor:
     return p.sub_(u).clamp_(0.0, 1.0).ceil_()
 
 
-@lru_cache(maxsize=512)
+def kept_table(
+    make: Callable[[Any, torch.device], Tensor],
+) -> Callable[[Any, torch.device], Tensor]:
+    """`make(format, device)`, cached; but new under a mode that watches operators: fake tensors,
+    which torch traces with, meet no real one."""
+    known = lru_cache(maxsize=512)(make)
+
+    @wraps(make)
+    def table(fmt: Any, device: torch.device) -> Tensor:
+        watched = torch._C._len_torch_dispatch_stack() > 0
+        return (make if watched else known)(fmt, device)
+
+    return table
+
+
+@kept_table
 def value_table(fmt: Format, device: torch.device) -> Tensor:
     """Return the cached float32 tensor of a format's values; do not modify it."""
     return torch.tensor(fmt.values(), dtype=torch.float32, device=device)
 
 
-@lru_cache(maxsize=512)
+@kept_table
 def integer_table(fmt: Format, device: torch.device) -> Tensor:
     """Return the cached float32 tensor of a format's integers; do not modify it."""
     return torch.tensor(fmt.integer_values(), dtype=torch.float32, device=device)

@@ -28,7 +28,15 @@ import torch
 from torch import Tensor
 
 from nybble.errors import UserError
-from nybble.formats.base import Format, Special, as_float32, unit_random, value_table
+from nybble.formats.base import (
+    Format,
+    Special,
+    as_float32,
+    kept_table,
+    step_up,
+    unit_random,
+    value_table,
+)
 from nybble.formats.exact import number
 from nybble.formats.hash_once import hash_once
 from nybble.formats.magnitude import stochastic_magnitude, with_sign
@@ -176,9 +184,11 @@ class Minifloat(Format):
         tensor([ 0.,  1.,  2., -6.])
         """
         chosen = self._rounding(rounding, (Nearest, Stochastic))
-        if isinstance(chosen, Stochastic):
-            return self.decode(self.encode(x, chosen, random))
-        return self._nearest(as_float32(x))
+        x = as_float32(x)
+        if not isinstance(chosen, Stochastic):
+            return self._nearest(x)
+        u = unit_random(chosen, random, x)
+        return self._step(x, u) if self._plain else self.decode(self._stochastic(x, u))
 
     def encode(
         self, x: Tensor, rounding: Rounding | None = None, random: Tensor | None = None
@@ -210,6 +220,13 @@ class Minifloat(Format):
         """
         result = self.round(x, rounding, random).div_(self.require_unit())
         return result if out is None else out.copy_(result)
+
+    def integers_to_codes(self, ints: Tensor) -> Tensor:
+        """As `Format.integers_to_codes`, of integers that the format has."""
+        if self.bits > 4 or self.max_integer is None:
+            return self._codes_of_values(ints * self.require_unit())
+        index = (ints + self.max_integer).to(torch.int32)
+        return _code_table(self, ints.device).index_select(0, index.reshape(-1)).view(ints.shape)
 
     def _nearest(self, x: Tensor) -> Tensor:
         """Round float32 to the nearest value, ties to the even mantissa, -0 to +0."""
@@ -258,6 +275,24 @@ class Minifloat(Format):
         shift = s.view(dtype)
         return y.add(shift).sub_(shift).to(torch.float32)  # +0 where x was -0
 
+    @property
+    def _plain(self) -> bool:
+        """Whether every code is a number and float32 arithmetic finds its neighbours exactly."""
+        return self.specials == "none" and self.subnormals and self._arithmetic[0] == 23
+
+    def _step(self, x: Tensor, u: Tensor) -> Tensor:
+        """The value at or below |x|, or where u < p the next one above, with the sign of x: what
+        `stochastic_magnitude` finds in a table. Quotients by the step, a power of two, are exact.
+        """
+        magnitude = x.abs().nan_to_num_(0.0, self.max_value).clamp_(max=self.max_value)
+        step = magnitude.view(torch.int32).bitwise_and(255 << 23)
+        step.clamp_(min=(127 + self.least_exponent) << 23).sub_(self.mantissa << 23)
+        width = step.view(torch.float32)
+        steps = magnitude.div_(width)
+        below = steps.floor()
+        up = step_up(steps.sub_(below), u)
+        return below.add_(up).mul_(width).copysign_(x).add_(0.0)  # +0 where x was -0
+
     def _overflow(self, y: Tensor) -> Tensor:
         beyond = y.abs() > self.max_value
         if self.overflow == "nan":
@@ -285,6 +320,8 @@ class Minifloat(Format):
         return signed.to(self.code_dtype)
 
     def _stochastic(self, x: Tensor, u: Tensor) -> Tensor:
+        if self._plain:
+            return self._codes_of_values(self._step(x, u))
         levels = value_table(self, x.device)[: self.finite]
         m = stochastic_magnitude(levels, x.abs().nan_to_num_(0.0, self.max_value), u)
         if self.overflow == "infinity":
@@ -294,3 +331,11 @@ class Minifloat(Format):
             bad = x.isnan() | x.isinf() if self.overflow == "nan" else x.isnan()
             codes.masked_fill_(bad, self.nan_code)
         return codes.to(self.code_dtype)
+
+
+@kept_table
+def _code_table(fmt: Minifloat, device: torch.device) -> Tensor:
+    """Codes of the integers from the least to the largest; of those between two values, any."""
+    top = fmt.max_integer or 0
+    integers = torch.arange(-top, top + 1, dtype=torch.float32, device=device)
+    return fmt._codes_of_values(integers * fmt.require_unit())

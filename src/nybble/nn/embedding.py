@@ -61,8 +61,13 @@ class Embedding(QuantizedLayer, nn.Embedding):
                     f"{name}: an Embedding with {option}=True cannot be converted; leave it in"
                     f" float32 with rules={{{name!r}: None}}, or make it without {option}"
                 )
-        spec = LayerSpec(output_weight=spec.output_weight, grad_weight_grad=spec.grad_weight_grad)
-        super().attach_(replace(spec, grad_input_weight=None), **rest)
+        # A transform belongs to both operands of a Gemm, and a look-up is none.
+        table, gradient = (
+            None if slot is None else replace(slot, transform=None)
+            for slot in (spec.output_weight, spec.grad_weight_grad)
+        )
+        spec = LayerSpec(output_weight=table, grad_weight_grad=gradient, grad_input_weight=None)
+        super().attach_(spec, **rest)
 
     def forward(self, input: Tensor) -> Tensor:
         """Indices of any shape to [..., embedding_dim]."""

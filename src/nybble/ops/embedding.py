@@ -3,8 +3,8 @@
     forward    q = quantise(table);  y_i = q[index_i] m               m = fl(scale unit)
     backward   g = quantise(dy);  dtable_v = float32(sum of g_i where index_i = v) m_g
 
-The slots are `output_weight` and `grad_weight_grad`, with scales and transforms along the dimensions
-of a linear layer's; nothing else of a spec is used. Rows are turned back. The sums are
+The slots are `output_weight` and `grad_weight_grad`, with scales along the dimensions of a linear
+layer's; nothing else of a spec is used, and no transform, since a look-up is no Gemm. The sums are
 exact integers in both modes of accumulation; where the gradient has no integers (8 bits and wider,
 float32) they are float32 sums in ascending order of i. Gradients at the padding index are left out,
 also of GradScale's statistic. The backends differ in who quantises; the bits are the same.
@@ -22,7 +22,6 @@ from nybble.ops.native.operand import quantize_kept
 from nybble.ops.native.plan import is_code_slot
 from nybble.ops.reference import composite_operand as composite
 from nybble.ops.reference import gradient as reference_gradient
-from nybble.ops.reference.composite import decoded_weight
 from nybble.ops.reference.operand import (
     GRAD_WEIGHT_GRAD,
     WEIGHT,
@@ -56,7 +55,7 @@ def embedding_forward(
         )
         if operand.inside is not None:
             mask = pack_mask(operand.inside)
-        found, scale = decoded_weight(operand, spec, _LINEAR, draw)[rows], weight.new_empty(0)
+        found, scale = composite.values(operand)[rows], weight.new_empty(0)
     elif native and slot is not None and is_code_slot(slot):
         kept = quantize_kept(weight, slot, draw, WEIGHT, None, want_inside=save)
         codes = unpack_codes(kept[0], weight.numel(), slot.format.bits).view(weight.shape)[rows]
@@ -95,10 +94,8 @@ def embedding_backward(
     if spec.composite and spec.grad_scale is None:
         streams = composite.Streams(draw, GRAD_WEIGHT_GRAD)
         found, _ = composite.quantize(flat, slot, _GRADIENT, streams)
-        transform = None if slot is None else slot.transform
-        if transform is not None or isinstance(found, composite.Blocks):
-            turned = composite.values(found)
-            found = Operand(composite.turn(turned, transform, _GRADIENT, draw, back=True))
+        if isinstance(found, composite.Blocks):
+            found = Operand(composite.values(found))
         amax, scale = grad.new_empty(0), grad.new_empty(0)
     else:
         backend = native_gradient if native else reference_gradient

@@ -57,9 +57,16 @@ def squared_error(numbers: Block, format: Format, fit: OracleFit) -> float:
     return tree_sum([mul(d, d) for d in errors(numbers, format, fit)])
 
 
+def largest(numbers: Block, format: Format) -> OracleFit:
+    """AbsMax over one group, except that zeros stay (almost) zeros on a format without a zero."""
+    if any(numbers) or 0.0 in format.values():
+        return absmax(numbers, format.max_value)
+    return OracleFit(2.0**-126, 2.0**126) if numbers else OracleFit(1.0, 1.0)
+
+
 def best_of_two(numbers: Block, format: Format, unit: float) -> OracleFit:
     """BestOfTwo over one group."""
-    top = absmax(numbers, format.max_value)
+    top = largest(numbers, format)
     size = sqrt(mean_square(numbers))
     scale = 1.0 if size == 0 else mul(f32(unit), size)
     other = OracleFit(scale, div(1.0, scale))
@@ -144,7 +151,7 @@ def row_least_squares(numbers: Block, format: Format, unit: float) -> OracleFit:
     """RowLeastSquares over one group."""
     m2 = mean_square(numbers)
     if not 0 < m2 < float("inf"):
-        return absmax(numbers, format.max_value)
+        return largest(numbers, format)
     scale = mul(f32(unit), sqrt(m2))
     fit = OracleFit(scale, div(1.0, scale))
     _, back = quantize(numbers, format, fit)

@@ -28,6 +28,7 @@ import math
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
+from functools import lru_cache
 from typing import Any, Literal
 
 import torch
@@ -120,7 +121,7 @@ class Hadamard:
             raise UserError(f"hadamard: {error}") from None
 
     def apply(self, x: Tensor, axis: int, bits: Bits | None = None, groups: int = 1) -> Tensor:
-        """x R along `axis`: float32, the shape of x. `bits`: for random signs."""
+        """x R along `axis`: float32, the shape of x, no gradient. `bits`: for random signs."""
         return self._turn(x, axis, bits, groups, back=False)
 
     def inverse(self, x: Tensor, axis: int, bits: Bits | None = None, groups: int = 1) -> Tensor:
@@ -146,32 +147,34 @@ class Hadamard:
         if size * groups != x.shape[axis]:
             raise UserError(f"Hadamard: {groups} groups do not divide {x.shape[axis]} elements")
         signs = self.sign_vector(size, bits, x.device)
-        if size == 0 or x.numel() == 0:
-            return x.clone()
-        # [size, everything else]: the butterflies then read and write whole rows.
-        lines = x.movedim(axis, 0).unflatten(0, (groups, size)).movedim(0, 1)
-        turned = lines.reshape(size, -1).to(torch.float32)
-        if turned.data_ptr() == x.data_ptr():
-            turned = turned.clone()
-        if signs is not None and not back:
-            turned = turned * signs.unsqueeze(1)
-        start = 0
+        x = x.detach().to(torch.float32)
+        turned = torch.empty(x.shape, dtype=torch.float32, device=x.device)
+        lines, results = (t.unflatten(axis, (groups, size)) for t in (x, turned))
+        start, axis = 0, axis + 1
         for block, count in _blocks(size, self.block):
-            part = slice(start, start + block * count)
-            turned[part] = self._rotate(turned[part], block, count)
+            cut, place = ((block, count), 0) if self.order == "strided" else ((count, block), 1)
+            given, found = (
+                # [block, everything else]: the butterflies then read and write whole rows.
+                t.narrow(axis, start, block * count).unflatten(axis, cut).movedim(axis + place, 0)
+                for t in (lines, results)
+            )
+            factor: Tensor | None = None
+            if signs is not None:
+                part = signs[start : start + block * count].view(cut)
+                part = part if self.order == "strided" else part.t()
+                factor = part.reshape(block, *[1] * axis, count, *[1] * (lines.dim() - axis - 1))
             start += block * count
-        if signs is not None and back:
-            turned = turned * signs.unsqueeze(1)
-        found: Tensor = turned.view(lines.shape).movedim(0, 1).flatten(0, 1)
-        return found.movedim(0, axis).contiguous()
-
-    def _rotate(self, part: Tensor, block: int, count: int) -> Tensor:
-        strided = self.order == "strided"
-        shape = (block, count, -1) if strided else (count, block, -1)
-        lines = part.view(shape) if strided else part.view(shape).transpose(0, 1)
-        found = fwht(lines.reshape(block, -1))
-        found = found.view(block, count, -1)
-        return (found if strided else found.transpose(0, 1)).reshape(part.shape)
+            work = torch.empty(given.shape, dtype=torch.float32, device=x.device)
+            if factor is None or back:
+                work.copy_(given)
+            else:
+                torch.mul(given, factor, out=work)
+            work = _butterflies(work.view(block, -1)).view(given.shape)
+            if factor is None or not back:
+                torch.mul(work, _root(block), out=found)
+            else:
+                torch.mul(work, factor * _root(block), out=found)
+        return turned
 
 
 def _blocks(size: int, block: int) -> list[tuple[int, int]]:
@@ -195,19 +198,24 @@ def fwht(x: Tensor) -> Tensor:
     >>> fwht(torch.tensor([[1.0], [0.0]])).flatten()
     tensor([0.7071, 0.7071])
     """
-    block = x.shape[0]
-    width = 1
+    return _butterflies(x) * _root(x.shape[0])
+
+
+def _butterflies(x: Tensor) -> Tensor:
+    """H_b x."""
+    block, width = x.shape[0], 1
     while width < block:
-        pairs = x.reshape(block // (2 * width), 2, width, -1)
+        pairs = x.reshape(block // (2 * width), 2, width, x.shape[1])
         u, v = pairs[:, 0], pairs[:, 1]
         found = torch.empty_like(pairs)
         torch.add(u, v, out=found[:, 0])
         torch.sub(u, v, out=found[:, 1])
-        x = found.view(block, -1)
+        x = found.view(x.shape)
         width *= 2
-    return x if block == 1 else x * _root(block)
+    return x
 
 
+@lru_cache(maxsize=32)
 def _root(block: int) -> float:
     """1 / sqrt(block), as float32."""
     return float(torch.tensor(1.0 / math.sqrt(block), dtype=torch.float32))

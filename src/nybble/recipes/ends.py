@@ -7,8 +7,8 @@ first_last=fp16     FP16 first and last layer: IBM's convention, what `sun2020` 
 from __future__ import annotations
 
 from nybble.ops.spec import LayerSpec
-from nybble.recipes.parts import uniform_spec
-from nybble.recipes.recipe import OPTIONAL, Rule, Switch
+from nybble.recipes.parts import optional_rules, uniform_spec
+from nybble.recipes.recipe import Rule, Switch
 
 __all__ = ["EMBEDDING", "FIRST_LAST", "common_rules"]
 
@@ -30,7 +30,7 @@ EMBEDDING = tuple(
 
 def common_rules(settings: dict[str, str], spec: LayerSpec) -> list[Rule]:
     """The rules of `FIRST_LAST` and `EMBEDDING`, in their order."""
-    rules = [Rule(spec, type=kind, why="asked for") for kind in OPTIONAL if settings[kind] == "yes"]
+    rules = optional_rules(settings, spec)
     if settings["first_last"] != "same":
         wide = uniform_spec("fp16") if settings["first_last"] == "fp16" else None
         rules += [

@@ -21,7 +21,7 @@ from nybble.formats import Stochastic, get_format
 from nybble.ops.spec import SAME, BackwardSlot, LayerSpec
 from nybble.quantizers import AbsMax, Quantizer
 from nybble.quantizers.scales.fit import Granularity
-from nybble.recipes.parts import FIRST_LAST, end_rules
+from nybble.recipes.ends import EMBEDDING, FIRST_LAST, common_rules
 from nybble.recipes.recipe import Recipe, Rule, Switch, read_settings
 
 SWITCHES = (
@@ -40,6 +40,7 @@ SWITCHES = (
     ),
     Switch("rounding", ("stochastic", "nearest"), "stochastic", "of the gradients"),
     FIRST_LAST,
+    *EMBEDDING,
 )
 
 
@@ -68,7 +69,8 @@ def eight_bit_spec(settings: dict[str, str]) -> LayerSpec:
 def int8(**switches: str) -> Recipe:
     """INT8 operands in all three Gemms."""
     settings = read_settings("int8", SWITCHES, switches)
-    rules = end_rules(settings["first_last"])
+    spec = eight_bit_spec(settings)
+    rules = common_rules(settings, spec)
     if settings["inputs"] == "row":
         whole = eight_bit_spec({**settings, "inputs": "tensor"})
         rules.append(Rule(whole, type="conv", why="a line of an image is no row of a Gemm"))
@@ -76,7 +78,7 @@ def int8(**switches: str) -> Recipe:
         "int8",
         "8-bit integers everywhere, a baseline",
         "this project; the plain form of 8-bit integer training",
-        eight_bit_spec(settings),
+        spec,
         rules=tuple(rules),
         switches=SWITCHES,
         settings=tuple(settings.items()),

@@ -26,7 +26,7 @@ from nybble.errors import UserError
 from nybble.formats import Stochastic, get_format
 from nybble.ops.spec import GradientPair, LayerSpec
 from nybble.quantizers import PACT, SAWB, AbsMax, Hindsight, Quantizer, ScaleConfig
-from nybble.recipes.parts import FIRST_LAST, end_rules, optional_rules
+from nybble.recipes.ends import EMBEDDING, FIRST_LAST, common_rules
 from nybble.recipes.recipe import Recipe, Rule, Switch, read_settings
 from nybble.recipes.tail import Tail
 
@@ -85,18 +85,7 @@ SWITCHES = (
         " and 16 levels there), so that the gradients alone differ from it",
     ),
     FIRST_LAST,
-    Switch(
-        "embedding",
-        ("no", "yes"),
-        "no",
-        "tables of nn.Embedding: no available text speaks of them",
-    ),
-    Switch(
-        "attention",
-        ("no", "yes"),
-        "no",
-        "the products QK^T and PV of attention: no available text speaks of them",
-    ),
+    *EMBEDDING,
 )
 
 
@@ -137,7 +126,7 @@ def luq(**switches: str) -> Recipe:
         "INT4 weights and inputs, unbiased radix-2 FP4 gradients",
         "Chmiel et al., ICLR 2023, arXiv 2112.10769",
         spec,
-        rules=(*optional_rules(settings, spec), *end_rules(settings["first_last"]), *loops),
+        rules=(*common_rules(settings, spec), *loops),
         switches=SWITCHES,
         candidates=("samples=2", "scale=hindsight"),
         settings=tuple(settings.items()),

@@ -20,11 +20,20 @@ from __future__ import annotations
 from nybble.formats import LogNearest, Stochastic, get_format
 from nybble.ops.spec import LayerSpec
 from nybble.quantizers import AbsMax, Quantizer
-from nybble.recipes.parts import FIRST_LAST, end_rules
+from nybble.recipes.ends import EMBEDDING, FIRST_LAST, common_rules
 from nybble.recipes.recipe import Recipe, Switch, read_settings
 
 SQRT2 = "1.41421356"
 """Level / threshold: the geometric midpoint of two powers of 2 lies at level / sqrt(2)."""
+
+ABLATION = (
+    "miyashita2016",
+    "miyashita2016:gradients=stochastic",
+    "miyashita2016:gradients=fp32",
+    "miyashita2016:first_last=fp16",
+    "miyashita2016:bits=4",
+)
+"""The recipes of a study of where it falls apart: one point is changed at a time."""
 
 SWITCHES = (
     Switch(
@@ -45,6 +54,7 @@ SWITCHES = (
         "same",
         "the paper, as remembered, exempts no layer; fp16 as in the later recipes",
     ),
+    *EMBEDDING,
 )
 
 
@@ -69,12 +79,13 @@ def logarithmic_spec(settings: dict[str, str]) -> LayerSpec:
 def miyashita2016(**switches: str) -> Recipe:
     """5-bit powers of two in all three Gemms."""
     settings = read_settings("miyashita2016", SWITCHES, switches)
+    spec = logarithmic_spec(settings)
     return Recipe(
         "miyashita2016",
         "5-bit logarithms of weights, inputs and gradients",
         "Miyashita et al. 2016, arXiv 1603.01025 (as remembered)",
-        logarithmic_spec(settings),
-        rules=tuple(end_rules(settings["first_last"])),
+        spec,
+        rules=tuple(common_rules(settings, spec)),
         switches=SWITCHES,
         settings=tuple(settings.items()),
     )

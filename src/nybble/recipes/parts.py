@@ -1,20 +1,12 @@
 """Pieces that several recipes share: layer specs whose six slots hold the same wide format, and the
-rules for the first and the last layer."""
+rules for what is quantised only where it is asked for."""
 
 from __future__ import annotations
 
 from nybble.formats import get_format
 from nybble.ops.spec import EXACT, Accumulator, LayerSpec
 from nybble.quantizers import Quantizer, Unit
-from nybble.recipes.recipe import OPTIONAL, Rule, Switch
-
-FIRST_LAST = Switch(
-    "first_last",
-    ("fp16", "hfp8", "fp32", "same"),
-    "fp16",
-    "the first and the last layer: FP16 as in `sun2020`, so that recipes differ in the layers"
-    " between; same: like every other layer",
-)
+from nybble.recipes.recipe import OPTIONAL, Rule
 
 
 def uniform_spec(format_name: str, accumulator: Accumulator = EXACT) -> LayerSpec:
@@ -40,19 +32,6 @@ def hfp8_spec(accumulator: Accumulator = EXACT) -> LayerSpec:
         grad_weight_grad=gradient,
         accumulator=accumulator,
     )
-
-
-def end_rules(value: str) -> list[Rule]:
-    """The rules that the value of `FIRST_LAST` stands for.
-
-    >>> [rule.describe() for rule in end_rules("fp16")], end_rules("same")
-    (['first layer', 'last layer'], [])
-    """
-    if value == "same":
-        return []
-    spec = {"fp16": uniform_spec("fp16"), "hfp8": hfp8_spec()}.get(value)
-    why = "as in sun2020"
-    return [Rule(spec, position="first", why=why), Rule(spec, position="last", why=why)]
 
 
 def optional_rules(settings: dict[str, str], spec: LayerSpec) -> list[Rule]:

@@ -22,7 +22,7 @@ from typing import Any, Literal, get_args
 
 from nybble.errors import UserError
 from nybble.formats import get_format
-from nybble.ops.spec import SAME, SLOTS, LayerSpec
+from nybble.ops.spec import SAME, SLOTS, BackwardSlot, LayerSpec
 from nybble.quantizers import Quantizer, Unit
 
 __all__ = ["Tail", "Watch"]
@@ -104,23 +104,39 @@ class Tail:
     def of(self, spec: LayerSpec) -> LayerSpec | None:
         """`spec` in the tail; None where nothing of it changes.
 
+        What is done to a Gemm as a whole ends with the few bits that it was for: samples, pairs,
+        folded scales and control variates with those of the gradient, slots for signed inputs and
+        outliers with those of the input. Backward slots that share the forward operand go on to,
+        and an operand that meets a rotated one is rotated too.
+
         >>> Tail(0.1).of(LayerSpec()) is None
         True
         """
         wide = None if self.format == "fp32" else Quantizer(get_format(self.format), Unit())
-        changed: dict[str, Any] = {}
-        for name in SLOTS:
+        slots = {name: getattr(spec, name) for name in SLOTS}
+        for name in self.slots:
             slot = spec.slot(name)
-            here = slot is not None and name in self.slots
-            if here and slot is not None and (wide is None or slot.format.bits < wide.format.bits):
-                changed[name] = wide
-            elif getattr(spec, name) == SAME:  # it stays what it is, whatever forward becomes
-                changed[name] = slot
-        if all(spec.slot(name) == value for name, value in changed.items()):
+            if slot is None or slots[name] == SAME:
+                continue
+            if wide is None or slot.format.bits < wide.format.bits:
+                slots[name] = wide
+        changed = {name for name in SLOTS if slots[name] != getattr(spec, name)}
+        if not changed:
             return None
-        if "grad_input_grad" in changed or "grad_weight_grad" in changed:
-            changed |= {"samples": 1, "gradient_pair": "each"}
-        return _same_again(replace(spec, **changed))
+        extras: dict[str, Any] = {}
+        if changed & {"grad_input_grad", "grad_weight_grad"}:
+            extras |= {"samples": 1, "gradient_pair": "each", "fold": False}
+            extras["control_variate"] = False
+        if changed & {"output_input", "output_weight"}:
+            extras["double"] = False
+        if "output_input" in changed:
+            extras |= {"signed_slot": None, "skewed_slot": None, "outliers": None}
+        for left, right in _GEMMS:
+            slots[left], slots[right] = _matched(slots[left], slots[right])
+        for name, forward in _SHARED.items():
+            if slots[forward] is not None and slots[name] == slots[forward]:
+                slots[name] = SAME
+        return replace(spec, **slots, **extras)
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-able form."""
@@ -141,13 +157,24 @@ class Tail:
         return f"{when}: {names} in {self.format}; {rate}"
 
 
-def _same_again(spec: LayerSpec) -> LayerSpec:
-    """Backward slots that equal their forward operand share its codes."""
-    shared = {}
-    for name, forward in (
-        ("grad_input_weight", spec.output_weight),
-        ("grad_weight_input", spec.output_input),
-    ):
-        if getattr(spec, name) == forward and forward is not None:
-            shared[name] = SAME
-    return replace(spec, **shared)  # type: ignore[arg-type]
+_SHARED = {"grad_input_weight": "output_weight", "grad_weight_input": "output_input"}
+_GEMMS = (
+    ("output_input", "output_weight"),
+    ("grad_input_grad", "grad_input_weight"),
+    ("grad_weight_grad", "grad_weight_input"),
+)
+
+
+def _matched(left: BackwardSlot, right: BackwardSlot) -> tuple[BackwardSlot, BackwardSlot]:
+    """The operands of one Gemm under one transform: that of the other where a wide operand can
+    take it, else none."""
+    pair = [left, right]
+    turns = [slot.transform if isinstance(slot, Quantizer) else None for slot in pair]
+    if turns[0] == turns[1]:
+        return left, right
+    turn = turns[0] or turns[1]
+    whole = all(isinstance(slot, Quantizer) for slot in pair)
+    for i, slot in enumerate(pair):
+        if isinstance(slot, Quantizer):
+            pair[i] = replace(slot, transform=turn if whole else None)
+    return pair[0], pair[1]

@@ -10,31 +10,28 @@ numbers of measures (`test-time.input-noise.0.5`), one table a task, one line a 
                        by seed: below zero where higher is better, the condition costs the recipe
                        more than float32
 
-each difference with its 95 % t interval. A metric that is compared by ratio (perplexity) has both
-in per cent, through logarithms. One pair has no interval, so no difference is shown. Draws of a
-measure that gave no finite number are counted behind the table.
+each difference with its 95 % t interval; p is that of the t test that there is nothing beyond,
+corrected by Holm over the lines of the table. A metric that is compared by ratio (perplexity) has
+both in per cent, through logarithms. One pair has no interval, so no difference is shown. Draws of
+a measure that gave no finite number are counted behind the table.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from html import escape
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from nybble.errors import UserError
-from nybble.reports.figures import BASELINE, COLOURS, STYLES, svg
+from nybble.reports.cells import column_widths
+from nybble.studies.equivalence import judge
 from nybble.studies.statistics import PairedDifference, paired_change, paired_difference, spread
-
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
 
 JOIN = "+"
 SUITE = "test-time."
 AS_TRAINED = "as trained"
 FAILED = ".failed"
-SCHEMA = "nybble.study/1"
 
 Values = Mapping[str, Sequence[float | None]]
 """Recipe -> one number a seed, in the order of the task's seeds."""
@@ -48,15 +45,29 @@ class Condition:
     values: Values
 
 
+def suits(record: Mapping[str, Any]) -> bool:
+    """Whether a record of a study has conditions: tasks with a plus, or what `test-time` measured.
+
+    >>> suits({"baseline": "fp32", "tasks": {"vision": {}, "vision+lr-x4": {}}, "runs": []})
+    True
+    """
+    if record["baseline"] is None:
+        return False
+    named = any(JOIN in name for name in record["tasks"])
+    return named or any(
+        name.startswith(SUITE) for run in record["runs"] for name in run["extras"] or {}
+    )
+
+
 def conditions(record: Mapping[str, Any], task: str) -> list[Condition]:
     """All conditions of one task, beginning with `AS_TRAINED`.
 
     Raises:
         UserError: the record has no such task.
     """
-    if task not in record["tasks"]:
+    if task not in tasks(record):
         raise UserError(f"the record has no task '{task}'; it has {', '.join(tasks(record))}.")
-    found = [Condition(AS_TRAINED, _values(record, task, None))]
+    found = [Condition(AS_TRAINED, _values(record, task, None))] if task in record["tasks"] else []
     found += [
         Condition(name.partition(JOIN)[2], _values(record, name, None))
         for name in record["tasks"]
@@ -65,11 +76,18 @@ def conditions(record: Mapping[str, Any], task: str) -> list[Condition]:
     numbers = dict.fromkeys(
         name
         for run in record["runs"]
-        if run["task"] == task
+        if run["task"] == task and task in record["tasks"]
         for name in run["extras"] or {}
         if _is_metric(name)
     )
     found += [Condition(name.removeprefix(SUITE), _values(record, task, name)) for name in numbers]
+    return found
+
+
+def entry_of(record: Mapping[str, Any], task: str) -> Mapping[str, Any]:
+    """What the record says of a task, or of its first condition where it was not run without."""
+    names = [name for name in record["tasks"] if name.partition(JOIN)[0] == task]
+    found: Mapping[str, Any] = record["tasks"][task if task in names else names[0]]
     return found
 
 
@@ -79,7 +97,7 @@ def tasks(record: Mapping[str, Any]) -> list[str]:
     >>> tasks({"tasks": {"vision": {}, "vision+lr-x4": {}, "gpt": {}}})
     ['vision', 'gpt']
     """
-    return [name for name in record["tasks"] if JOIN not in name]
+    return list(dict.fromkeys(name.partition(JOIN)[0] for name in record["tasks"]))
 
 
 def _is_metric(name: str) -> bool:
@@ -159,41 +177,44 @@ def shown(found: PairedDifference, digits: int) -> str:
 
 def lines(record: Mapping[str, Any], task: str) -> list[list[str]]:
     """The table of a task: the titles, then a line for every condition and recipe."""
-    metric, baseline = record["tasks"][task]["metric"], record["baseline"]
+    metric, baseline = entry_of(record, task)["metric"], record["baseline"]
     ratio, digits = metric["comparison"] == "ratio", int(metric["digits"])
     unit = f" ({metric['unit']})" if metric.get("unit") else ""
-    kind = "change" if ratio else "difference"
+    kind = "change (%)" if ratio else "difference"
     titles = [
         "condition",
         f"{baseline}{unit}",
         "recipe",
         f"{metric['name']}{unit}",
-        f"{kind}{' (%)' if ratio else ''} [95 %]",
+        f"{kind} [95 %]",
         "beyond that as trained [95 %]",
+        "p (Holm)",
+    ]
+    every = conditions(record, task)
+    before = every[0] if every[0].name == AS_TRAINED else None
+    rows = [(here, recipe) for here in every for recipe in here.values if recipe != baseline]
+    more = [
+        None if before is None or here is before else beyond(here, before, recipe, baseline, ratio)
+        for here, recipe in rows
     ]
     table = [titles]
-    all_of_it = conditions(record, task)
-    before = all_of_it[0]
-    for here in all_of_it:
-        for recipe in here.values:
-            if recipe == baseline:
-                continue
-            more = (
-                ""
-                if here is before
-                else shown(beyond(here, before, recipe, baseline, ratio), digits)
-            )
-            table.append(
-                [
-                    here.name,
-                    _mean(here.values.get(baseline, []), digits),
-                    recipe,
-                    _mean(here.values[recipe], digits),
-                    shown(difference(here, recipe, baseline, ratio), digits),
-                    more,
-                ]
-            )
+    for (here, recipe), extra, verdict in zip(rows, more, judge(more, None), strict=True):
+        table.append(
+            [
+                here.name,
+                _mean(here.values.get(baseline, []), digits),
+                recipe,
+                _mean(here.values[recipe], digits),
+                shown(difference(here, recipe, baseline, ratio), digits),
+                "" if extra is None else shown(extra, digits),
+                "" if verdict.p_holm is None else _p(verdict.p_holm),
+            ]
+        )
     return table
+
+
+def _p(value: float) -> str:
+    return "< 0.001" if value < 0.001 else f"{value:.3f}"
 
 
 def _mean(values: Sequence[float | None], digits: int) -> str:
@@ -203,7 +224,7 @@ def _mean(values: Sequence[float | None], digits: int) -> str:
 
 def notes(record: Mapping[str, Any], task: str) -> list[str]:
     """What a reader of the table must know."""
-    entry = record["tasks"][task]
+    entry = entry_of(record, task)
     better = "higher" if entry["metric"]["higher_is_better"] else "lower"
     found = [f"{entry['metric']['name']}: {better} is better; seeds {_listed(entry['seeds'])}"]
     failed: dict[str, dict[str, float]] = {}
@@ -212,144 +233,49 @@ def notes(record: Mapping[str, Any], task: str) -> list[str]:
             if name.endswith(FAILED) and share:
                 of = failed.setdefault(name.removeprefix(SUITE).removesuffix(FAILED), {})
                 of[run["recipe"]] = of.get(run["recipe"], 0.0) + share / len(entry["seeds"])
+    for table in record["tables"]:
+        if table["task"].partition(JOIN)[0] == task:
+            found += [
+                f"{table['task']}, {row['recipe']}: {what}"
+                for row in table["rows"]
+                for what in (*row["problems"], *_not_run(row["missing"]))
+            ]
     for name, shares in failed.items():
         told = ", ".join(f"{recipe} {100 * share:.0f} %" for recipe, share in shares.items())
         found.append(f"{name}: draws without a finite number: {told}")
     return found
 
 
+def _not_run(seeds: Sequence[int]) -> list[str]:
+    return [f"not run yet: seeds {_listed(seeds)}"] if seeds else []
+
+
 def _listed(seeds: Sequence[int]) -> str:
     return ", ".join(map(str, seeds))
 
 
-def _checked(record: Mapping[str, Any]) -> Mapping[str, Any]:
-    if record.get("schema") != SCHEMA or record.get("baseline") is None:
-        raise UserError("conditions: give the record of a study that has a baseline.")
-    return record
-
-
 def plain(record: Mapping[str, Any]) -> str:
-    """The tables for a terminal.
-
-    Raises:
-        UserError: it is no record of a study.
-    """
+    """The tables for a terminal."""
     text: list[str] = []
-    for task in tasks(_checked(record)):
+    for task in tasks(record):
         table = lines(record, task)
-        widths = [max(len(line[i]) for line in table) for i in range(len(table[0]))]
-        text.append(task)
+        widths = column_widths(table)
+        text.append(f"{record['title']}: {task}, by condition")
         text += [
-            "  " + "  ".join(c.ljust(w) for c, w in zip(line, widths, strict=True)).rstrip()
+            "  ".join(c.ljust(w) for c, w in zip(line, widths, strict=True)).rstrip()
             for line in table
         ]
-        text += [*(f"  note: {note}" for note in notes(record, task)), ""]
+        text += [*notes(record, task), ""]
     return "\n".join(text).rstrip()
 
 
 def markdown(record: Mapping[str, Any]) -> str:
     """The tables for docs/."""
     text: list[str] = []
-    for task in tasks(_checked(record)):
+    for task in tasks(record):
         first, *rest = lines(record, task)
         text += [f"### {task}, by condition", "", "| " + " | ".join(first) + " |"]
-        text += ["|---" * len(first) + "|"]
+        text += ["|" + "---|" * len(first)]
         text += ["| " + " | ".join(line) + " |" for line in rest]
         text += ["", *(f"- {note}" for note in notes(record, task)), ""]
     return "\n".join(text).rstrip()
-
-
-# ---- curves --------------------------------------------------------------------------------------
-
-
-def families(record: Mapping[str, Any], task: str) -> Iterator[tuple[str, list[Condition]]]:
-    """(measure, its conditions) of a task, where there are at least two to draw a line through.
-
-    Kinds of one measure (`image-corruptions.blur-1`, `bit-flips.4bit-0.001`) are families of their
-    own.
-    """
-    found: dict[str, list[Condition]] = {}
-    for here in conditions(record, task)[1:]:
-        measure, dot, number = here.name.partition(".")
-        if dot:
-            kind, dash, _ = number.partition("-")
-            found.setdefault(f"{measure}.{kind}" if dash else measure, []).append(here)
-    yield from ((name, entries) for name, entries in found.items() if len(entries) > 1)
-
-
-def curves(record: Mapping[str, Any], task: str, family: str) -> str:
-    """The metric of every recipe over the levels of a measure, mean and 95 % interval: SVG."""
-    from nybble.studies.statistics import t_interval
-
-    metric, baseline = record["tasks"][task]["metric"], record["baseline"]
-    entries = dict(families(record, task))[family]
-    before = conditions(record, task)[0]
-    points = [before, *entries]
-    names = ["none", *(here.name.removeprefix(family).lstrip(".-") for here in entries)]
-
-    def draw(axes: Axes) -> None:
-        others = 0
-        for recipe in before.values:
-            colour, style = BASELINE, "-"
-            if recipe != baseline:
-                colour, style = COLOURS[others % len(COLOURS)], STYLES[others % len(STYLES)]
-                others += 1
-            kept = [
-                (i, [v for v in p.values[recipe] if v is not None]) for i, p in enumerate(points)
-            ]
-            kept = [(i, values) for i, values in kept if values]
-            means = [spread(values).mean for _, values in kept]
-            axes.plot([i for i, _ in kept], means, style, color=colour, label=recipe, marker="o")
-            sure = [(i, t_interval(values)) for i, values in kept]
-            bands = [(i, interval) for i, interval in sure if interval is not None]
-            axes.fill_between(
-                [i for i, _ in bands],
-                [interval.low for _, interval in bands],
-                [interval.high for _, interval in bands],
-                color=colour,
-                alpha=0.15,
-                linewidth=0,
-            )
-        axes.set_xticks(range(len(points)), names)
-        unit = f" ({metric['unit']})" if metric.get("unit") else ""
-        axes.set_ylabel(f"{metric['name']}{unit}")
-        axes.set_xlabel(family)
-        if metric["comparison"] == "ratio":
-            axes.set_yscale("log")
-        axes.legend()
-
-    return svg(draw, f"{task}: {family}", (6.4, 4.0), f"{task}-{family}".replace(".", "-"))
-
-
-def page(record: Mapping[str, Any]) -> str:
-    """One HTML page with tables and curves, which needs nothing else.
-
-    Raises:
-        UserError: it is no record of a study.
-    """
-    from nybble.reports.html import STYLE
-
-    parts = [f"<h1>{escape(str(_checked(record)['title']))}</h1>"]
-    for task in tasks(record):
-        first, *rest = lines(record, task)
-        titles = "".join(f'<th scope="col">{escape(title)}</th>' for title in first)
-        body = "\n".join(
-            "<tr>" + "".join(f"<td>{escape(cell)}</td>" for cell in line) + "</tr>" for line in rest
-        )
-        parts += [
-            f"<h2>{escape(task)}</h2>",
-            f'<div class="wide"><table><thead><tr>{titles}</tr></thead>\n<tbody>\n{body}\n</tbody>'
-            "</table></div>",
-            "<ul>" + "".join(f"<li>{escape(note)}</li>" for note in notes(record, task)) + "</ul>",
-            '<div class="figures">',
-            *(f"<figure>{curves(record, task, f)}</figure>" for f, _ in families(record, task)),
-            "</div>",
-        ]
-    parts += [f"<p>{escape(str(note))}</p>" for note in record["notes"]]
-    parts += ["<h2>To repeat it</h2>", f"<pre>{escape(str(record['command']))}</pre>"]
-    return (
-        '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
-        f"<title>{escape(str(record['title']))}</title>\n<style>{STYLE}</style>\n</head>\n<body>\n"
-        + "\n".join(parts)
-        + "\n</body>\n</html>\n"
-    )

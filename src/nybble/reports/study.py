@@ -2,7 +2,8 @@
 
 A difference is shown with its t interval, or not at all: one pair has no interval, so its cell says
 that there is one pair. Beside it stand the bootstrap interval, p of the paired t test corrected by
-Holm over the rows, and the verdict against the margin.
+Holm over the rows, and the verdict against the margin. A robustness study is shown by condition
+instead (`conditions.py`).
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from nybble.reports import conditions
 from nybble.reports.cells import NONE, column_widths, mean_sd, runs
 from nybble.studies.equivalence import EQUIVALENT, UNDECIDED
 from nybble.studies.power import MOST, seeds_for_tost
@@ -27,6 +29,8 @@ def plain(record: Mapping[str, Any]) -> str:
     >>> print(plain(sample.record()).splitlines()[0])
     A made-up study: vision
     """
+    if conditions.suits(record):
+        return "\n".join([conditions.plain(record), "", *notes(record)])
     lines: list[str] = []
     for table in record["tables"]:
         rows = [header(table), *(cells(table, row) for row in table["rows"])]
@@ -48,6 +52,9 @@ def markdown(record: Mapping[str, Any]) -> str:
     >>> markdown(sample.record()).splitlines()[0]
     '### vision'
     """
+    if conditions.suits(record):
+        told = [f"- {_escaped(note)}" for note in notes(record)]
+        return "\n".join([conditions.markdown(record), "", *told])
     lines: list[str] = []
     for table in record["tables"]:
         rows = [header(table), *(cells(table, row) for row in table["rows"])]

@@ -3,10 +3,11 @@
     ratio = ||g|| / ||g_q - g||       over the weights of all converted layers, one batch
 
 g_q is the gradient of the step. g is that of the same batch, dropout and random bits with output
-gradients in float32: one more forward and backward pass, after which statistics, scales and
-counters are put back, so a look changes no number of the run. The paper's watch strikes below
-sqrt(3). Its norm is that of the expected gradient; g here is of one batch and holds the noise of
-the batch as well, so the ratio is an upper estimate, and the switch comes later rather than sooner.
+gradients in float32, which meet the operands of the forward pass: one more forward and backward
+pass, after which statistics, scales and counters are put back, so a look changes no number of the
+run. The paper's watch strikes below sqrt(3). Its norm is that of the expected gradient; g here is
+of one batch and holds the noise of the batch as well, so the ratio is an upper estimate, and the
+switch comes later rather than sooner.
 
 Not done here: weights behind a parametrisation (weight_norm), which are no parameters.
 """
@@ -22,7 +23,7 @@ import torch
 from torch import Tensor, nn
 
 from nybble.nn.registry import quantized_layers
-from nybble.ops.spec import LayerSpec
+from nybble.ops.spec import SAME, LayerSpec
 
 __all__ = ["gradient_to_noise"]
 
@@ -70,13 +71,22 @@ def gradient_to_noise(
 
 @lru_cache(maxsize=256)
 def without_rounding(spec: LayerSpec) -> LayerSpec:
-    """`spec` with output gradients in float32.
+    """`spec` with output gradients in float32, multiplied by what the forward pass kept.
 
     >>> without_rounding(LayerSpec()) == LayerSpec()
     True
     """
     return replace(
-        spec, grad_input_grad=None, grad_weight_grad=None, samples=1, gradient_pair="each"
+        spec,
+        grad_input_grad=None,
+        grad_weight_grad=None,
+        grad_input_weight=SAME,
+        grad_weight_input=SAME,
+        samples=1,
+        gradient_pair="each",
+        fold=False,
+        control_variate=False,
+        double=False,
     )
 
 

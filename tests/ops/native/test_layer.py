@@ -18,7 +18,7 @@ from torch import Tensor
 import nybble  # noqa: F401  defines the operators
 from nybble.formats import get_format
 from nybble.nn.function import LayerCall
-from nybble.nn.state import signed_input
+from nybble.nn.inputs import signed_input
 from nybble.ops import native
 from nybble.ops.geometry import Geometry
 from nybble.ops.native.plan import GEMMS, why_not

@@ -600,3 +600,17 @@ def test_relayout_of_large_matrices(shape: tuple[int, int, int], isa: str) -> No
     codes = torch.randint(16, shape, dtype=torch.uint8)
     got = quantize.relayout(pack4(codes), *shape)
     same(unpack4(got, codes.numel()), codes.transpose(1, 2).reshape(-1))
+
+
+@pytest.mark.parametrize("isa", ISAS)
+@settings(deadline=None, max_examples=40)
+@given(n=st.integers(0, 100_000), threads=st.integers(1, 2), seed=st.integers(0, 2**31))
+def test_fingerprint(isa, n, threads, seed):
+    """The sum of nn/calls.py, modulo 2^64, for any bits."""
+    CORE.use_isa(isa)
+    torch.set_num_threads(threads)
+    generator = torch.Generator().manual_seed(seed)
+    bits = torch.randint(-(2**31), 2**31, (n,), generator=generator)
+    weights = torch.arange(n).mul_(2).add_(1)
+    found = quantize.fingerprint(bits.to(torch.int32).view(torch.float32))
+    assert found == int((bits * weights).sum())

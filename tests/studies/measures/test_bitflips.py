@@ -96,7 +96,7 @@ def test_without_flips_the_network_computes_what_it_did(
     for _, layer in quantized_layers(again):
         with torch.no_grad():
             assert layer.weight.isfinite().all()
-    assert math.isclose(with_flips(run, (0.0,), ())["4bit-0"], run.metric(), rel_tol=1e-5)
+    assert math.isclose(with_flips(run, (0.0,), ())["codes-0"], run.metric(), rel_tol=1e-5)
 
 
 def test_a_float32_network_is_quantised_after_training(trained: Load) -> None:
@@ -141,13 +141,13 @@ def test_words_of_float32_are_flipped_bit_by_bit(trained: Load) -> None:
 
 def test_flips_cost_accuracy_and_float32_words_more(trained: Load) -> None:
     four = with_flips(trained("images", "sun2020"), (0.0, 1e-4, 0.3), (), 2)
-    assert list(four) == [f"4bit-{r}{s}" for r in ("0", "0.0001", "0.3") for s in ("", ".failed")]
-    assert four["4bit-0.3"] < 70 < four["4bit-0.0001"]
-    assert four["4bit-0.3.failed"] == 0.0
+    assert list(four) == [f"codes-{r}{s}" for r in ("0", "0.0001", "0.3") for s in ("", ".failed")]
+    assert four["codes-0.3"] < 70 < four["codes-0.0001"]
+    assert four["codes-0.3.failed"] == 0.0
     float32 = with_flips(trained("images", "fp32"), (0.0,), (1e-6, 1e-2), 2)
-    assert float32["4bit-0"] > 80
-    assert float32["float32-1e-06"] > 80
-    assert float32["float32-0.01.failed"] == 1.0 or float32["float32-0.01"] < 70
+    assert float32["codes-0"] > 80
+    assert float32["words-1e-06"] > 80
+    assert float32["words-0.01.failed"] == 1.0 or float32["words-0.01"] < 70
 
 
 def test_draws_that_give_no_number_are_counted(
@@ -155,7 +155,7 @@ def test_draws_that_give_no_number_are_counted(
 ) -> None:
     run = trained("text", "fp32")
     found = with_flips(run, (), (0.05,), 2)
-    assert found == {"float32-0.05.failed": 1.0}
+    assert found == {"words-0.05.failed": 1.0}
     assert mean([1.0, 8.0], True) == pytest.approx(8**0.5)
     assert mean([0.0, 8.0], True) == 4.0
 
@@ -174,3 +174,30 @@ def test_a_computed_weight_cannot_be_held() -> None:
     (held,) = (layer for _, layer in quantized_layers(model))
     with pytest.raises(UserError, match="a parametrization computes its weight"):
         held.hold_weight_(torch.zeros(4, 4))
+
+
+@pytest.mark.parametrize("recipe", ["sun2020", "luq", "nvfp4", "int8", "nybble4", "hfp8"])
+@pytest.mark.parametrize("layers", ["linear", "conv"])
+def test_the_codes_are_those_that_the_layer_computes_with(
+    trained: Load, recipe: str, layers: str
+) -> None:
+    """Whatever the scale's layout: without flips the outputs stay, with flips they do not."""
+    run = trained("images")
+    torch.manual_seed(0)
+    if layers == "linear":
+        x = torch.randn(16, 32)
+        parts = [nn.Linear(32, 32) for _ in range(4)]
+    else:
+        x = torch.randn(2, 32, 6, 6)
+        parts = [nn.Conv2d(32, 32, 3, padding=1) for _ in range(4)]
+    model = nn.Sequential(*(m for part in parts for m in (part, nn.ReLU())))
+    nybble.convert(model, recipe, backend="reference")
+    model(x)  # sets clips
+    like = Trained(run.config, run.task, model.eval(), 0)
+    with torch.no_grad():
+        clean, same, upset = (
+            m.eval()(x) for m in (model, *(flipped(like, r, 0) for r in (0, 0.2)))
+        )
+    size = float(clean.abs().max())
+    assert float((same - clean).abs().max()) < 1e-4 * size
+    assert float((upset - clean).abs().max()) > 1e-2 * size

@@ -59,6 +59,7 @@ __all__ = [
     "Packed",
     "absmax",
     "absmax_rows",
+    "fingerprint",
     "mask_gradient_",
     "pack",
     "pack_integer",
@@ -455,6 +456,16 @@ def random24(n: int, key: RandomKey) -> Tensor:
     out = torch.empty(n, dtype=torch.int32)
     require().random24(*_key(key), n, *span(out, torch.int32, "out"), threads())
     return out
+
+
+def fingerprint(x: Tensor) -> int:
+    """sum over i of bits(x_i) * (2 i + 1) modulo 2^64, signed, of a contiguous float32 tensor:
+    what `nn/calls.py` knows an input by.
+
+    >>> fingerprint(torch.tensor([1.0, 2.0])) == 0x3F800000 + 3 * 0x40000000
+    True
+    """
+    return int(require().fingerprint(*span(x, torch.float32, "x"), x.numel(), threads()))
 
 
 def relayout(codes: Tensor, n: int, rows: int, columns: int) -> Tensor:

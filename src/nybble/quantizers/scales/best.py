@@ -8,7 +8,8 @@ Order of float32 operations, for a group x of n elements (groups.py has their or
 rounding, `levels` the format's largest value:
 
     top     = max|x|
-    s0      = max(fl(top / levels), 2**-126)           1 where top == 0
+    s0      = max(fl(top / levels), 2**-126)           where top == 0: 1, or 2**-126 for a format
+                                                       without a zero, so that 0 stays 0 (almost)
     m2      = fl(tree_sum(fl(x * x)) / fl(n))
     s1      = fl(fl(rms) * fl(sqrt(m2)))               1 where m2 == 0; else it is never subnormal
     i0, i1  = fl(1 / s0), fl(1 / s1)
@@ -38,12 +39,17 @@ from nybble.errors import UserError
 from nybble.quantizers.scales.arithmetic import (
     divide,
     inverse_of,
-    scale_of,
     square_root,
     times,
 )
 from nybble.quantizers.scales.fit import Fit, ScaleConfig
-from nybble.quantizers.scales.groups import along, check_groups, rows_of, scale_layout
+from nybble.quantizers.scales.groups import (
+    along,
+    check_groups,
+    largest_scale,
+    rows_of,
+    scale_layout,
+)
 from nybble.quantizers.sums import tree_sum_last
 
 if TYPE_CHECKING:
@@ -107,7 +113,7 @@ class BestOfTwo(ScaleConfig):
         m2 = divide(tree_sum_last(rows * rows), float(n))
         rms_scale = times(square_root(m2), self.rms)
         # A sum that overflowed gives an infinite scale, whose error is NaN: it never wins.
-        return scale_of(top, format.max_value), torch.where(m2 == 0, 1.0, rms_scale)
+        return largest_scale(top, format), torch.where(m2 == 0, 1.0, rms_scale)
 
     @property
     def short(self) -> str:

@@ -217,7 +217,7 @@ def nv_from_codes(codes: Tensor, whole: Tensor, info: dict[str, Any]) -> Fit:
 
 def _over_blocks(whole: Tensor, shape: torch.Size, info: dict[str, Any]) -> Tensor:
     """Outer scales, repeated for the blocks within them."""
-    if info.get("outer") is None or whole.numel() == 0:
+    if info.get("outer") is None:
         return whole
     axis = info["axis"]
     repeated = whole.repeat_interleave(info["outer"] // info["blocks"], dim=axis)

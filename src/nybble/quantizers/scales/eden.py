@@ -24,7 +24,7 @@ of `rms` root mean squares, nearest rounding, and one factor a group:
     y      = fl(nearest(fl(x * fl(1 / s))) * s)
     scale  = fl(s * c)                            inv = fl(1 / s): elements are rounded on s
 
-Where m2 underflows to 0 or overflows, s is AbsMax's scale and c is 1.
+Where m2 underflows to 0 or overflows, s is BestOfTwo's s0 and c is 1.
 
 Traps in public code. Quartet II's kernels sum x and q in units of each block's own scale, so a
 group of unequal blocks is not corrected by <x, x> / <x, Q(x)>; and they take the tensor's maximum
@@ -45,10 +45,17 @@ from torch import Tensor
 from nybble.errors import UserError
 from nybble.formats import Stochastic, get_format
 from nybble.quantizers.scales.absmax import AbsMax
-from nybble.quantizers.scales.arithmetic import divide, inverse_of, scale_of, square_root, times
+from nybble.quantizers.scales.arithmetic import divide, inverse_of, square_root, times
 from nybble.quantizers.scales.blocks import nv_from_codes
 from nybble.quantizers.scales.fit import Fit, ScaleConfig
-from nybble.quantizers.scales.groups import along, block_rows, check_groups, rows_of, scale_layout
+from nybble.quantizers.scales.groups import (
+    along,
+    block_rows,
+    check_groups,
+    largest_scale,
+    rows_of,
+    scale_layout,
+)
 from nybble.quantizers.sums import tree_sum_last
 
 if TYPE_CHECKING:
@@ -179,9 +186,7 @@ class RowLeastSquares(ScaleConfig):
         m2 = divide(squares, float(n))
         top = torch.maximum(rows.amax(1), -rows.amin(1))
         usable = (m2 > 0) & torch.isfinite(m2)
-        base = torch.where(
-            usable, times(square_root(m2), self.rms), scale_of(top, format.max_value)
-        )
+        base = torch.where(usable, times(square_root(m2), self.rms), largest_scale(top, format))
         inv = inverse_of(base)
         y = format.round(rows * inv[:, None]).mul_(base[:, None])
         products = tree_sum_last(y.mul_(rows))

@@ -24,11 +24,13 @@ from torch import Tensor
 
 from nybble.errors import UserError
 from nybble.quantizers.layout import in_memory_order, is_channels_last
+from nybble.quantizers.scales.arithmetic import MIN_SCALE, scale_of
 
 if TYPE_CHECKING:
+    from nybble.formats import Format
     from nybble.quantizers.scales.fit import ScaleConfig
 
-__all__ = ["along", "block_rows", "check_groups", "rows_of", "scale_layout"]
+__all__ = ["along", "block_rows", "check_groups", "largest_scale", "rows_of", "scale_layout"]
 
 GROUPS = ("tensor", "channel", "row", "free")
 
@@ -98,6 +100,20 @@ def scale_layout(
         return (*x.shape[:chosen], 1, *x.shape[chosen + 1 :]), {"granularity": "row", "axis": place}
     shape = tuple(size if d == chosen else 1 for d, size in enumerate(x.shape))
     return shape, {"granularity": "channel", "axis": chosen}
+
+
+def largest_scale(top: Tensor, format: Format) -> Tensor:
+    """`scale_of` the largest magnitudes, but 2**-126 for an all-zero group of a format without a
+    zero, whose levels next to 0 would otherwise make ones of it.
+
+    >>> from nybble.formats import get_format
+    >>> largest_scale(torch.tensor([0.0, 40.0]), get_format("w20")).tolist() == [2.0**-126, 2.0]
+    True
+    >>> largest_scale(torch.tensor([0.0, 14.0]), get_format("int4_sym"))
+    tensor([1., 2.])
+    """
+    scale = torch.as_tensor(scale_of(top, format.max_value))
+    return scale if 0.0 in format.values() else torch.where(top == 0, MIN_SCALE, scale)
 
 
 def rows_of(x: Tensor, granularity: str, axis: int | None) -> Tensor:

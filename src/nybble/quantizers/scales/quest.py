@@ -12,10 +12,10 @@ block of n elements and a format with the largest value `levels`, in float32:
 
 Source: QuEST (Panferov et al. 2025) as Quartet uses it (Castro et al., NeurIPS 2025; arXiv
 2505.14669), which reports an error of 1.32e-2 on Gaussian data after a Hadamard of 32, beside
-1.37e-2 of rounding to nearest by the largest magnitude. How the exponent is rounded is our reading:
-with `exponent="nearest"`, averaged over Gaussians of all sizes within an octave, the two errors are
-1.33e-2 and 1.36e-2 (the latter with Tseng et al.'s 3/4), while `exponent="floor"`, which Quartet's
-public kernel has, gives 2.1e-2.
+1.37e-2 of rounding to nearest by the largest magnitude and 2.77e-2 of stochastic rounding. How the
+exponent is rounded is our reading: with `exponent="nearest"`, averaged over Gaussians of all sizes
+within an octave, the three errors are 1.33e-2, 1.37e-2 and 2.78e-2 (the latter two with Tseng et
+al.'s 3/4), while `exponent="floor"`, which Quartet's public kernel has, gives 2.1e-2.
 
 Traps in public code: that kernel takes the standard deviation about the block's mean, not the root
 mean square, and adds 1e-8, which is the whole scale of a small gradient.

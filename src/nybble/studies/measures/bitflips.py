@@ -1,23 +1,23 @@
 """Bit flips in stored weights: what memory errors do to a trained network.
 
 Every bit of every stored code is flipped with probability p, independently; the network is then
-tested as it is. Measured are the layers whose weight the recipe stores in at most 4 bits (first and
-last layer, normalisation and biases stay whole):
+tested as it is. Measured are the layers whose weight the recipe stores in at most 8 bits (first and
+last layer in 16, normalisation and biases stay whole):
 
-    4bit       a network trained in 4 bits: quantise the weights, flip bits of the codes, decode,
-               and compute with those values (nothing is quantised a second time: SAWB would read
-               another clip from them). A float32 network: its weights, quantised after training by
-               the same quantizers, and flipped in the same way
-    float32    float32 networks only: the bits of the float32 words of the same weights
+    codes      a network of few bits: quantise the weights as its layers do, flip bits of the codes,
+               decode, and compute with those values (nothing is quantised a second time: SAWB would
+               read another clip from them). A float32 network: its weights, quantised after
+               training by the quantizers of `RECIPE`, and flipped in the same way
+    words      float32 networks only: the bits of the float32 words of the same weights
 
-    p = 0 of `4bit` is the network without flips: of a float32 network the cost of quantising it.
+    p = 0 of `codes` is the network without flips: of a float32 network the cost of quantising it.
 
 A float32 weight has eight times the bits of a 4-bit one, and an upset exponent bit multiplies it by
 up to 2^128; a 4-bit code can at worst move to the other end of its table. Flips are functions of
 (run's seed, layer, draw), nested in p: what is flipped at a small p is flipped at a larger one.
 Reported is the mean over `DRAWS` draws (geometric where the metric is compared by ratio) of those
-that gave a finite number, and as `.failed` the share of draws that did not. An accuracy of an
-output that is not finite is what the task makes of it: chance.
+that gave a finite loss and metric, and as `.failed` the share of draws that did not: where some
+failed, the mean is that of the survivors.
 
 Not done: flips in activations, gradients, scales and in the master weights during training; error
 correcting codes.
@@ -46,7 +46,7 @@ WORD_RATES = (1e-6, 1e-5, 1e-4)
 DRAWS = 3
 RECIPE = "sun2020"
 """Whose quantizers a float32 network is quantised with after its training."""
-MOST_BITS = 4
+MOST_BITS = 8
 FLOAT32 = "fp32"
 
 
@@ -54,7 +54,7 @@ def bit_flips(folder: Path, config: TrainConfig) -> dict[str, float]:
     """The metric at each of `RATES` (and `WORD_RATES`), of the finished run in `folder`.
 
     Raises:
-        UserError: no layer of the run stores its weight in 4 bits.
+        UserError: no layer of the run stores its weight in few bits.
     """
     return with_flips(load_trained(folder, config))
 
@@ -66,19 +66,19 @@ def with_flips(
     draws: int = DRAWS,
     recipe: str = RECIPE,
 ) -> dict[str, float]:
-    """{"4bit-0.001": metric, "4bit-0.001.failed": share, "float32-1e-05": ...}."""
+    """{"codes-0.001": metric, "codes-0.001.failed": share, "words-1e-05": ...}."""
     float32 = run.config.recipe == FLOAT32
 
     def codes(rate: float, draw: int) -> nn.Module:
         return flipped_after(run, recipe, rate, draw) if float32 else flipped(run, rate, draw)
 
-    found = _over_draws("4bit", run, codes, rates, draws)
+    found = _over_draws("codes", run, codes, rates, draws)
     if float32:
 
         def words(rate: float, draw: int) -> nn.Module:
             return flipped_words(run, recipe, rate, draw)
 
-        found |= _over_draws("float32", run, words, word_rates, draws)
+        found |= _over_draws("words", run, words, word_rates, draws)
     return found
 
 
@@ -115,7 +115,7 @@ def mean(values: Sequence[float], geometric: bool) -> float:
 
 
 def flipped(run: Trained, rate: float, draw: int) -> nn.Module:
-    """A copy of a network that was trained in 4 bits, with flipped codes."""
+    """A copy of a network that was trained in few bits, with flipped codes."""
     import copy
 
     model = copy.deepcopy(run.model)
@@ -177,15 +177,21 @@ def stored_weights(model: nn.Module, run: Trained) -> Iterator[tuple[str, Quanti
 
 def _codes(name: str, layer: QuantizedLayer, slot: Quantizer) -> QTensor:
     """The codes of the weight as the layer stores them in inference."""
+    from dataclasses import replace
+
+    from nybble.nn.parts import geometry_of
+    from nybble.ops.reference.places import places
     from nybble.quantizers import RandomKey, quantize
 
-    if getattr(slot, "transform", None) is not None:
+    if slot.transform is not None:
         raise UserError(
             f"bit-flips: the layer {name} stores a transformed weight ({slot.short}), whose codes "
             "are not read back here."
         )
     key = RandomKey(seed=layer.nybble_seed, layer=layer.nybble_index, operand=1)
-    return quantize(layer.weight, slot, key=key)
+    place = places(geometry_of(layer), "output")[1]
+    known = replace(slot, scale=slot.scale.along(place.contraction, place.free))
+    return quantize(layer.weight, known, key=key)
 
 
 def _upset(stored: QTensor, rate: float, random: torch.Generator) -> QTensor:

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from nybble.errors import UserError, suggest
-from nybble.studies.ready import ablation_sun2020, recipes
+from nybble.studies.ready import ablation_sun2020, nybble4, recipes, robustness
 from nybble.studies.study.grid import Study
 
 
@@ -23,7 +23,10 @@ class Ready:
 
 STUDIES: dict[str, Ready] = {
     "recipes": Ready(recipes.TITLE, recipes.make),
+    "nybble4": Ready(nybble4.TITLE, nybble4.make),
     "ablation-sun2020": Ready(ablation_sun2020.TITLE, ablation_sun2020.make),
+    "robustness": Ready(robustness.TITLE, robustness.make),
+    "robustness-training": Ready(robustness.TRAINING_TITLE, robustness.make_training),
 }
 
 

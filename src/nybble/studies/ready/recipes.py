@@ -18,7 +18,12 @@ def make(quick: bool) -> Study:
     return Study(
         name="recipes-quick" if quick else "recipes",
         title=TITLE,
-        tasks=sizes.tasks(quick),
+        tasks=(
+            sizes.vision(quick),
+            sizes.lstm(quick, None if quick else sizes.LSTM_SEEDS),
+            sizes.gpt(quick),
+            sizes.digits(quick),
+        ),
         recipes=(FLOAT32, *few_bit_recipes()),
         seeds=(0, 1, 2) if quick else (0, 1, 2, 3, 4),
     )

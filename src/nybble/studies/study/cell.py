@@ -51,7 +51,7 @@ class Work:
     measures: tuple[str, ...]
     token: str
     deadline: float | None = None
-    own_group: bool = False
+    parent: int | None = None
 
 
 def run_cell(work: Work) -> None:
@@ -70,7 +70,7 @@ def run_cell(work: Work) -> None:
             "This worker may not start a process (it is a daemon). Start Dask's workers with "
             "--no-nanny, or with the setting distributed.worker.daemon: False."
         )
-    if work.own_group and hasattr(os, "setpgrp"):
+    if work.parent is not None and hasattr(os, "setpgrp"):
         os.setpgrp()
     if multiprocessing.get_start_method() == "loky":
         # A child would be told to set this method too, which it has not heard of.
@@ -96,6 +96,8 @@ def run_cell(work: Work) -> None:
         outcome = replace(known, status=INTERRUPTED, reason="")
     if outcome is not None:
         write_outcome(Path(work.out), work.key, outcome, started)
+    if work.parent is not None and os.getppid() != work.parent:
+        os._exit(0)  # killed: nobody would end this worker for minutes
 
 
 def now() -> str:

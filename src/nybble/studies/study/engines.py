@@ -80,6 +80,8 @@ class _Dask(ExitStack):
         self._jobs, self._address = jobs, address
 
     def __enter__(self) -> _Dask:
+        import logging
+
         import dask
         from distributed import Client
         from joblib import parallel_config
@@ -88,7 +90,12 @@ class _Dask(ExitStack):
         self.enter_context(dask.config.set({"distributed.worker.daemon": False}))
         try:
             if self._address is None:
-                client = Client(n_workers=self._jobs, threads_per_worker=1, dashboard_address=None)
+                client = Client(
+                    n_workers=self._jobs,
+                    threads_per_worker=1,
+                    dashboard_address=None,
+                    silence_logs=logging.ERROR,
+                )
             else:
                 client = Client(self._address)
         except OSError as error:

@@ -17,6 +17,7 @@ lose its folder: its row is enough.
 
 from __future__ import annotations
 
+import os
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -277,7 +278,7 @@ class _Runner:
                 measures=cell.measures,
                 token=self.session.token,
                 deadline=self.deadline,
-                own_group=self.how.engine == "loky" and self.how.jobs > 1,
+                parent=os.getpid() if self.how.engine == "loky" and self.how.jobs > 1 else None,
             )
 
     def work(self, works: Iterator[Work]) -> None:

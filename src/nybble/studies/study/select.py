@@ -9,6 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from nybble.errors import UserError, suggest
+from nybble.recipes import get_recipe
 from nybble.studies.study.grid import Study, StudyTask
 
 
@@ -23,20 +24,24 @@ def select(
 ) -> Study:
     """The study with only these tasks, and these recipes and seeds in place of its own.
 
-    data: by task, what its runs read in place of their own.
+    data: by task, what its runs read in place of their own; what is said of TASK holds for
+    TASK+CONDITION too.
 
     Raises:
-        UserError: a task that the study has not.
+        UserError: a task that the study has not, or an unknown recipe.
 
     >>> from nybble.studies.ready import get_study
     >>> part = select(get_study("recipes", quick=True), tasks=["vision"], seeds=[7])
     >>> [task.name for task in part.tasks], part.seeds
     (['vision'], (7,))
     """
+    for recipe in recipes:
+        get_recipe(recipe)
     data = data or {}
     known = [task.name for task in study.tasks]
+    bases = [name.partition("+")[0] for name in known]
     for name in (*tasks, *data):
-        if name not in known:
+        if name not in known and (name in tasks or name not in bases):
             raise UserError(
                 f"study '{study.name}' has no task '{name}': it has {', '.join(known)}."
                 f"{suggest(name, known)}"
@@ -47,7 +52,7 @@ def select(
             continue
         config = replace(
             task.config,
-            data=data.get(task.name, task.config.data),
+            data=data.get(task.name, data.get(task.name.partition("+")[0], task.config.data)),
             threads=threads or task.config.threads,
         )
         kept.append(

@@ -205,6 +205,8 @@ class Store:
                 f"--where {where}: {error}; give an SQL condition on {', '.join(_SHOWN)}, for "
                 "example \"task = 'lstm' AND status = 'failed'\"."
             ) from error
+        finally:
+            self._db.execute("PRAGMA query_only = OFF")
         cells = [dict(row) for row in found]
         for cell in cells:
             cell["extras"] = json.loads(cell["extras"]) if cell["extras"] else {}

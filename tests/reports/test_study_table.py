@@ -1,0 +1,120 @@
+"""A study's tables: no difference without its interval, verdicts, notes, and the generated page."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from nybble.reports import docs
+from nybble.reports.results import kind
+from nybble.reports.study import cells, difference, markdown, plain, table_notes
+from nybble.studies.outcome import Outcome
+from nybble.studies.study import sample
+from nybble.studies.study.record import make_table
+
+
+def table(
+    metrics: dict[str, tuple[float | None, ...]], margin: float | None = 0.25, **metric: Any
+) -> dict[str, Any]:
+    """The table of made-up metrics, by recipe and seed."""
+    seeds = len(next(iter(metrics.values())))
+    about = {
+        "baseline": "fp32",
+        "tasks": {
+            "t": {
+                "metric": {**sample.record()["tasks"]["vision"]["metric"], **metric},
+                "margin": margin,
+                "recipes": list(metrics),
+                "seeds": list(range(seeds)),
+            }
+        },
+    }
+    outcomes = [
+        Outcome(recipe, seed, "complete" if value is not None else "failed", "", value)
+        for recipe, values in metrics.items()
+        for seed, value in enumerate(values)
+    ]
+    return make_table(about, "t", "", outcomes)
+
+
+def row(made: dict[str, Any], recipe: str) -> list[str]:
+    return next(cells(made, entry) for entry in made["rows"] if entry["recipe"] == recipe)
+
+
+def test_one_pair_shows_no_difference_and_says_so() -> None:
+    made = table({"fp32": (90.0,), "sun2020": (88.5,)})
+    assert row(made, "sun2020") == [
+        *("sun2020", "88.50 (1 run)", "one pair: no interval"),
+        *("-", "-", "undecided", "1"),
+    ]
+    assert "-1.50" not in plain({**sample.record(), "tables": [made]})
+    lost = table({"fp32": (90.0, None), "sun2020": (None, 88.5)})
+    assert row(lost, "sun2020")[2] == "no pair"
+    assert difference({"n": 0, "mean": None, "t_interval": None}, 2) == "no pair"
+
+
+def test_every_difference_has_both_intervals_p_and_a_verdict() -> None:
+    made = table(
+        {
+            "fp32": (90.0, 90.5, 91.0, 91.5),
+            "near": (90.02, 90.51, 90.97, 91.49),
+            "far": (88.0, 88.6, 88.9, 89.5),
+            "loud": (89.0, 91.5, 90.0, 92.5),
+        }
+    )
+    assert row(made, "near")[2:6] == [
+        *("-0.00 [-0.04, +0.03]", "[-0.03, +0.02]", "1.000"),
+        "equivalent (p < 0.001)",
+    ]
+    assert row(made, "far")[2:6] == [
+        *("-2.00 [-2.13, -1.87]", "[-2.08, -1.93]", "< 0.001"),
+        "different",
+    ]
+    assert row(made, "loud")[5] == "undecided"
+    notes = table_notes(made)
+    assert any(note.startswith("Seeds that would show equivalence") for note in notes)
+    assert "loud" in notes[0] and "far" not in notes[0] and "near" not in notes[0]
+
+
+def test_a_spread_beyond_counting_is_told_so() -> None:
+    made = table({"fp32": (90.0, 91.0, 92.0), "wild": (50.0, 90.0, 130.0)})
+    assert "wild more than 10000" in table_notes(made)[0]
+
+
+def test_a_ratio_is_in_per_cent_and_lower_is_better() -> None:
+    made = table(
+        {"fp32": (100.0, 110.0, 120.0), "sun2020": (102.0, 112.3, 122.3)},
+        margin=0.5,
+        **{"name": "perplexity", "unit": "", "comparison": "ratio", "higher_is_better": False},
+    )
+    text = plain({**sample.record(), "tables": [made]})
+    assert "change to fp32 (%) [95 %]" in text and "within ±0.5 %" in text
+    assert row(made, "sun2020")[2].startswith("+2.00 [+1.79, +2.22]")
+    assert table_notes(made)[0] == "Lower is better."
+
+
+def test_a_table_without_the_baseline_has_no_differences() -> None:
+    made = table({"sun2020": (90.0, 91.0)})
+    assert row(made, "sun2020")[2:6] == ["-"] * 4
+    without = table({"fp32": (90.0, 91.0), "a": (90.0, 91.5)}, margin=None)
+    assert "verdict" in plain({**sample.record(), "tables": [without]})
+
+
+def test_failures_and_missing_seeds_are_named_and_escaped() -> None:
+    record = sample.record()
+    assert "sun2020: seed 2 failed: loss is NaN <at> step 7." in plain(record)
+    assert "loss is NaN &lt;at> step 7" in markdown(record)
+    assert "test-again.loss: fp32 0.085 ± 0.005; hfp8 0.085 ± 0.005 (+0.001 [" in plain(record)
+    assert "resnet8 on mnist5k (4000 train, 1000 test), 3 epochs, batch 64" in markdown(record)
+    missing = sample.record(missing=3)
+    assert "3 cells have not been run" in plain(missing)
+
+
+def test_the_page_of_studies_names_record_and_command() -> None:
+    record = sample.record()
+    assert kind(record) == "study"
+    text = docs.studies_page({"made-up": record})
+    assert "Record: `results/made-up.json`" in text and record["command"] in text
+    assert markdown(record) in text and "`abc1234`" in text
+    results = docs.results_page({"made-up": record})
+    assert "studies.md" in results and "results/made-up.json" not in results
+    assert docs.studies_page({}).endswith("No study has been recorded yet.\n")
