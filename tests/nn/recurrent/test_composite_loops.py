@@ -127,12 +127,13 @@ def test_the_loop_keeps_rows_apart() -> None:
     x = torch.randn(2, BATCH, SIZE, generator=torch.Generator().manual_seed(1))
     h0 = torch.randn(1, BATCH, SIZE, generator=torch.Generator().manual_seed(2)).requires_grad_()
     y, _ = net(x, h0)
-    y[1].sum().backward()
+    weighting = torch.randn(BATCH, SIZE)
+    (y[1] * weighting).sum().backward()
     oracle = Oracle(spec, LINEAR, seed=3, layer=1, call=1)
     weight = net.weight_hh_l0.detach()
     qw = oracle.values(weight, "output_weight")
     slot = replace(spec.grad_input_grad, transform=None)
-    dz1 = (y[1] > 0).float().detach()
+    dz1 = torch.where(y[1] > 0, weighting, 0.0).detach()
 
     def rounded(dz: Tensor, row: int) -> Tensor:
         scale = (dz.abs().amax(1, keepdim=True) / 7).clamp(min=2.0**-126)

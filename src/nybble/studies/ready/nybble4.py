@@ -26,18 +26,18 @@ def make(quick: bool) -> Study:
     (100, 101, 102, 103, 104)
     """
     if quick:
-        return Study("nybble4-quick", TITLE, sizes.tasks(True), RECIPES, (10, 11))
+        tasks = (sizes.vision(True), sizes.lstm(True), sizes.gpt(True), sizes.digits(True))
+        return Study("nybble4-quick", TITLE, tasks, RECIPES, (10, 11))
     return Study("nybble4", TITLE, _converged(), RECIPES, FRESH)
 
 
 def _converged() -> tuple[StudyTask, ...]:
     """The four tasks, each until its schedule ends."""
-    vision, lstm, gpt, digits = sizes.tasks(False)
     return (
-        _longer(vision, epochs=8, limit_train=None, limit_test=None),
-        replace(_longer(lstm, task_options=(), limit_test=None), seeds=FRESH_LSTM),
-        _longer(gpt, task_options=(("steps", "1000"),), limit_test=None),
-        _longer(digits, epochs=12),
+        _longer(sizes.vision(False), epochs=8, limit_train=None, limit_test=None),
+        _longer(sizes.lstm(False, FRESH_LSTM), task_options=(), limit_test=None),
+        _longer(sizes.gpt(False), task_options=(("steps", "1000"),), limit_test=None),
+        _longer(sizes.digits(False), epochs=12),
     )
 
 
