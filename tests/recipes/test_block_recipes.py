@@ -8,10 +8,11 @@ from tests.recipes import layer_oracle as oracle
 
 from nybble.ops.geometry import Geometry
 from nybble.ops.reference import composite
-from nybble.ops.reference.composite_operand import Streams, quantize
+from nybble.ops.reference.composite_operand import Streams, quantize, values
 from nybble.ops.reference.operand import Draw
-from nybble.ops.reference.places import places
+from nybble.ops.reference.places import GemmName, places
 from nybble.ops.spec import LayerSpec
+from nybble.quantizers import SplitRows
 from nybble.recipes import get_recipe
 
 LINEAR = Geometry("linear")
@@ -95,8 +96,7 @@ def test_operands_and_gemms_equal_the_oracle(recipe: str) -> None:
         assert place.contraction == axis
         slot = spec.slot(name)
         found = quantize(tensor, slot, place, Streams(DRAW, oracle.SLOT[name]))[0]
-        values = found.tensor if found.multiplier is None else found.tensor * found.multiplier
-        assert torch.equal(values, operands[name]), name
+        assert torch.equal(values(found), operands[name]), name
     out, saved = composite.layer_forward(
         x, weight, None, None, spec, LINEAR, "fast", DRAW, save=True
     )
@@ -118,7 +118,7 @@ def average(recipe: str, runs: int = 150) -> list[tuple[float, float]]:
             quantize(t, spec.slot(n), places(LINEAR, "output")[side], Streams(DRAW, side))[0]
             for n, t, side in (("output_input", x, 0), ("output_weight", weight, 1))
         ]
-        hx, hw = (q.tensor * q.multiplier for q in found)
+        hx, hw = (values(q) for q in found)
     want = [(grad @ hw).double(), (grad.T @ hx).double()]
     total, square = [torch.zeros_like(t) for t in want], [torch.zeros_like(t) for t in want]
     for call in range(runs):
@@ -166,3 +166,18 @@ def test_an_update_is_unbiased_only_if_both_operands_are() -> None:
     one = average("fp4-all-the-way:headroom=yes+update_input=nearest")[1][0]
     assert abs(both) < 1e-3
     assert one > 3e-3
+
+
+@pytest.mark.parametrize(("gemm", "slot"), [("grad_input", 2), ("grad_weight", 3)])
+def test_xi2023_s_rows_run_over_the_channels_in_both_gemms(gemm: GemmName, slot: int) -> None:
+    """A row is a sample of a linear layer, a pixel of a convolution, whichever Gemm it is for."""
+    quantizer = of("xi2023").slot(f"{gemm}_grad")
+    assert quantizer is not None
+    assert isinstance(quantizer.scale, SplitRows)
+    for shape, geometry in (((20, 6), LINEAR), ((3, 6, 4, 5), Geometry("conv2d"))):
+        grad = torch.randn(*shape, generator=torch.Generator().manual_seed(1))
+        place, streams = places(geometry, gemm)[0], Streams(DRAW, slot)
+        found = quantize(grad, quantizer, place, streams)[0]
+        assert torch.equal(
+            values(found), quantizer.scale.estimate(grad, 1, streams.on(grad.device))
+        )

@@ -125,3 +125,42 @@ def test_every_setting_but_the_default_changes_the_recipe(recipe: str) -> None:
                 default.spec, default.rules, default.tail,
             )  # fmt: skip
             assert same == (choice == switch.default), (switch.name, choice)
+
+
+class Attending(nn.Module):
+    """A table, attention, an LSTM: what recipes leave alone unless asked, and the time loop."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.table = nn.Embedding(11, 16)
+        self.attention = nn.MultiheadAttention(16, 2, batch_first=True)
+        self.lstm = nn.LSTM(16, 12, batch_first=True)
+        self.head = nn.Linear(12, 5)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        x = self.table(tokens)
+        x = x + self.attention(x, x, x, need_weights=False)[0]
+        return self.head(self.lstm(x)[0][:, -1])  # type: ignore[no-any-return]
+
+
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_tables_and_attention_where_they_are_asked_for(recipe: str) -> None:
+    torch.manual_seed(0)
+    model = nybble.convert(Attending(), f"{recipe}:embedding=yes+attention=yes+first_last=same")
+    names = [name for name, _ in nybble.quantized_layers(model)]
+    assert {"table", "attention.qk_product", "attention.in_proj", "lstm.hh_l0", "head"} <= set(
+        names
+    )
+    tokens, target = torch.randint(11, (6, 7)), torch.randint(5, (6,))
+    optimizer = torch.optim.Adam(model.parameters(), 1e-2)
+    nybble.hook_steps(model, optimizer)
+    losses = []
+    for _ in range(12):
+        loss = F.cross_entropy(model(tokens), target)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+    assert losses[-1] < 0.9 * losses[0]
+    for name, parameter in model.named_parameters():
+        assert bool(parameter.isfinite().all()), name

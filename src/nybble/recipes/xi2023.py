@@ -68,7 +68,7 @@ def xi2023(**switches: str) -> Recipe:
         "Xi et al., NeurIPS 2023, arXiv 2306.11987",
         spec,
         rules=(
-            *common_rules(settings, spec),
+            *common_rules(settings, hidden),  # tables and products of attention learn no step
             Rule(hidden, type="time-loop", why="a step has to be known before the loop"),
         ),
         switches=SWITCHES,
