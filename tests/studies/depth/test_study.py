@@ -68,6 +68,16 @@ def test_random_bits_differ_between_draws_and_batches(record: dict[str, Any]) ->
     assert nearest["weight.error"]["mean"] == nearest["weight.bias"]["mean"]
 
 
+def test_what_a_block_adds_itself_is_unbiased_however_deep() -> None:
+    """Each draw is compared with the products of its own operands, not with the other draw's."""
+    config = DepthConfig(
+        recipes=("luq",), depths=(8,), kinds=("plain",), forwards=("float32",), seeds=(0, 1)
+    )
+    figures = measure_depth(config)["rows"][0]["figures"]
+    assert figures["own_weight.shrinkage"]["mean"][0] == pytest.approx(1.0, abs=0.05)
+    assert figures["weight.cosine"]["mean"][0] < 0.95
+
+
 def test_training_before_changes_the_gradients() -> None:
     one = DepthConfig(recipes=("sun2020",), depths=(2,), kinds=("plain",), width=8, seeds=(0,))
     untrained, trained = (

@@ -190,8 +190,8 @@ def of_one_chain(
             pairs = {
                 "weight": compare(a.weight, b.weight, g.weight),
                 "output": compare(a.output, b.output, g.output),
-                "own_weight": compare(a.weight, b.weight, a.exact_weight),
-                "own_input": compare(a.input, b.input, a.exact_input),
+                "own_weight": compare(a.weight, b.weight, a.exact_weight, b.exact_weight),
+                "own_input": compare(a.input, b.input, a.exact_input, b.exact_input),
             }
             for gradient, figures in pairs.items():
                 for name, value in figures.items():
