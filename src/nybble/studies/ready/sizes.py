@@ -9,10 +9,10 @@
     digits       one epoch (42 steps)                     five epochs (210 steps)
 
 CPU seconds of a float32 step on one thread of an AMD EPYC, measured: vision 0.075 and 0.14, LSTM
-0.019 and 0.14, GPT 0.022 and 0.23, digits 0.31. A recipe on the native backend takes 0.75 to 3
-times that, one that runs in torch operators 5 to 12 times (vision), and every cell five seconds to
-begin. With twenty recipes on the first and third task and nine on the others, that makes about an
-hour (three seeds) or twelve hours (five; ten for the LSTM) on two cores: an estimate, not timed.
+0.019 and 0.14, GPT 0.022 and 0.23, digits 0.31. An emulated recipe takes 0.75 (native `sun2020`) to
+12 times that, 5 times on the average of vision's recipes, and a cell five seconds to begin. With
+twenty recipes on vision and GPT and nine on the others, that makes about an hour (three seeds) or
+twelve hours (five; ten for the LSTM) on two cores: an estimate, not timed.
 
 None of these runs is trained to convergence: they compare recipes, they do not say what a network
 can reach.
