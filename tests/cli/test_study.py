@@ -202,7 +202,10 @@ def error_line(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
         (["recipes", "--jobs", "0"], "--jobs"),
         (["recipes", "--budget", "-1"], "above 0"),
         (["recipes", "--record", "../x"], "plain name"),
-        (["recipes", "--tasks", "vision", "--data", "vision=mnist"], "Unknown data 'mnist'"),
+        (
+            ["ablation-sun2020", "--tasks", "vision", "--data", "vision=mnist"],
+            "Unknown data 'mnist'",
+        ),
         (["run", "tiny"], "write module:NAME"),
         (["run", "tinny:TINY"], "ModuleNotFoundError"),
         (["run", "tiny:SLOW"], "'SLOW' in 'tiny' is not a Study"),
