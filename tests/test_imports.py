@@ -11,9 +11,10 @@ import nybble
 # Seconds that `import nybble` may cost beyond torch.
 BUDGET = 0.5
 HEAVY = {
-    "IPython", "accelerate", "datasets", "gfloat", "hypothesis", "lightning", "matplotlib",
-    "ml_dtypes", "mlxtend", "onnx", "pandas", "PIL", "pytest", "rich", "scipy", "sklearn",
-    "tensorboard", "torchao", "torchaudio", "torchvision", "transformers", "typer",
+    "IPython", "accelerate", "datasets", "gfloat", "hypothesis", "joblib", "lightning",
+    "matplotlib", "ml_dtypes", "mlxtend", "onnx", "pandas", "PIL", "pytest", "rich",
+    "scipy", "sklearn", "tensorboard", "torchao", "torchaudio", "torchvision", "transformers",
+    "typer",
 }  # fmt: skip
 
 # CPU time of the process, not the clock: other work on the machine does not count.

@@ -117,7 +117,7 @@ void bind_conv(nb::module_& m) {
          const Span& row, const Span& column, const Span& bias, const Span& out, int threads,
          int64_t limit) {
         const ConvShape s = shape_of(sizes);
-        ConvScales scales = scales_of(row, 1, column, s.out_channels);
+        ConvScales scales = scales_of(row, s.images, column, s.out_channels);
         const auto [address, bytes] = bias;
         if (bytes != 0)
           scales.bias = checked_array<const float>(address, bytes, s.out_channels, "bias");
@@ -132,7 +132,7 @@ void bind_conv(nb::module_& m) {
          const Span& row, const Span& column, const Span& out, int threads, int64_t limit) {
         const ConvShape s = shape_of(sizes);
         call(conv_grad_input, s, operand(g, y_size(s), "gradient"), operand(w, w_size(s), "weight"),
-             scales_of(row, 1, column, s.channels), out, x_size(s), threads, limit);
+             scales_of(row, s.images, column, s.channels), out, x_size(s), threads, limit);
       },
       nb::arg("sizes"), nb::arg("g"), nb::arg("w"), nb::arg("row"), nb::arg("column"),
       nb::arg("out"), nb::arg("threads"), nb::arg("limit") = INT32_MAX);

@@ -20,24 +20,28 @@ struct Context {
   const GemmKernels& gemm;
   const ConvKernels& conv;
   int64_t piece; // groups that an int32 sum may hold
-  float row_scale[kRows];
+  const ConvScales& scales;
 };
 
-// Rows of the product that a panel takes: where they start in the window and in the result.
+// Rows of the product that a panel takes: where they start in the window and in the result, and
+// the scales of their images.
 struct PanelRows {
   const uint8_t* from[kRows];
   float* to[kRows];
+  float scale[kRows];
   int count;
 };
 
 PanelRows rows_of(const Gathered& p, int64_t first, int64_t end, const uint8_t* images,
-                  int64_t image_bytes, float* out, int64_t out_image) {
+                  int64_t image_bytes, const ConvScales& scales, int64_t first_image, float* out,
+                  int64_t out_image) {
   PanelRows rows;
   rows.count = int(std::min<int64_t>(kRows, end - first));
   int64_t image = first / p.pixels(), rest = first % p.pixels();
   int64_t y = rest / p.grid_w, x = rest % p.grid_w;
   for (int r = 0; r < rows.count; ++r) {
     rows.from[r] = images + image * image_bytes + y * p.step_h + x * p.step_w;
+    rows.scale[r] = scales.row_at(first_image + image);
     rows.to[r] = out + image * out_image + p.out_offset + y * p.out_h + x * p.out_w;
     if (++x == p.grid_w) {
       x = 0;
@@ -45,7 +49,7 @@ PanelRows rows_of(const Gathered& p, int64_t first, int64_t end, const uint8_t* 
     }
   }
   for (int r = rows.count; r < kRows; ++r)
-    rows.from[r] = rows.from[0];
+    rows.from[r] = rows.from[0], rows.scale[r] = 0.0f;
   return rows;
 }
 
@@ -63,7 +67,7 @@ void tile(const Context& c, const Gathered& p, int64_t panel, const uint8_t* a,
   if (!p.start.empty()) {
     c.conv.start(p.start.data() + first, acc);
     multiply_tile(c.gemm, c.mode, true, p.groups, a, b, acc);
-    finish_tile(c.conv, acc, rows.count, columns, c.row_scale, scale, bias, out);
+    finish_tile(c.conv, acc, rows.count, columns, rows.scale, scale, bias, out);
     return;
   }
   int64_t wide[kTile];
@@ -76,14 +80,14 @@ void tile(const Context& c, const Gathered& p, int64_t panel, const uint8_t* a,
     for (int i = 0; i < kTile; ++i)
       wide[i] += acc[i];
   }
-  finish_tile(wide, rows.count, columns, c.row_scale, scale, bias, out);
+  finish_tile(wide, rows.count, columns, rows.scale, scale, bias, out);
 }
 
 // Pixels that no tap reaches: what a sum of 0 becomes.
-void nothing(const Context& c, const Gathered& p, const PanelRows& rows) {
+void nothing(const Gathered& p, const PanelRows& rows) {
   for (int r = 0; r < rows.count; ++r)
     for (int64_t i = 0; i < p.columns; ++i) {
-      const float value = 0.0f * (c.row_scale[0] * p.scale[size_t(i)]);
+      const float value = 0.0f * (rows.scale[r] * p.scale[size_t(i)]);
       rows.to[r][i] = p.bias.empty() ? value : value + p.bias[size_t(i)];
     }
 }
@@ -110,11 +114,10 @@ void Gathered::set_columns(int64_t count, const ConvScales& scales, int64_t firs
 }
 
 void multiply_gathered(std::vector<Gathered>& products, const ElementDecoder& decoder,
-                       const Window& window, int64_t images, const Mode& mode, float row_scale,
-                       ConvRun run, float* out, int64_t out_image) {
+                       const Window& window, int64_t images, const Mode& mode,
+                       const ConvScales& scales, ConvRun run, float* out, int64_t out_image) {
   if (images == 0) return;
-  Context context{mode, *active().gemm, *active().conv, groups_within(mode, run.limit), {}};
-  std::fill(context.row_scale, context.row_scale + kRows, row_scale);
+  Context context{mode, *active().gemm, *active().conv, groups_within(mode, run.limit), scales};
   for (Gathered& p : products)
     if (p.groups <= context.piece) p.start.assign(p.correction.begin(), p.correction.end());
   const int threads = std::max(1, run.threads);
@@ -154,11 +157,11 @@ void multiply_gathered(std::vector<Gathered>& products, const ElementDecoder& de
       PanelRows* where = rows[size_t(worker)].data();
       uint8_t* a = scratch[size_t(worker)].data();
       for (int64_t i = 0; i < count; ++i) {
-        where[i] = rows_of(p, first + i * kRows, end, decoded.data(), image_bytes,
+        where[i] = rows_of(p, first + i * kRows, end, decoded.data(), image_bytes, scales, start,
                            out + start * out_image, out_image);
         uint8_t* to = a + i * a_bytes;
         if (p.groups == 0) {
-          nothing(context, p, where[i]);
+          nothing(p, where[i]);
           continue;
         }
         for (const Gathered::Run& r : p.runs) {

@@ -43,9 +43,10 @@ struct Gathered {
   void set_columns(int64_t count, const ConvScales& scales, int64_t first);
 };
 
-// out[image * out_image + ...] for all products, which share images, window and mode.
+// out[image * out_image + ...] for all products, which share images, window and mode; scales.row is
+// one number, or one for each image.
 void multiply_gathered(std::vector<Gathered>& products, const ElementDecoder& decoder,
-                       const Window& window, int64_t images, const Mode& mode, float row_scale,
-                       ConvRun run, float* out, int64_t out_image);
+                       const Window& window, int64_t images, const Mode& mode,
+                       const ConvScales& scales, ConvRun run, float* out, int64_t out_image);
 
 } // namespace nybble

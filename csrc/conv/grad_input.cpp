@@ -51,7 +51,8 @@ void pack_phase(Gathered& p, const ConvShape& s, const Mode& mode, const Weights
 void conv_grad_input(const ConvShape& s, const ConvOperand& g, const ConvOperand& w,
                      const ConvScales& scales, ConvRun run, float* out) {
   if (s.images == 0 || s.height * s.width * s.channels == 0) return;
-  if (depthwise(s, g, w, run)) return depthwise_grad_input(s, g, w, scales, run, out);
+  if (scales.rows == 1 && depthwise(s, g, w, run))
+    return depthwise_grad_input(s, g, w, scales, run, out);
   const Mode mode = choose_mode(g, w);
   const auto rows = phases_of(s.height, s.kernel_h, s.stride_h, s.pad_h, s.dilation_h);
   const auto columns = phases_of(s.width, s.kernel_w, s.stride_w, s.pad_w, s.dilation_w);
@@ -92,7 +93,7 @@ void conv_grad_input(const ConvShape& s, const ConvOperand& g, const ConvOperand
         products.push_back(std::move(p));
       }
   multiply_gathered(products, ElementDecoder(g, mode.size, mode.low), window, s.images, mode,
-                    scales.row_at(0), run, out, s.height * s.width * s.channels);
+                    scales, run, out, s.height * s.width * s.channels);
 }
 
 } // namespace nybble

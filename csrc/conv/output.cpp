@@ -58,7 +58,8 @@ void pack_columns(Gathered& p, const Runs& runs, const Mode& mode, const uint8_t
 void conv_output(const ConvShape& s, const ConvOperand& x, const ConvOperand& w,
                  const ConvScales& scales, ConvRun run, float* out) {
   if (s.pixels() == 0 || s.images == 0 || s.out_channels == 0) return;
-  if (depthwise(s, x, w, run)) return depthwise_output(s, x, w, scales, run, out);
+  if (scales.rows == 1 && depthwise(s, x, w, run))
+    return depthwise_output(s, x, w, scales, run, out);
   const Mode mode = choose_mode(x, w);
   const Window window = input_window(s);
   const int64_t pixel = s.channels * mode.size, line = window.columns * pixel;
@@ -96,7 +97,7 @@ void conv_output(const ConvShape& s, const ConvOperand& x, const ConvOperand& w,
     products.push_back(std::move(p));
   }
   multiply_gathered(products, ElementDecoder(x, mode.size, mode.low), window, s.images, mode,
-                    scales.row_at(0), run, out, s.pixels() * s.out_channels);
+                    scales, run, out, s.pixels() * s.out_channels);
 }
 
 } // namespace nybble

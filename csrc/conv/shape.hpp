@@ -30,8 +30,9 @@ struct ConvShape {
   bool depthwise() const { return group_inputs == 1 && groups > 1; }
 };
 
-// Scales of the result, absent ones being 1: `row` has 1 element (or the number of rows), `column`
-// 1 or the number of result columns. bias: per column, or null.
+// Scales of the result, absent ones being 1: `row` has 1 element, or one for each image (of the
+// weight's gradient: for each output channel), `column` 1 or the number of result columns. bias:
+// per column, or null.
 struct ConvScales {
   const float* row;
   int64_t rows;

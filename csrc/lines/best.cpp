@@ -14,7 +14,6 @@
 namespace nybble {
 namespace {
 
-constexpr float kLeast = 0x1p-126f;
 constexpr int kMostLevels = 40;
 constexpr int64_t kTask = 1 << 14; // elements of a task, about
 
@@ -82,9 +81,8 @@ struct Row {
     }
     const float mean = first.sum(n) / float(n);
     const float root = std::sqrt(mean) * rule.rms;
-    const float scales[2] = {scale_of(number(top), rule.top), mean == 0.0f    ? 1.0f
-                                                              : root < kLeast ? kLeast
-                                                                              : root};
+    const float scales[2] = {top == 0 ? rule.empty : scale_of(number(top), rule.top),
+                             mean == 0.0f ? 1.0f : root};
     const float inverses[2] = {1.0f / scales[0], 1.0f / scales[1]};
     for (int64_t at = 0; at < n; at += kLanes) {
       const int64_t count = std::min<int64_t>(kLanes, n - at);

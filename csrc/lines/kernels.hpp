@@ -46,8 +46,9 @@ struct LineKernels {
                  const float* inv, float* const* out);
   // out[j] = x[j] * x[j]; returns the bits of max|x|
   uint32_t (*squares)(const float* x, int64_t n, float* out);
-  // sums[j] += values[j]
-  void (*add_values)(const int8_t* values, int64_t n, int16_t* sums);
+  // sums[j] += table[code j] over `rows` rows of 64 codes (a block), `step` bytes apart
+  void (*add_codes)(const uint8_t* packed, int64_t step, int64_t rows, const int8_t* table,
+                    int32_t* sums);
   // a[j] += b[j]
   void (*add)(float* a, const float* b, int64_t n);
   // out[j] += e * mu[j], both rounded

@@ -208,15 +208,38 @@ uint32_t squares(const float* x, int64_t n, float* out) {
   return largest(top);
 }
 
-void add_values(const int8_t* values, int64_t n, int16_t* sums) {
-  int64_t j = 0;
-  for (; j + 16 <= n; j += 16) {
-    const __m128i bytes = _mm_loadu_si128(reinterpret_cast<const __m128i*>(values + j));
-    auto* to = reinterpret_cast<__m256i*>(sums + j);
-    _mm256_storeu_si256(to, _mm256_add_epi16(_mm256_loadu_si256(to), _mm256_cvtepi8_epi16(bytes)));
+// The integers plus 128 are unsigned bytes, of which 257 fit 16 bits.
+constexpr int64_t kNarrowRows = 257;
+
+void add_codes(const uint8_t* packed, int64_t step, int64_t rows, const int8_t* table,
+               int32_t* sums) {
+  const __m256i zero = _mm256_setzero_si256(), nibble = _mm256_set1_epi8(15);
+  const __m256i values = _mm256_xor_si256(
+      _mm256_broadcastsi128_si256(_mm_loadu_si128(reinterpret_cast<const __m128i*>(table))),
+      _mm256_set1_epi8(char(0x80)));
+  for (int64_t from = 0; from < rows; from += kNarrowRows) {
+    const int64_t count = rows - from < kNarrowRows ? rows - from : kNarrowRows;
+    __m256i narrow[4] = {zero, zero, zero, zero};
+    for (int64_t row = 0; row < count; ++row, packed += step) {
+      const __m256i both = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(packed));
+      const __m256i low = _mm256_shuffle_epi8(values, _mm256_and_si256(both, nibble));
+      const __m256i high =
+          _mm256_shuffle_epi8(values, _mm256_and_si256(_mm256_srli_epi16(both, 4), nibble));
+      narrow[0] = _mm256_add_epi16(narrow[0], _mm256_unpacklo_epi8(low, zero));
+      narrow[1] = _mm256_add_epi16(narrow[1], _mm256_unpackhi_epi8(low, zero));
+      narrow[2] = _mm256_add_epi16(narrow[2], _mm256_unpacklo_epi8(high, zero));
+      narrow[3] = _mm256_add_epi16(narrow[3], _mm256_unpackhi_epi8(high, zero));
+    }
+    alignas(32) uint16_t lanes[4][16];
+    for (int k = 0; k < 4; ++k)
+      _mm256_store_si256(reinterpret_cast<__m256i*>(lanes[k]), narrow[k]);
+    // unpacklo and unpackhi take 8 of 16 bytes in each half of a register.
+    for (int j = 0; j < 32; ++j) {
+      const int part = j / 8 % 2, lane = j / 16 * 8 + j % 8;
+      sums[j] += int32_t(lanes[part][lane]) - int32_t(128 * count);
+      sums[j + 32] += int32_t(lanes[2 + part][lane]) - int32_t(128 * count);
+    }
   }
-  for (; j < n; ++j)
-    sums[j] = int16_t(sums[j] + values[j]);
 }
 
 void add(float* a, const float* b, int64_t n) {
@@ -243,6 +266,6 @@ void add_product(float* out, int64_t n, float e, const float* mu) {
 
 } // namespace
 
-const LineKernels kLineAvx2 = {folded, scaled, errors, squares, add_values, add, add_product};
+const LineKernels kLineAvx2 = {folded, scaled, errors, squares, add_codes, add, add_product};
 
 } // namespace nybble

@@ -62,9 +62,13 @@ uint32_t squares(const float* x, int64_t n, float* out) {
   return top;
 }
 
-void add_values(const int8_t* values, int64_t n, int16_t* sums) {
-  for (int64_t j = 0; j < n; ++j)
-    sums[j] = int16_t(sums[j] + values[j]);
+void add_codes(const uint8_t* packed, int64_t step, int64_t rows, const int8_t* table,
+               int32_t* sums) {
+  for (int64_t row = 0; row < rows; ++row, packed += step)
+    for (int j = 0; j < 32; ++j) {
+      sums[j] += table[packed[j] & 15];
+      sums[j + 32] += table[packed[j] >> 4];
+    }
 }
 
 void add(float* a, const float* b, int64_t n) {
@@ -81,6 +85,6 @@ void add_product(float* out, int64_t n, float e, const float* mu) {
 
 } // namespace
 
-const LineKernels kLineGeneric = {folded, scaled, errors, squares, add_values, add, add_product};
+const LineKernels kLineGeneric = {folded, scaled, errors, squares, add_codes, add, add_product};
 
 } // namespace nybble

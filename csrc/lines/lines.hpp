@@ -40,6 +40,7 @@ void folded_pack(const float* x, int64_t rows, int64_t columns, const FoldedOper
 struct BestOfTwo {
   LevelRule levels;
   float top, rms; // what the maximum becomes, and the unit in root mean squares
+  float empty;    // the scale of a row of zeros
 };
 
 void best_of_two(const float* x, int64_t rows, int64_t n, const BestOfTwo& rule, float* scale,

@@ -1,5 +1,6 @@
 // Both operands of an output gradient in one read: fold, scale, round at random, pack.
 #include <algorithm>
+#include <cstring>
 
 #include "core/dispatch.hpp"
 #include "core/parallel.hpp"
@@ -41,11 +42,53 @@ void operand(const Chunk& chunk, const FoldedOperand& of, const Order& order) {
   set.quantize->stochastic(piece, of.rule);
 }
 
+// A channels-last image in tiles of kTilePixels x kBlock channels, so that a channel's random bits
+// are needed for many neighbouring pixels: channels are whole blocks of codes.
+constexpr int64_t kBlock = 64, kTilePixels = 32;
+static_assert(kBlock * kTilePixels == kChunk, "buffers of a tile");
+
+void tile(const float* x, int64_t image, int64_t first, int64_t channel, const FoldedOperand& of,
+          const Order& order) {
+  const Kernels& set = active();
+  const int64_t c = order.channels, p = order.pixels, count = std::min(kTilePixels, p - first);
+  float y[kChunk];
+  int32_t random[kChunk];
+  uint8_t codes[kChunk / 2];
+  set.streams->random24_across(of.stream, (image * c + channel) * p + first, p, kBlock, count,
+                               random);
+  for (int64_t i = 0; i < count; ++i) {
+    const int64_t row = image * p + first + i;
+    set.lines->scaled(x + row * c + channel, kBlock, part(of.fold, row, channel, c),
+                      part(of.inv, row, channel, c), y + i * kBlock);
+  }
+  Piece piece{};
+  piece.x = y, piece.n = count * kBlock, piece.factor = 1.0f;
+  piece.random = random, piece.codes = codes;
+  set.quantize->stochastic(piece, of.rule);
+  for (int64_t i = 0; i < count; ++i)
+    std::memcpy(of.codes + ((image * p + first + i) * c + channel) / 2, codes + i * kBlock / 2,
+                size_t(kBlock / 2));
+}
+
+void tiles(const float* x, int64_t images, const FoldedOperand& first, const FoldedOperand& second,
+           const Order& order, int threads) {
+  const int64_t each = (order.pixels + kTilePixels - 1) / kTilePixels;
+  parallel_for(threads, images * each, [&](int64_t item) {
+    const int64_t image = item / each, pixel = item % each * kTilePixels;
+    for (int64_t channel = 0; channel < order.channels; channel += kBlock) {
+      if (first.codes != nullptr) tile(x, image, pixel, channel, first, order);
+      if (second.codes != nullptr) tile(x, image, pixel, channel, second, order);
+    }
+  });
+}
+
 } // namespace
 
 void folded_pack(const float* x, int64_t rows, int64_t columns, const FoldedOperand& first,
                  const FoldedOperand& second, const Order& order, int threads) {
   const int64_t n = rows * columns;
+  if (order.channels == columns && columns % kBlock == 0 && n > 0)
+    return tiles(x, rows / order.pixels, first, second, order, threads);
   parallel_for(threads, (n + kChunk - 1) / kChunk, [&](int64_t i) {
     const Chunk chunk{x, columns, i * kChunk, std::min((i + 1) * kChunk, n)};
     if (first.codes != nullptr) operand(chunk, first, order);

@@ -9,26 +9,28 @@
 namespace nybble {
 namespace {
 
-constexpr int64_t kChunk = 1 << 15;  // elements of a task
-constexpr int64_t kStretch = 1 << 9; // pixels of a channel at a time
+constexpr int64_t kChunk = 1 << 15; // elements of a task
 
 } // namespace
 
 void draw(const RandomStream& stream, const Order& order, int64_t begin, int64_t end,
           int32_t* out) {
-  const auto kernel = active().streams->random24;
+  const StreamKernels& kernels = *active().streams;
   const int64_t c = order.channels, p = order.pixels;
-  if (c == 1) return kernel(stream, begin, end - begin, out);
+  if (c == 1) return kernels.random24(stream, begin, end - begin, out);
   // Pixel after pixel in memory: of every channel, a run of the pixels that the range touches.
-  int32_t run[kStretch];
   for (int64_t pixel = begin / c; pixel * c < end;) {
-    const int64_t image = pixel / p, first = pixel % p;
-    const int64_t last = std::min({(image + 1) * p, (end + c - 1) / c, pixel + kStretch});
-    for (int64_t channel = 0; channel < c; ++channel) {
-      kernel(stream, (image * c + channel) * p + first, last - pixel, run);
-      for (int64_t i = 0; i < last - pixel; ++i) {
-        const int64_t at = (pixel + i) * c + channel;
-        if (at >= begin && at < end) out[at - begin] = run[i];
+    const int64_t image = pixel / p, first = pixel % p, start = image * c * p + first;
+    int64_t last = std::min((image + 1) * p, end / c);
+    const bool whole = pixel * c >= begin && pixel < last;
+    if (whole) {
+      kernels.random24_across(stream, start, p, c, last - pixel, out + (pixel * c - begin));
+    } else { // a part of a pixel
+      last = pixel + 1;
+      for (int64_t channel = 0; channel < c; ++channel) {
+        const int64_t at = pixel * c + channel;
+        if (at >= begin && at < end)
+          kernels.random24(stream, start + channel * p, 1, out + (at - begin));
       }
     }
     pixel = last;

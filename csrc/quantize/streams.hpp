@@ -17,6 +17,9 @@ struct StreamKernels {
   uint32_t (*absmax)(const void* x, bool bf16, int64_t n);
   // out[i] = the 24 bits of element start + i
   void (*random24)(const RandomStream&, int64_t start, int64_t n, int32_t* out);
+  // out[i * rows + r] = the 24 bits of element start + r * step + i, i < n
+  void (*random24_across)(const RandomStream&, int64_t start, int64_t step, int64_t rows, int64_t n,
+                          int32_t* out);
   // sum over i < n of x[i] * (2 (start + i) + 1) modulo 2^64, x as signed 32-bit integers
   uint64_t (*fingerprint)(const uint32_t* x, int64_t start, int64_t n);
   // 16 x 16 bytes: out[j * out_stride + i] = in[i * in_stride + j]
@@ -25,6 +28,8 @@ struct StreamKernels {
   void (*pack4)(const uint8_t* bytes, int64_t n, uint8_t* codes);
 };
 
+void random24_across_generic(const RandomStream&, int64_t start, int64_t step, int64_t rows,
+                             int64_t n, int32_t* out);
 uint64_t fingerprint_generic(const uint32_t* x, int64_t start, int64_t n);
 
 extern const StreamKernels kStreamGeneric;

@@ -46,6 +46,18 @@ void pack4(const uint8_t* bytes, int64_t n, uint8_t* codes) {
 
 } // namespace
 
+void random24_across_generic(const RandomStream& s, int64_t start, int64_t step, int64_t rows,
+                             int64_t n, int32_t* out) {
+  int32_t run[64];
+  for (int64_t r = 0; r < rows; ++r)
+    for (int64_t i = 0; i < n; i += 64) {
+      const int64_t count = n - i < 64 ? n - i : 64;
+      random24(s, start + r * step + i, count, run);
+      for (int64_t k = 0; k < count; ++k)
+        out[(i + k) * rows + r] = run[k];
+    }
+}
+
 uint64_t fingerprint_generic(const uint32_t* x, int64_t start, int64_t n) {
   uint64_t sum = 0;
   for (int64_t i = 0; i < n; ++i)
@@ -53,6 +65,7 @@ uint64_t fingerprint_generic(const uint32_t* x, int64_t start, int64_t n) {
   return sum;
 }
 
-const StreamKernels kStreamGeneric = {absmax, random24, fingerprint_generic, transpose16, pack4};
+const StreamKernels kStreamGeneric = {
+    absmax, random24, random24_across_generic, fingerprint_generic, transpose16, pack4};
 
 } // namespace nybble

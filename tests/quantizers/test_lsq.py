@@ -142,5 +142,5 @@ def test_names_json_and_errors() -> None:
         LSQ().fit(torch.ones(3), get_format("w20"))
     with pytest.raises(UserError, match="1 step to learn, got 2"):
         quantize(torch.ones(3), quantizer, alpha=torch.ones(2))
-    with pytest.raises(UserError, match="do not learn LSQ's step yet"):
-        LayerSpec(output_input=quantizer)
+    with pytest.raises(UserError, match="LSQ learns steps of the output Gemm's operands"):
+        LayerSpec(grad_input_grad=quantizer)

@@ -32,7 +32,7 @@ def test_every_printed_quantizer_is_a_name(name):
             # What only a Gemm knows has no meaning for a tensor alone.
             scale = slot.scale
             if getattr(scale, "granularity", "") == "free":
-                scale = dataclasses.replace(scale, granularity="tensor")
+                scale = dataclasses.replace(scale, granularity="row")
             bare = dataclasses.replace(slot, scale=scale, transform=None)
             assert get_quantizer(bare.short.replace("·", ":")) == bare
 

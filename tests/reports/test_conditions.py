@@ -50,9 +50,11 @@ VALUES: dict[str, dict[str, list[float | None]]] = {
 EXTRAS: dict[str, dict[str, list[float]]] = {
     "test-time.input-noise.0.1": {"fp32": [90.0, 91.0, 89.0], "sun2020": [85.0, 87.0, 86.0]},
     "test-time.input-noise.0.5": {"fp32": [50.0, 51.0, 49.0], "sun2020": [52.0, 50.0, 49.5]},
+    "test-time.bit-flips.words-1e-05": {"fp32": [60.0, 61.0, 62.0]},
     "test-time.bit-flips.codes-0.01.failed": {"fp32": [0.0, 0.0, 0.0], "sun2020": [0.5, 0.0, 0.1]},
     "test-again.loss": {"fp32": [1.0, 1.0, 1.0], "sun2020": [1.0, 1.0, 1.0]},
 }
+WORDS_FLIPPED = "bit-flips.words-1e-05"
 WORDS = {"fp32": [20.0, 22.0, 24.0], "sun2020": [33.0, 34.5, 39.0]}
 
 
@@ -65,7 +67,7 @@ def record() -> dict[str, Any]:
             for seed, value in enumerate(values):
                 extras: dict[str, float] = {}
                 if task == "vision":
-                    extras = {name: by[recipe][seed] for name, by in EXTRAS.items()}
+                    extras = {n: by[recipe][seed] for n, by in EXTRAS.items() if recipe in by}
                 elif task == "gpt":
                     extras = {"test-time.token-corruption.5%": WORDS[recipe][seed]}
                 runs.append(
@@ -117,7 +119,7 @@ def line(record: dict[str, Any], task: str, condition: str) -> list[str]:
 def test_conditions_are_tasks_and_measured_numbers(record: dict[str, Any]) -> None:
     assert tasks(record) == ["vision", "gpt"]
     names = [here.name for here in conditions(record, "vision")]
-    assert names == [AS_TRAINED, "lr-x4", "input-noise.0.1", "input-noise.0.5"]
+    assert names == [AS_TRAINED, "lr-x4", "input-noise.0.1", "input-noise.0.5", WORDS_FLIPPED]
     assert suits(record)
     assert not suits({**record, "tasks": {"gpt": record["tasks"]["gpt"]}, "runs": []})
     assert not suits({**record, "baseline": None})
@@ -149,6 +151,10 @@ def test_differences_and_what_is_beyond_are_paired_t_tests(record: dict[str, Any
     ]
     assert ps[1] == min(ps)
     assert found[6] == f"{min(1.0, 3 * ps[1]):.3f}"
+
+
+def test_what_only_float32_has_is_a_line_of_its_own(record: dict[str, Any]) -> None:
+    assert line(record, "vision", WORDS_FLIPPED)[1:] == ["61.00", *[""] * 5]
 
 
 def test_as_trained_has_nothing_beyond(record: dict[str, Any]) -> None:

@@ -6,7 +6,7 @@ from typing import Any
 
 from nybble.reports import docs
 from nybble.reports.results import kind
-from nybble.reports.study import cells, difference, markdown, plain, table_notes
+from nybble.reports.study import cells, markdown, plain, table_notes
 from nybble.studies.outcome import Outcome
 from nybble.studies.study import sample
 from nybble.studies.study.record import make_table
@@ -43,13 +43,12 @@ def row(made: dict[str, Any], recipe: str) -> list[str]:
 def test_one_pair_shows_no_difference_and_says_so() -> None:
     made = table({"fp32": (90.0,), "sun2020": (88.5,)})
     assert row(made, "sun2020") == [
-        *("sun2020", "88.50 (1 run)", "one pair: no interval"),
+        *("sun2020", "88.50 (1 run)", "n/a: one pair has no interval"),
         *("-", "-", "undecided", "1"),
     ]
     assert "-1.50" not in plain({**sample.record(), "tables": [made]})
     lost = table({"fp32": (90.0, None), "sun2020": (None, 88.5)})
-    assert row(lost, "sun2020")[2] == "no pair"
-    assert difference({"n": 0, "mean": None, "t_interval": None}, 2) == "no pair"
+    assert row(lost, "sun2020")[2] == "n/a: no pair of finished runs"
 
 
 def test_every_difference_has_both_intervals_p_and_a_verdict() -> None:
@@ -66,7 +65,7 @@ def test_every_difference_has_both_intervals_p_and_a_verdict() -> None:
         "equivalent (p < 0.001)",
     ]
     assert row(made, "far")[2:6] == [
-        *("-2.00 [-2.13, -1.87]", "[-2.08, -1.93]", "< 0.001"),
+        *("-2.00 [-2.13, -1.87]", "[-2.07, -1.93]", "< 0.001"),
         "different",
     ]
     assert row(made, "loud")[5] == "undecided"

@@ -88,7 +88,10 @@ def test_runs_of_different_commits_are_told() -> None:
 def test_one_seed_has_no_interval_and_says_so() -> None:
     runs = [run for run in sample.outcomes() if run.seed == 0]
     record = sample.record(outcomes=runs, seeds=[0])
-    assert cells(record, record["rows"][1])[1:3] == ["90.00 (1 run)", "-1.00 [n/a: 1 pair]"]
+    assert cells(record, record["rows"][1])[1:3] == [
+        "90.00 (1 run)",
+        "n/a: one pair has no interval",
+    ]
     assert any("one seed gives no interval" in note for note in notes(record))
 
 

@@ -121,7 +121,7 @@ def test_the_page_and_the_figure_of_a_ratio() -> None:
 
 def test_one_seed_has_no_interval() -> None:
     made = record(seeds=[0])
-    assert cells(made, made["rows"][1])[2] == "+2.00 [n/a: 1 pair]"
+    assert cells(made, made["rows"][1])[2] == "n/a: one pair has no interval"
     assert any("one seed gives no interval" in note for note in notes(made))
 
 

@@ -57,7 +57,14 @@ Threads = Annotated[
         rich_help_panel=_WHAT,
     ),
 ]
-Jobs = Annotated[int, typer.Option(min=1, help="Cells at the same time.", rich_help_panel=_HOW)]
+Jobs = Annotated[
+    int | None,
+    typer.Option(
+        min=1,
+        help="Cells at the same time; one if not given, on a cluster as many as it can.",
+        rich_help_panel=_HOW,
+    ),
+]
 Engine = Annotated[
     str,
     typer.Option(
@@ -101,7 +108,7 @@ def _ready(name: str) -> Callable[..., None]:
         seeds: Seeds = "",
         data: Data = None,
         threads: Threads = None,
-        jobs: Jobs = 1,
+        jobs: Jobs = None,
         engine: Engine = "loky",
         address: Address = None,
         budget: Budget = None,
@@ -139,7 +146,7 @@ def run_own(
     seeds: Seeds = "",
     data: Data = None,
     threads: Threads = None,
-    jobs: Jobs = 1,
+    jobs: Jobs = None,
     engine: Engine = "loky",
     address: Address = None,
     budget: Budget = None,

@@ -4,7 +4,7 @@ A training forward has a number, the `call` of its random key. A recomputation (
 autograd's engine runs) has no number of its own; it is recognised by its input, whose bits it
 shares with the forward that it repeats:
 
-    fingerprint(x) = sum over i of bits(x_i) * (2 i + 1)   mod 2^64,  i in C order
+    fingerprint(x) = sum over i of bits(x_i) * (2 i + 1)   mod 2^64,  i in the order of memory
 
 The weights make it depend on the order of the elements. Forwards with equal inputs are repeated
 last first, the order in which autograd walks back. Only layers that round stochastically pay for
@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from nybble.ops.native import core, quantize
+from nybble.quantizers.layout import flatten
 
 KEPT = 1024
 """Inputs that are remembered: forwards between a forward and its recomputation, at most."""
@@ -67,8 +68,9 @@ def fingerprint(x: Tensor) -> int:
     >>> fingerprint(a) == fingerprint(a.clone()), fingerprint(a) == fingerprint(a.flip(0))
     (True, False)
     """
+    flat = flatten(x.detach().to(torch.float32).resolve_neg())
     if type(x) in (Tensor, torch.nn.Parameter) and x.is_cpu and core()[0] is not None:
-        return quantize.fingerprint(x.detach().to(torch.float32).resolve_neg().contiguous())
-    bits = x.detach().to(torch.float32).contiguous().view(-1).view(torch.int32).to(torch.int64)
+        return quantize.fingerprint(flat)
+    bits = flat.view(torch.int32).to(torch.int64)
     weights = torch.arange(bits.numel(), device=bits.device).mul_(2).add_(1)
     return int((bits * weights).sum().item())

@@ -73,6 +73,7 @@ def gradient_operands(
 def mean_(products: list[Tensor]) -> Tensor:
     """The mean of the products, in the memory of the first.
 
+    >>> import torch
     >>> mean_([torch.tensor([1.0]), torch.tensor([4.0])])
     tensor([2.5000])
     """

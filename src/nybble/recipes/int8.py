@@ -3,7 +3,8 @@ what 8-bit integer training does (surveyed by Zhu et al., CVPR 2020), without an
 
     inputs      INT8 [-127, 127], scale from the largest magnitude of the tensor (or of each row)
     weights     INT8 [-127, 127], one scale for each output channel, or one
-    gradients   INT8 [-127, 127], scale from the largest magnitude, rounded stochastically
+    gradients   INT8 [-127, 127], scale from the largest magnitude, rounded stochastically, once
+                for both backward Gemms
 
 Per-channel weight scales leave the sum of the output Gemm; in grad_input the sum runs over the
 output channels, so there the weights take one scale a tensor (a second rounding of the weight).
@@ -63,6 +64,7 @@ def eight_bit_spec(settings: dict[str, str]) -> LayerSpec:
         grad_input_weight=again[0],
         grad_weight_grad=gradient,
         grad_weight_input=again[1],
+        gradient_pair="one",
     )
 
 

@@ -33,7 +33,8 @@ ABLATION = (
     "miyashita2016:first_last=fp16",
     "miyashita2016:bits=4",
 )
-"""The recipes of a study of where it falls apart: one point is changed at a time."""
+"""The recipes of the study of where it falls apart (`nybble study miyashita2016`): one point is
+changed at a time."""
 
 SWITCHES = (
     Switch(

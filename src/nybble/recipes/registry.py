@@ -58,8 +58,8 @@ def get_recipe(name: str | Recipe) -> Recipe:
 
     A `Recipe` is returned as it is. Raises UserError for an unknown name or switch.
 
-    >>> get_recipe("sun2020:factor=1.848").settings[1]
-    ('factor', '1.848')
+    >>> dict(get_recipe("sun2020:factor=1.848").settings)["factor"]
+    '1.848'
     """
     if isinstance(name, Recipe):
         return name

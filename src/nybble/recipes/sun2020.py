@@ -163,20 +163,6 @@ SWITCHES = (
     ACCUMULATOR,
 )
 
-ABLATION = (
-    "sun2020",
-    *(
-        f"sun2020:{switch.name}={choice}"
-        for switch in SWITCHES
-        for choice in switch.choices
-        if choice != switch.default and switch.name not in ("embedding", "attention")
-    ),
-    "sun2020:phases=even-even+factor=stochastic",
-    "sun2020:gradients=radix2+factor=stochastic",
-)
-"""The recipes of a study of its ingredients: every switch, one at a time, and unbiased rounding on
-the two grids without phases."""
-
 CANDIDATES = ("factor=1.848", "phases=odd-even", "factor=1.848+sawb_channel=yes")
 """Settings that keep the formats and the deterministic rounding, and change what is open."""
 

@@ -106,8 +106,8 @@ class Tail:
 
         What is done to a Gemm as a whole ends with the few bits that it was for: samples, pairs,
         folded scales and control variates with those of the gradient, slots for signed inputs and
-        outliers with those of the input. Backward slots that share the forward operand go on to,
-        and an operand that meets a rotated one is rotated too.
+        outliers with those of the input, hooks with those of the weight. Backward slots that share
+        the forward operand go on to, and an operand that meets a rotated one is rotated too.
 
         >>> Tail(0.1).of(LayerSpec()) is None
         True
@@ -129,12 +129,16 @@ class Tail:
             extras["control_variate"] = False
         if changed & {"output_input", "output_weight"}:
             extras["double"] = False
+        if "output_weight" in changed:
+            extras["hook"] = None
         if "output_input" in changed:
             extras |= {"signed_slot": None, "skewed_slot": None, "outliers": None}
         for left, right in _GEMMS:
             slots[left], slots[right] = _matched(slots[left], slots[right])
         for name, forward in _SHARED.items():
-            if slots[forward] is not None and slots[name] == slots[forward]:
+            here = slots[name]
+            plain = isinstance(here, Quantizer) and here.transform is None
+            if plain and here == slots[forward]:  # a rotated operand is rotated for its own Gemm
                 slots[name] = SAME
         return replace(spec, **slots, **extras)
 

@@ -1,6 +1,6 @@
 """The words and numbers of a comparison's table, once, for the terminal, HTML and Markdown.
 
-Every difference is printed with its interval or with the reason why it has none.
+A difference is printed with its interval; where there is none, the reason stands in its place.
 """
 
 from __future__ import annotations
@@ -104,17 +104,17 @@ def mean_sd(metric: Mapping[str, Any], digits: int) -> str:
 
 
 def difference(found: Mapping[str, Any] | None, digits: int) -> str:
-    """The paired difference with its t interval, or the reason why there is none.
+    """The paired difference with its t interval; without an interval no difference is shown.
 
     >>> difference({"n": 1, "mean": -1.0, "t_interval": None}, 2)
-    '-1.00 [n/a: 1 pair]'
+    'n/a: one pair has no interval'
     """
     if found is None or found["mean"] is None:
         return "n/a: no pair of finished runs"
-    mean = f"{found['mean']:+.{digits}f}"
     interval = found["t_interval"]
     if interval is None:
-        return f"{mean} [n/a: {found['n']} pair]"
+        return "n/a: one pair has no interval"
+    mean = f"{found['mean']:+.{digits}f}"
     text = f"{mean} [{interval['low']:+.{digits}f}, {interval['high']:+.{digits}f}]"
     return text + (f" ({found['n']} pairs)" if found.get("dropped") else "")
 

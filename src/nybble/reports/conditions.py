@@ -192,9 +192,11 @@ def lines(record: Mapping[str, Any], task: str) -> list[list[str]]:
     ]
     every = conditions(record, task)
     before = every[0] if every[0].name == AS_TRAINED else None
-    rows = [(here, recipe) for here in every for recipe in here.values if recipe != baseline]
+    rows = [(here, recipe) for here in every for recipe in _compared(here, baseline)]
     more = [
-        None if before is None or here is before else beyond(here, before, recipe, baseline, ratio)
+        beyond(here, before, recipe, baseline, ratio)
+        if recipe and before is not None and here is not before
+        else None
         for here, recipe in rows
     ]
     table = [titles]
@@ -204,13 +206,21 @@ def lines(record: Mapping[str, Any], task: str) -> list[list[str]]:
                 here.name,
                 _mean(here.values.get(baseline, []), digits),
                 recipe,
-                _mean(here.values[recipe], digits),
-                shown(difference(here, recipe, baseline, ratio), digits),
+                _mean(here.values[recipe], digits) if recipe else "",
+                shown(difference(here, recipe, baseline, ratio), digits) if recipe else "",
                 "" if extra is None else shown(extra, digits),
                 "" if verdict.p_holm is None else _p(verdict.p_holm),
             ]
         )
     return table
+
+
+def _compared(here: Condition, baseline: str) -> list[str]:
+    """The recipes that have a line; [""], the baseline alone, where no other was measured so (bit
+    flips in float32 words)."""
+    others = [recipe for recipe in here.values if recipe != baseline]
+    measured = any(value is not None for recipe in others for value in here.values[recipe])
+    return others if measured or here.name == AS_TRAINED else [""]
 
 
 def _p(value: float) -> str:
@@ -227,12 +237,12 @@ def notes(record: Mapping[str, Any], task: str) -> list[str]:
     entry = entry_of(record, task)
     better = "higher" if entry["metric"]["higher_is_better"] else "lower"
     found = [f"{entry['metric']['name']}: {better} is better; seeds {_listed(entry['seeds'])}"]
-    failed: dict[str, dict[str, float]] = {}
+    failed: dict[str, dict[str, list[float]]] = {}
     for run in record["runs"]:
         for name, share in (run["extras"] or {}).items() if run["task"] == task else ():
-            if name.endswith(FAILED) and share:
+            if name.endswith(FAILED):
                 of = failed.setdefault(name.removeprefix(SUITE).removesuffix(FAILED), {})
-                of[run["recipe"]] = of.get(run["recipe"], 0.0) + share / len(entry["seeds"])
+                of.setdefault(run["recipe"], []).append(share)
     for table in record["tables"]:
         if table["task"].partition(JOIN)[0] == task:
             found += [
@@ -241,8 +251,12 @@ def notes(record: Mapping[str, Any], task: str) -> list[str]:
                 for what in (*row["problems"], *_not_run(row["missing"]))
             ]
     for name, shares in failed.items():
-        told = ", ".join(f"{recipe} {100 * share:.0f} %" for recipe, share in shares.items())
-        found.append(f"{name}: draws without a finite number: {told}")
+        told = ", ".join(
+            f"{recipe} {100 * sum(parts) / len(parts):.0f} %"
+            for recipe, parts in shares.items()
+            if any(parts)
+        )
+        found += [f"{name}: draws without a finite number: {told}"] if told else []
     return found
 
 

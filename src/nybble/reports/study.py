@@ -1,9 +1,8 @@
 """The tables of a study, as plain text and in Markdown: one a (task, variant).
 
-A difference is shown with its t interval, or not at all: one pair has no interval, so its cell says
-that there is one pair. Beside it stand the bootstrap interval, p of the paired t test corrected by
-Holm over the rows, and the verdict against the margin. A robustness study is shown by condition
-instead (`conditions.py`).
+A difference is shown with its t interval, or not at all. Beside it stand the bootstrap interval, p
+of the paired t test corrected by Holm over the rows, and the verdict against the margin. A
+robustness study is shown by condition instead (`conditions.py`).
 """
 
 from __future__ import annotations
@@ -12,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from nybble.reports import conditions
-from nybble.reports.cells import NONE, column_widths, mean_sd, runs
+from nybble.reports.cells import NONE, column_widths, difference, mean_sd, runs
 from nybble.studies.equivalence import EQUIVALENT, UNDECIDED
 from nybble.studies.power import MOST, seeds_for_tost
 
@@ -116,18 +115,6 @@ def cells(table: Mapping[str, Any], row: Mapping[str, Any]) -> list[str]:
         _verdict(verdict),
         runs(row),
     ]
-
-
-def difference(found: Mapping[str, Any], digits: int) -> str:
-    """A paired difference with its t interval; without one there is no difference to show.
-
-    >>> difference({"n": 1, "mean": -1.0, "t_interval": None}, 2)
-    'one pair: no interval'
-    """
-    if found["t_interval"] is None:
-        return "one pair: no interval" if found["n"] == 1 else "no pair"
-    text = f"{found['mean']:+.{digits}f} {_interval(found['t_interval'], digits)}"
-    return text + (f" ({found['n']} pairs)" if found.get("dropped") else "")
 
 
 def _interval(interval: Mapping[str, Any] | None, digits: int) -> str:

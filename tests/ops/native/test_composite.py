@@ -12,7 +12,7 @@ from tests.ops.native.test_layer import compare, run, same_bits
 from torch import Tensor
 
 from nybble.formats import Stochastic, get_format
-from nybble.nn.state import signed_input
+from nybble.nn.inputs import signed_input
 from nybble.ops import native
 from nybble.ops.geometry import Geometry
 from nybble.ops.native.plan import GEMMS, why_not
@@ -125,6 +125,60 @@ def test_a_clip_for_the_whole_tensor() -> None:
     assert is_native(spec)
     x, weight, grad = operands(33, 70, 20, False, 3)
     compare(spec, LINEAR, x, weight, grad, bias=torch.randn(20), alpha=0.7)
+
+
+CONVS = [
+    ("", False),
+    ("", True),
+    ("control=no", False),
+    ("conv_weights=w20", True),
+    ("conv_inputs=pact", False),
+    ("samples=2", False),
+]
+
+
+def conv_spec(switches: str, signed: bool) -> LayerSpec:
+    """What the recipe gives a convolution in the middle of a network."""
+    recipe = get_recipe(f"nybble4:{switches}" if switches else "nybble4")
+    spec = next(rule.spec for rule in recipe.rules if getattr(rule, "type", None) == "conv")
+    assert isinstance(spec, LayerSpec)
+    return signed_input(spec) if signed else spec
+
+
+@pytest.mark.parametrize("isa", ISAS)
+@settings(deadline=None, max_examples=40)
+@given(
+    case=st.sampled_from(CONVS),
+    n=st.integers(1, 3),
+    c=st.sampled_from([1, 3, 13, 16, 64]),
+    o=st.sampled_from([1, 5, 16, 64]),
+    side=st.integers(2, 9),
+    kernel=st.sampled_from([1, 3]),
+    stride=st.integers(1, 2),
+    padding=st.integers(0, 1),
+    last=st.tuples(st.booleans(), st.booleans(), st.booleans()),
+    threads=st.integers(1, 2),
+    seed=st.integers(0, 2**31),
+)
+def test_convolutions(isa, case, n, c, o, side, kernel, stride, padding, last, threads, seed):
+    CORE.use_isa(isa)
+    torch.set_num_threads(threads)
+    spec = conv_spec(*case)
+    size = max(side, kernel)
+    geometry = Geometry("conv2d", (stride, stride), (padding, padding), (1, 1))
+    assert all(why_not(spec, geometry, gemm) is None for gemm in GEMMS)
+    generator = torch.Generator().manual_seed(seed)
+    x = torch.randn(n, c, size, size + 1, generator=generator)
+    x *= torch.exp2(torch.randint(-3, 3, (n, 1, 1, 1), generator=generator).float())
+    weight = torch.randn(o, c, kernel, kernel, generator=generator) / 8
+    shape = geometry.output_shape(tuple(x.shape), tuple(weight.shape))
+    grad = torch.randn(shape, generator=generator) * 1e-4
+    x = x if case[1] else x.relu()
+    x, weight, grad = (
+        t.contiguous(memory_format=torch.channels_last) if is_last else t
+        for t, is_last in zip((x, weight, grad), last, strict=True)
+    )
+    compare(spec, geometry, x, weight, grad, bias=torch.randn(o), alpha=0.9)
 
 
 def test_long_columns() -> None:

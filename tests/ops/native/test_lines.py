@@ -185,8 +185,11 @@ def best_of_two_by_torch(x: Tensor, fmt, rms: float) -> tuple[Tensor, Tensor]:
     if not rows or not n:
         return torch.ones(rows), torch.ones(rows)
     mean = tree_sum_last(x * x) / torch.tensor(float(n))
-    root = (mean.double().sqrt().float() * torch.tensor(rms)).clamp(min=2.0**-126)
-    scales = [scale_of(x.abs().amax(1), fmt.max_value), torch.where(mean == 0, 1.0, root)]
+    root = mean.double().sqrt().float() * torch.tensor(rms)
+    top = x.abs().amax(1)
+    empty = 1.0 if 0.0 in fmt.values() else 2.0**-126
+    by_top = torch.where(top == 0, empty, scale_of(top, fmt.max_value))
+    scales = [by_top, torch.where(mean == 0, 1.0, root)]
     errors = []
     for scale in scales:
         miss = fmt.round(x * scale.reciprocal()[:, None]) * scale[:, None] - x

@@ -45,6 +45,8 @@ def test_means_and_intervals_are_those_over_seeds(record: dict[str, Any]) -> Non
         of_one_chain(SMALL, trained_chain(SMALL, "residual", 3, seed), "sun2020", "float32", seed)
         for seed in SMALL.seeds
     ]
+    cosines = [value for g in GRADIENTS for value in row["figures"][f"{g}.cosine"]["mean"]]
+    assert all(0.5 < value <= 1 for value in cosines)  # means over batches, not sums
     for name, figure in row["figures"].items():
         for block in range(3):
             numbers = [value[name][block] for value in values]
@@ -64,6 +66,16 @@ def test_random_bits_differ_between_draws_and_batches(record: dict[str, Any]) ->
     assert random["weight.error"]["mean"] != random["weight.bias"]["mean"]
     nearest = record["rows"][2]["figures"]
     assert nearest["weight.error"]["mean"] == nearest["weight.bias"]["mean"]
+
+
+def test_what_a_block_adds_itself_is_unbiased_however_deep() -> None:
+    """Each draw is compared with the products of its own operands, not with the other draw's."""
+    config = DepthConfig(
+        recipes=("luq",), depths=(8,), kinds=("plain",), forwards=("float32",), seeds=(0, 1)
+    )
+    figures = measure_depth(config)["rows"][0]["figures"]
+    assert figures["own_weight.shrinkage"]["mean"][0] == pytest.approx(1.0, abs=0.05)
+    assert figures["weight.cosine"]["mean"][0] < 0.95
 
 
 def test_training_before_changes_the_gradients() -> None:
@@ -108,7 +120,7 @@ def test_bad_configurations(changes: dict[str, Any], message: str) -> None:
 def test_recipes_that_are_not_here_leave_a_note() -> None:
     recipes, notes = known()
     assert recipes[:2] == ("sun2020:phases=even-even", "sun2020")
-    assert all(note.startswith("left out: ") for note in notes)
+    assert all(note.startswith("left out") for note in notes)
 
 
 def test_the_command_repeats_the_configuration() -> None:

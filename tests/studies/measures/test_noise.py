@@ -52,6 +52,7 @@ class Louder:
     def test_batches(self) -> Iterator[tuple[torch.Tensor, Any]]:
         for inputs, target in self.task.test_batches():
             yield 7 * inputs + 2, target
+            yield 7 * inputs + 2, target
 
 
 def test_the_noise_has_the_strength_asked_for(
@@ -66,6 +67,7 @@ def test_the_noise_has_the_strength_asked_for(
     with_noise(run, (0.0, 0.1, 1.0))
     none, little, much = (torch.cat(batches) - clean for batches in tests)
     assert not none.any()
+    assert not torch.equal(*much.chunk(2))  # every batch has noise of its own
     assert math.isclose(float(little.std()), 0.1 * float(clean.std()), rel_tol=0.03)
     assert torch.allclose(10 * little, much, atol=1e-3)  # the same noise, larger
 

@@ -134,7 +134,7 @@ def test_failed_cells_are_kept_and_tried_again_when_asked(engine: Engine, tmp_pa
     )
     record = run_study(STUDY, how(tmp_path))
     text = plain(record)
-    assert "sun2020: seed 0 failed: NaN." in text and "no pair" in text and "0 of 2" in text
+    assert "sun2020: seed 0 failed: NaN." in text and "n/a: no pair" in text and "0 of 2" in text
     engine.ran.clear()
     engine.outcome = engine.finished
     assert plain(run_study(STUDY, how(tmp_path))) == text and engine.ran == []
@@ -169,7 +169,7 @@ def test_a_budget_stops_beginning_and_the_table_says_what_is_missing(
     text = plain(record)
     assert "2 cells have not been run" in text and "sun2020: not run yet: seeds 1." in text
     # One pair has no interval, and so no difference is shown.
-    assert "one pair: no interval" in text and "-1.00" not in text
+    assert "n/a: one pair has no interval" in text and "-1.00" not in text
 
 
 def test_a_signal_stops_all_and_the_same_call_continues(engine: Engine, tmp_path: Path) -> None:

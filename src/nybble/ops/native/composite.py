@@ -9,8 +9,8 @@
 
 Sums over rows of dy come out of the read that finds the maxima; sums of codes are integers.
 
-Not done here: convolutions, transforms, block scales, outliers, gradients with a GradScale (see
-`plan.why_not`).
+Convolutions: composite_conv.py. Not done here: transforms, block scales, outliers, gradients with
+a GradScale (see `plan.why_not`).
 """
 
 from __future__ import annotations
@@ -30,15 +30,22 @@ from nybble.ops.native.gemm import gemm
 from nybble.ops.native.layout import reuse
 from nybble.ops.native.operand import Kept
 from nybble.ops.native.pool import hollow_
-from nybble.ops.reference.operand import GRAD_INPUT_GRAD, GRAD_WEIGHT_GRAD, Draw
+from nybble.ops.reference.operand import GRAD_INPUT_GRAD, GRAD_WEIGHT_GRAD, SAMPLE, Draw
 from nybble.ops.reference.places import places
 from nybble.ops.spec import LayerSpec
-from nybble.quantizers import Quantizer, RandomKey, per_channel_sum
+from nybble.quantizers import Quantizer, per_channel_sum
 from nybble.quantizers.packing import unpack4
 from nybble.quantizers.scales.arithmetic import inverse_of, scale_of, to_array, to_tensor
-from nybble.quantizers.transforms import ELEMENTS, STREAM
 
-__all__ = ["forward_slots", "layer_backward"]
+__all__ = [
+    "column_means",
+    "for_input",
+    "for_weight",
+    "forward_slots",
+    "layer_backward",
+    "scales_of_maxima",
+    "times_unit",
+]
 
 _LINEAR = Geometry("linear")
 
@@ -135,23 +142,22 @@ def _quantize(
     tops, column_tops, sums = lines.folded_statistics(
         grad, w.folded, x.folded, want_sums=spec.control_variate and wanted[1]
     )
-    rows, row_inverse = _scales(tops, first)
-    columns, column_inverse = _scales(column_tops, second)
+    rows, row_inverse = scales_of_maxima(tops, first)
+    columns, column_inverse = scales_of_maxima(column_tops, second)
     n = grad.shape[1]
     one = two = None
     if wanted[0]:
         fold = None if w.folded is None else lines.Factors(w.folded)
-        key = draw.key(GRAD_INPUT_GRAD)
-        one = lines.Folded(first.format, key, _each_row(row_inverse, n), fold)
+        one = for_input(first, draw, _each_row(row_inverse, n), fold)
     if wanted[1]:
         two = _for_weight(second, column_inverse, x, draw, 0, n)
     codes = lines.folded_pack(grad, n, one, two)
     return _Gradient(
-        _times_unit(rows, first), _times_unit(columns, second), column_inverse, *codes, sums
+        times_unit(rows, first), times_unit(columns, second), column_inverse, *codes, sums
     )
 
 
-def _scales(tops: Tensor, slot: Quantizer) -> tuple[Tensor, Tensor]:
+def scales_of_maxima(tops: Tensor, slot: Quantizer) -> tuple[Tensor, Tensor]:
     """AbsMax's scales of lines with those maxima, and their inverses."""
     headroom: float = getattr(slot.scale, "headroom", 1.0)
     with np.errstate(all="ignore"):
@@ -159,7 +165,8 @@ def _scales(tops: Tensor, slot: Quantizer) -> tuple[Tensor, Tensor]:
         return to_tensor(scale), to_tensor(inverse_of(scale))
 
 
-def _times_unit(scale: Tensor, slot: Quantizer) -> Tensor:
+def times_unit(scale: Tensor, slot: Quantizer) -> Tensor:
+    """What an operand's integers are multiplied by."""
     return scale if slot.format.unit == 1.0 else scale * (slot.format.unit or 1.0)
 
 
@@ -167,12 +174,30 @@ def _each_row(values: Tensor, columns: int) -> lines.Factors:
     return lines.Factors(values, max(columns, 1))
 
 
+def for_input(
+    slot: Quantizer, draw: Draw, inverse: lines.Factors, fold: lines.Factors | None
+) -> lines.Folded:
+    """The gradient as the operand of grad_input."""
+    return lines.Folded(slot.format, draw.key(GRAD_INPUT_GRAD), inverse, fold)
+
+
+def for_weight(
+    slot: Quantizer,
+    draw: Draw,
+    inverse: lines.Factors,
+    fold: lines.Factors | None,
+    sample: int,
+) -> lines.Folded:
+    """The gradient as the operand of grad_weight, in one of several roundings."""
+    key = draw.key(GRAD_WEIGHT_GRAD + SAMPLE * sample)
+    return lines.Folded(slot.format, key, inverse, fold)
+
+
 def _for_weight(
     slot: Quantizer, inverse: Tensor, x: _Partner, draw: Draw, sample: int, columns: int
 ) -> lines.Folded:
-    key: RandomKey = draw.key(GRAD_WEIGHT_GRAD + STREAM * (ELEMENTS + 3 * sample))
     fold = None if x.folded is None else _each_row(x.folded, columns)
-    return lines.Folded(slot.format, key, lines.Factors(inverse), fold)
+    return for_weight(slot, draw, lines.Factors(inverse), fold, sample)
 
 
 def _grad_weight(grad: Tensor, g: _Gradient, x: _Partner, spec: LayerSpec, draw: Draw) -> Tensor:
@@ -180,7 +205,7 @@ def _grad_weight(grad: Tensor, g: _Gradient, x: _Partner, spec: LayerSpec, draw:
     slot = spec.grad_weight_grad
     if slot is None:
         raise NybbleError("a native Gemm needs a quantizer in each slot")
-    mean = _mean(x) if spec.control_variate else None
+    mean = column_means(x.codes, x.left) if spec.control_variate else None
     total: Tensor | None = None
     for sample in range(spec.samples):
         packed = g.for_weight
@@ -208,8 +233,8 @@ def _sums(codes: Codes, slot: Quantizer) -> Tensor:
     return per_channel_sum(integers.view(rows, columns), 1)
 
 
-def _mean(x: _Partner) -> Tensor:
-    """Mean of every column of the input, from the exact sum of its integers."""
-    count = float(max(x.codes.shape[0], 1))
-    mean = lines.column_sums(x.codes).to(torch.float64).to(torch.float32) / count
-    return mean if x.left is None else mean * x.left.reshape(())
+def column_means(codes: Codes, multiplier: Tensor | None) -> Tensor:
+    """Mean of every column of the values, from the exact sum of the integers."""
+    count = float(max(codes.shape[0], 1))
+    mean = lines.column_sums(codes).to(torch.float64).to(torch.float32) / count
+    return mean if multiplier is None else mean * multiplier.reshape(())

@@ -19,7 +19,7 @@ from nybble.ops.native.operand import Kept, quantize_kept
 from nybble.ops.native.plan import is_code_slot
 from nybble.ops.native.rules import gradient_rule
 from nybble.ops.reference import gradient as reference
-from nybble.ops.reference.operand import Draw, Operand, store
+from nybble.ops.reference.operand import Draw, Operand, quantize_operand, store
 from nybble.ops.spec import LayerSpec, Slot
 from nybble.quantizers import Quantizer, StatefulScale
 from nybble.quantizers.scales.gradscale import usable
@@ -90,13 +90,22 @@ def _without_state(
         elif i == 1 and found[0] is not None and reference.shared(spec):
             found.append(found[0])
         elif slot is not None and is_code_slot(slot):
-            number = gradient_key(spec, i, sample)
-            found.append(quantize_kept(grad, slot, draw, number, None, want_inside=False))
+            found.append(_kept(grad, slot, draw, gradient_key(spec, i, sample)))
         else:
             only = (i == 0, i == 1)
             one = reference.quantize_gradient(grad, spec, nothing, draw, only, sample=sample)
             found.append(one[0] if i == 0 else one[1])
     return found[0], found[1], NO_FLOATS.clone(), NO_FLOATS.clone()
+
+
+def _kept(grad: Tensor, slot: Quantizer, draw: Draw, number: int) -> Kept:
+    """The codes of one operand; 8 bits have no packing kernel, but their random bits have one."""
+    if quantize.packs(slot.format) or not isinstance(slot.rounding, Stochastic):
+        return quantize_kept(grad, slot, draw, number, None, want_inside=False)
+    bits = quantize.random24(grad.numel(), draw.key(number)).view(grad.shape)
+    return store(
+        quantize_operand(grad, slot, draw, number, None, want_inside=False, random=bits), slot, None
+    )
 
 
 def _in_one_pass(

@@ -7,6 +7,7 @@ else through the reference backend's own Gemm on the codes that were kept.
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 
 from nybble.errors import NybbleError
@@ -16,7 +17,7 @@ from nybble.ops.gradients import drawn, gradient_operands, mean_
 from nybble.ops.native import convolution, shaped
 from nybble.ops.native.buffers import NO_FLOATS
 from nybble.ops.native.composite import forward_slots
-from nybble.ops.native.composite import layer_backward as composite_backward
+from nybble.ops.native.composite_conv import composite_backward, in_order
 from nybble.ops.native.gemm import gemm
 from nybble.ops.native.gradient import quantize_gradient
 from nybble.ops.native.layout import image, reuse, torch_layout
@@ -41,7 +42,7 @@ from nybble.ops.reference.operand import (
 )
 from nybble.ops.reference.storage import is_channels_last
 from nybble.ops.spec import BackwardSlot, LayerSpec, Slot
-from nybble.quantizers import Quantizer
+from nybble.quantizers import PACT, Quantizer
 
 __all__ = ["layer_backward", "layer_forward"]
 
@@ -63,6 +64,9 @@ def layer_forward(
         )
     slot_x, slot_w = forward_slots(spec, geometry)
     x, weight = _dense(x), _dense(weight)
+    out_last = is_channels_last(x) or is_channels_last(weight)
+    if spec.composite and isinstance(slot_x.scale, PACT):
+        x = x.contiguous()  # its mask is kept in that order
     last_x, last_w = is_channels_last(x), is_channels_last(weight)
     kept_x = quantize_kept(x, slot_x, draw, INPUT, alpha, want_inside=save)
     kept_w = quantize_kept(weight, slot_w, draw, WEIGHT, None, want_inside=save)
@@ -80,9 +84,11 @@ def layer_forward(
             y = gemm(codes_x, codes_w, trans_b=True, scale_a=scale_x, scale_b=scale_w, bias=bias)
         else:
             y = convolution.output(codes_x, codes_w, geometry, scale_x, scale_w, bias)
-            y = torch_layout(y, last_x or last_w)
+            y = torch_layout(y, out_last)
     if not save:
         return y, []
+    if spec.composite:  # all its backward slots are "same"
+        return y, [*in_order(kept_x, x_shape, last_x), *in_order(kept_w, w_shape, last_w)]
     return y, keep(x, weight, kept_x, kept_w, alpha, spec, draw)
 
 
@@ -156,12 +162,30 @@ def layer_backward(
     dx = dw = dalpha = NO_FLOATS
     if spec.composite:
         memory = grad if overwrite else None
-        shapes = (x_shape, weight_shape)
-        dx, dw = composite_backward(grad, saved, *shapes, spec, draw, wanted, memory)
+        dx, dw = composite_backward(
+            grad,
+            saved,
+            x_shape,
+            weight_shape,
+            spec,
+            geometry,
+            draw,
+            any(channels_last),
+            wanted,
+            memory,
+        )
+        # Kept in the order of contiguous tensors, whatever the layer's.
+        step.last = (False, False)
+        step.like = torch.channels_last if any(channels_last) else torch.contiguous_format
         if wanted[1] and saved[7].numel():
-            mask_(dw, saved[4:], channels_last[1], step.operand_w)
+            mask_(dw, saved[4:], False, step.operand_w)
         if wanted[0] and saved[3].numel():
-            dalpha = step.masked_input_(dx, saved, need_dalpha=need_dalpha)
+            # The clip's sum follows the layout of the decoded input; where that is another one than
+            # the codes', the kernel on codes does not serve.
+            other = any(channels_last) and is_channels_last(step.operand_x().tensor)
+            dalpha = step.masked_input_(
+                dx, saved, need_dalpha=need_dalpha, as_codes=False if other else None
+            )
         return dx if need_dx else NO_FLOATS, dw, dalpha, NO_FLOATS, NO_FLOATS
     for_input, for_weight, amax, scale = gradient_operands(
         quantize_gradient, grad, spec, grad_scale, draw, wanted
@@ -189,6 +213,9 @@ def layer_backward(
 
 class _Backward:
     """The two Gemms of one backward call, each natively or by the reference's operators."""
+
+    like: torch.memory_format | None = None
+    """The layout in which a kept input is decoded, where it is not that in which it is kept."""
 
     def __init__(
         self,
@@ -296,14 +323,23 @@ class _Backward:
         )
         return finish_(acc, mg, mx)
 
-    def masked_input_(self, dx: Tensor, saved: list[Tensor], *, need_dalpha: bool) -> Tensor:
-        """Zero dx where the input was clipped, in place; returns the clip's gradient."""
+    def masked_input_(
+        self,
+        dx: Tensor,
+        saved: list[Tensor],
+        *,
+        need_dalpha: bool,
+        as_codes: bool | None = None,
+    ) -> Tensor:
+        """Zero dx where the input was clipped, in place; returns the clip's gradient. `as_codes`:
+        False where the codes do not lie as dx does, whatever it looks like."""
+        last = self.last[0] if as_codes is None else not is_channels_last(dx)
         dalpha = mask_gradient_(
             dx,
             saved[:4],
             self.slot_x,
             self.spec.output_input,
-            self.last[0],
+            last,
             self.operand_x,
             need_dalpha=need_dalpha,
         )
@@ -314,6 +350,9 @@ class _Backward:
         if self._operand_x is None:
             raw = self.x if self.slot_x is None else None
             self._operand_x = restore(self.kept_x, self.slot_x, raw, self.x_shape, self.last[0])
+            if self.like is not None and len(self.x_shape) == 4:
+                found = self._operand_x
+                found.tensor = found.tensor.contiguous(memory_format=self.like)
         return self._operand_x
 
     def operand_w(self) -> Operand:

@@ -32,6 +32,7 @@ from nybble.ops.native.pool import kept
 from nybble.ops.native.rules import level_rule, stochastic_rule
 from nybble.quantizers.packing import packed_bytes
 from nybble.quantizers.random import RandomKey
+from nybble.quantizers.scales.groups import largest_scale
 
 __all__ = [
     "Factors",
@@ -168,7 +169,8 @@ def best_of_two(x: Tensor, fmt: Format, rms: float) -> tuple[Tensor, Tensor]:
 
 @lru_cache(maxsize=64)
 def _best_rule(fmt: Format, rms: float) -> bytes:
-    return level_rule(fmt, Nearest()) + struct.pack("<ff", fmt.max_value, rms)
+    empty = float(largest_scale(torch.zeros(()), fmt))
+    return level_rule(fmt, Nearest()) + struct.pack("<fff", fmt.max_value, rms, empty)
 
 
 def column_sums(codes: Codes) -> Tensor:

@@ -27,7 +27,7 @@ from nybble.ops.reference.layer import clip_gradient
 from nybble.ops.reference.operand import Draw, Operand, fit_slot, quantize_operand, store
 from nybble.ops.spec import Slot
 from nybble.quantizers import PACT, SAWB, AbsMax, BestOfTwo, Fit, Quantizer, Stochastic, Unit
-from nybble.quantizers.layout import is_channels_last
+from nybble.quantizers.layout import in_memory_order, is_channels_last
 
 __all__ = ["Kept", "codes_of", "mask_", "mask_gradient_", "quantize_kept", "relayout"]
 
@@ -89,9 +89,11 @@ def _fit(x: Tensor, slot: Quantizer, alpha: Tensor | None) -> Fit:
         if isinstance(slot.scale, AbsMax):
             tops = quantize.absmax_rows(x, rows)
             return slot.scale.fit(tops.view(rows, *[1] * (x.dim() - 1)), slot.format)
-        if isinstance(slot.scale, BestOfTwo) and x.dim() == 2:
-            scale, inv = best_of_two(x, slot.format, slot.scale.rms)
-            return Fit(scale[:, None], inv[:, None], granularity="channel", axis=0)
+        shape = (rows, *[1] * (x.dim() - 1))
+        if isinstance(slot.scale, BestOfTwo):
+            matrix = in_memory_order(x).reshape(rows, -1)
+            scale, inv = best_of_two(matrix, slot.format, slot.scale.rms)
+            return Fit(scale.view(shape), inv.view(shape), granularity="channel", axis=0)
     return fit_slot(x, slot, alpha)
 
 

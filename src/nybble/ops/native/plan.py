@@ -99,7 +99,8 @@ def _composite(spec: LayerSpec, geometry: Geometry) -> Reason | None:
             kind = "float32" if slot is None else slot.format.name
             return Reason(f"{name} is {kind}", by_recipe=True)
     plain = spec.grad_input_weight == "same" and spec.grad_weight_input == "same"
-    if not plain or spec.double or spec.weight_gradient is not None or geometry.kind != "linear":
+    fits = geometry.kind in ("linear", "conv2d") and geometry.groups == 1
+    if not plain or spec.double or spec.weight_gradient is not None or not fits:
         return Reason("has no integer kernel", by_recipe=False)
     for name, slot in slots.items():
         if slot is not None and not _by_line(slot, spec.fold, name.endswith("_grad")):

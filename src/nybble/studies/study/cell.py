@@ -41,8 +41,9 @@ class Work:
     """What a worker needs to know of a cell; `config.out` is OUT/cells/KEY.
 
     out: OUT, absolute. token: of the session. deadline: after this time (of the clock) a cell does
-    not begin. own_group: the worker leaves the parent's process group, so that Ctrl-C is heard by
-    the parent alone.
+    not begin. parent: the process of the study, where the worker is a child of it on this machine;
+    then it leaves the parent's process group, so that the parent alone hears Ctrl-C, and ends when
+    the parent has been killed.
     """
 
     out: str

@@ -11,6 +11,8 @@ when it is asked for, and not before.
 from __future__ import annotations
 
 import importlib
+import logging
+import os
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack
 from typing import Any
@@ -50,6 +52,20 @@ def check_engine(name: str, address: str | None) -> None:
         ) from error
 
 
+def at_a_time(name: str, jobs: int | None, address: str | None) -> int:
+    """How many cells go on at the same time if `jobs` is None: one here, as many as this machine
+    has cores in a local cluster, and all that a cluster can (-1, in joblib's words).
+
+    >>> at_a_time("loky", None, None), at_a_time("dask", None, "tcp://head:8786")
+    (1, -1)
+    """
+    if jobs is not None:
+        return jobs
+    if name == "loky":
+        return 1
+    return (os.cpu_count() or 1) if address is None else -1
+
+
 def run_works(name: str, works: Iterator[Work], jobs: int, address: str | None) -> None:
     """Run the cells of `works` on the engine, `jobs` at a time; `works` is drawn from as cells end.
 
@@ -80,8 +96,6 @@ class _Dask(ExitStack):
         self._jobs, self._address = jobs, address
 
     def __enter__(self) -> _Dask:
-        import logging
-
         import dask
         from distributed import Client
         from joblib import parallel_config
@@ -119,11 +133,12 @@ class _Ray(ExitStack):
         from joblib import parallel_config
         from ray.util.joblib import register_ray
 
+        quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
         try:
             if self._address is None:
-                ray.init(num_cpus=self._jobs, include_dashboard=False, log_to_driver=False)
+                ray.init(num_cpus=self._jobs, include_dashboard=False, **quiet)
             else:
-                ray.init(address=self._address, log_to_driver=False)
+                ray.init(address=self._address, **quiet)
         except (ConnectionError, ValueError) as error:
             raise UserError(f"--address {self._address}: no Ray cluster there: {error}.") from error
         self.callback(ray.shutdown)

@@ -32,7 +32,7 @@ from nybble.studies.measures import get_measure
 from nybble.studies.outcome import COMPLETE, Outcome
 from nybble.studies.runs import known_outcome
 from nybble.studies.study.cell import CELLS, OUTCOMES, STARTED, Work, take_outcome
-from nybble.studies.study.engines import check_engine, run_works
+from nybble.studies.study.engines import at_a_time, check_engine, run_works
 from nybble.studies.study.grid import Cell, Study
 from nybble.studies.study.record import describe, make_record
 from nybble.studies.study.session import Session
@@ -72,12 +72,13 @@ Tell = Callable[[Progress], None]
 class RunConfig:
     """How a study is run; nothing here changes a cell's result.
 
-    address: of a Dask or Ray cluster. budget: minutes after which no more cells begin.
+    jobs: cells at the same time; None: see `engines.at_a_time`. address: of a Dask or Ray cluster.
+    budget: minutes after which no more cells begin.
     command: for the record.
     """
 
     out: Path
-    jobs: int = 1
+    jobs: int | None = None
     engine: str = "loky"
     address: str | None = None
     retry_failed: bool = False
@@ -85,7 +86,7 @@ class RunConfig:
     command: str = ""
 
     def __post_init__(self) -> None:
-        if self.jobs < 1:
+        if self.jobs is not None and self.jobs < 1:
             raise UserError(f"jobs must be at least 1, not {self.jobs}.")
         if self.budget is not None and not self.budget > 0:
             raise UserError(f"the budget is a number of minutes above 0, not {self.budget}.")
@@ -164,6 +165,7 @@ class _Runner:
             store,
             tell,
         )
+        self.jobs = at_a_time(how.engine, how.jobs, how.address)
         self.waiting: dict[str, Cell] = {}
         self.ended = 0
         self.stopping = False
@@ -252,6 +254,7 @@ class _Runner:
                     self.stopping = True
                     self.session.stop()
                 self.collect(begun)
+        self.collect(begun)  # what was written after the last look
         if stop.signum is not None:
             raise Interrupted(
                 f"Stopped with {self.ended} of {len(self.cells)} cells finished; the others are "
@@ -268,6 +271,7 @@ class _Runner:
 
     def works(self) -> Iterator[Work]:
         """The waiting cells as the engine draws them."""
+        child = self.how.engine == "loky" and self.jobs > 1
         for cell in list(self.waiting.values()):
             if self.stopping or self.late():
                 return
@@ -278,13 +282,13 @@ class _Runner:
                 measures=cell.measures,
                 token=self.session.token,
                 deadline=self.deadline,
-                parent=os.getpid() if self.how.engine == "loky" and self.how.jobs > 1 else None,
+                parent=os.getpid() if child else None,
             )
 
     def work(self, works: Iterator[Work]) -> None:
         """In the thread: the engine."""
         try:
-            run_works(self.how.engine, works, self.how.jobs, self.how.address)
+            run_works(self.how.engine, works, self.jobs, self.how.address)
         except BaseException as error:  # told by `round`, in the main thread
             self.error = error
 

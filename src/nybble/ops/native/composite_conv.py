@@ -1,0 +1,257 @@
+"""A convolution's backward step where scales follow images and channels: composite.py for conv2d.
+
+    z1 = dy s_w (by output channel),  a scale for each image       dx = g1 qw s_g1
+    z2 = dy s_x (by image),           a scale for each channel     dw = g2 qx s_g2 + e_tap mu
+
+Where the gradient lies channels-last, its maxima are those of a folded matrix [pixels, channels];
+else those of its planes, since max|dy s| = fl(max|dy| s). The control variate's e_tap is the
+product that the reference makes, by the same torch operator in the same memory format: one plane
+of ones against the rounding error.
+
+What is kept lies as the reference keeps it, in the order of contiguous tensors; codes are
+transposed, floats are not.
+
+Not done here: groups, other convolutions than conv2d; an integer form of the control variate.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from math import prod
+
+from torch import Tensor
+
+from nybble.errors import NybbleError
+from nybble.ops.geometry import Geometry
+from nybble.ops.native import convolution, lines, quantize
+from nybble.ops.native.buffers import NO_FLOATS
+from nybble.ops.native.codes import Codes
+from nybble.ops.native.composite import (
+    column_means,
+    for_input,
+    for_weight,
+    forward_slots,
+    layer_backward,
+    scales_of_maxima,
+    times_unit,
+)
+from nybble.ops.native.layout import reuse, torch_layout
+from nybble.ops.native.operand import Kept, codes_of, relayout
+from nybble.ops.native.pool import hollow_
+from nybble.ops.reference import gemm as reference_gemm
+from nybble.ops.reference.operand import Draw
+from nybble.ops.reference.storage import is_channels_last, unflatten
+from nybble.ops.spec import LayerSpec
+from nybble.quantizers import Quantizer
+from nybble.quantizers.packing import unpack4
+
+__all__ = ["composite_backward", "in_order"]
+
+
+def in_order(kept: Kept, shape: tuple[int, ...], channels_last: bool) -> Kept:
+    """What is kept of a tensor, its codes in the order of a contiguous one."""
+    if not channels_last or len(shape) != 4:
+        return kept
+    n, c, h, w = shape
+    return [relayout(kept[0], n, h * w, c, 4), *kept[1:]]
+
+
+@dataclass(frozen=True)
+class _Step:
+    """What the two products share."""
+
+    grad: Tensor
+    last: bool  # of the gradient's memory
+    spec: LayerSpec
+    geometry: Geometry
+    draw: Draw
+    x: Codes  # [N, H, W, C]
+    w: Codes  # [O, kh, kw, C]
+    scale_x: Tensor | None  # [N] or one number
+    scale_w: Tensor | None  # [O] or one number
+
+    @property
+    def folds_x(self) -> Tensor | None:
+        return self.scale_x if self.scale_x is not None and self.scale_x.numel() > 1 else None
+
+    @property
+    def folds_w(self) -> Tensor | None:
+        return self.scale_w if self.scale_w is not None and self.scale_w.numel() > 1 else None
+
+
+def composite_backward(
+    grad: Tensor,
+    saved: list[Tensor],
+    x_shape: tuple[int, ...],
+    weight_shape: tuple[int, ...],
+    spec: LayerSpec,
+    geometry: Geometry,
+    draw: Draw,
+    channels_last: bool,
+    wanted: tuple[bool, bool],
+    memory: Tensor | None,
+) -> tuple[Tensor, Tensor]:
+    """`conv_backward`, or composite.py's for a linear layer."""
+    shapes = (x_shape, weight_shape)
+    if geometry.kind == "linear":
+        return layer_backward(grad, saved, *shapes, spec, draw, wanted, memory)
+    return conv_backward(grad, saved, *shapes, spec, geometry, draw, channels_last, wanted, memory)
+
+
+def conv_backward(
+    grad: Tensor,
+    saved: list[Tensor],
+    x_shape: tuple[int, ...],
+    weight_shape: tuple[int, ...],
+    spec: LayerSpec,
+    geometry: Geometry,
+    draw: Draw,
+    channels_last: bool,
+    wanted: tuple[bool, bool],
+    memory: Tensor | None,
+) -> tuple[Tensor, Tensor]:
+    """(dx, dw), empty where not `wanted`; grad is dense. channels_last: whether input or weight lay
+    so; memory: the gradient's, where dx may be written over it."""
+    slot_x, slot_w = forward_slots(spec, geometry)
+    step = _Step(
+        grad,
+        is_channels_last(grad),
+        spec,
+        geometry,
+        draw,
+        codes_of(saved[:4], slot_x, x_shape, False, geometry),
+        codes_of(saved[4:8], slot_w, weight_shape, False, geometry),
+        _flat(saved[1]),
+        _flat(saved[5]),
+    )
+    first, second = spec.grad_input_grad, spec.grad_weight_grad
+    if first is None or second is None:
+        raise NybbleError("a native Gemm needs a quantizer in each slot")
+    images, channels = _maxima(step)
+    by_image, image_inverse = scales_of_maxima(images, first)
+    by_channel, channel_inverse = scales_of_maxima(channels, second)
+    one = _for_input(step, first, image_inverse) if wanted[0] else None
+    two = _for_weight(step, second, channel_inverse, 0) if wanted[1] else None
+    packed = _pack(step, one, two)
+    dx = dw = NO_FLOATS
+    if packed[1] is not None:
+        codes = [packed[1]]
+        for sample in range(1, spec.samples):
+            more = _pack(step, None, _for_weight(step, second, channel_inverse, sample))[1]
+            codes.append(more if more is not None else packed[1])
+        last = step.last or (channels_last and _has_order(x_shape))
+        dw = _grad_weight(step, codes, second, times_unit(by_channel, second), weight_shape, last)
+    if packed[0] is not None:
+        g = _codes(step, packed[0], first)
+        n, c, h, width = x_shape
+        last = step.last or (channels_last and _has_order(weight_shape))
+        out = reuse(memory, (n, h, width, c), step.last) if last else None
+        if memory is not None and out is None and last:
+            hollow_(memory)
+        scale = times_unit(by_image, first)
+        left = None if step.folds_w is not None else step.scale_w
+        dx = convolution.grad_input(g, step.w, geometry, (n, h, width, c), scale, left, out)
+        dx = torch_layout(dx, last, memory)
+    return dx, dw
+
+
+def _has_order(shape: tuple[int, ...]) -> bool:
+    """Whether channels-last is another order than the contiguous one."""
+    return shape[1] > 1 and shape[2] * shape[3] > 1
+
+
+def _flat(multiplier: Tensor) -> Tensor | None:
+    return multiplier.reshape(-1) if multiplier.numel() else None
+
+
+def _maxima(step: _Step) -> tuple[Tensor, Tensor]:
+    """(of every image of z1, of every channel of z2)."""
+    n, c, h, w = step.grad.shape
+    pixels = h * w
+    if step.last:
+        matrix = step.grad.permute(0, 2, 3, 1).view(n * pixels, c)
+        across = None if step.folds_x is None else step.folds_x.repeat_interleave(pixels)
+        rows, channels, _ = lines.folded_statistics(matrix, step.folds_w, across, want_sums=False)
+        return rows.view(n, pixels).amax(1), channels
+    planes = quantize.absmax_rows(step.grad, n * c).view(n, c)
+    one = planes if step.folds_w is None else planes * step.folds_w
+    two = planes if step.folds_x is None else planes * step.folds_x[:, None]
+    return one.amax(1), two.amax(0)
+
+
+def _runs(step: _Step) -> tuple[int, int]:
+    """For how many neighbours in memory an image lasts, and a channel."""
+    _, c, h, w = step.grad.shape
+    return c * h * w, 1 if step.last else h * w
+
+
+def _for_input(step: _Step, slot: Quantizer, inverse: Tensor) -> lines.Folded:
+    image, channel = _runs(step)
+    fold = None if step.folds_w is None else lines.Factors(step.folds_w, channel)
+    return for_input(slot, step.draw, lines.Factors(inverse, image), fold)
+
+
+def _for_weight(step: _Step, slot: Quantizer, inverse: Tensor, sample: int) -> lines.Folded:
+    image, channel = _runs(step)
+    fold = None if step.folds_x is None else lines.Factors(step.folds_x, image)
+    return for_weight(slot, step.draw, lines.Factors(inverse, channel), fold, sample)
+
+
+def _pack(
+    step: _Step, one: lines.Folded | None, two: lines.Folded | None
+) -> tuple[Tensor | None, Tensor | None]:
+    _, c, h, w = step.grad.shape
+    if step.last:
+        return lines.folded_pack(step.grad, c, one, two, (c, h * w))
+    return lines.folded_pack(step.grad, h * w, one, two)
+
+
+def _codes(step: _Step, packed: Tensor, slot: Quantizer) -> Codes:
+    kept = [packed, NO_FLOATS, NO_FLOATS, NO_FLOATS]
+    return codes_of(kept, slot, tuple(step.grad.shape), step.last, step.geometry)
+
+
+def _grad_weight(
+    step: _Step,
+    packed: list[Tensor],
+    slot: Quantizer,
+    scale: Tensor,
+    weight_shape: tuple[int, ...],
+    last: bool,
+) -> Tensor:
+    """The mean of the products of each rounding."""
+    o, c, h, w = weight_shape
+    left = None if step.folds_x is not None else step.scale_x
+    total: Tensor | None = None
+    for codes in packed:
+        g = _codes(step, codes, slot)
+        dw = convolution.grad_weight(g, step.x, step.geometry, (o, h, w, c), scale, left)
+        dw = torch_layout(dw, last, lasting=True)
+        if step.spec.control_variate:
+            dw += _control_variate(step, codes, slot, scale, left, weight_shape)
+        total = dw if total is None else total.add_(dw)
+    if total is None:
+        raise NybbleError("there is at least one sample")
+    return total if len(packed) == 1 else total.mul_(1.0 / len(packed))
+
+
+def _control_variate(
+    step: _Step,
+    packed: Tensor,
+    slot: Quantizer,
+    scale: Tensor,
+    left: Tensor | None,
+    weight_shape: tuple[int, ...],
+) -> Tensor:
+    """The rounding error's product with a plane of ones, times each input channel's mean."""
+    shape = tuple(step.grad.shape)
+    ints = unflatten(slot.format.integers(unpack4(packed, prod(shape))), shape, step.last)
+    z = step.grad if step.folds_x is None else step.grad * step.folds_x.view(-1, 1, 1, 1)
+    n, height, width, c = step.x.shape
+    matrix = Codes(step.x.packed, (n * height * width, c), step.x.table, step.x.low, step.x.high)
+    mean = column_means(matrix, left)
+    ones = z.new_ones((n, 1, height, width))
+    one = (weight_shape[0], 1, *weight_shape[2:])
+    error = z - ints * scale.view(1, -1, 1, 1)
+    rest = reference_gemm.grad_weight(error, ones, step.geometry, one)
+    return rest * mean.reshape(1, -1, 1, 1)
