@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from tests.training.test_resume import Killed, kill, stop_at
 
+from nybble.training.checkpoint import load_checkpoint
 from nybble.training.config import TrainConfig
 from nybble.training.loop import train
 
@@ -30,3 +31,12 @@ def test_resume_after_a_kill(
             train(stopped)
     train(replace(stopped, resume=True))
     assert final_state(stopped) == final_state(config)
+
+
+def test_the_loop_tells_hooks_of_every_step(tiny: Make) -> None:
+    config = tiny(recipe="tetrajet")
+    train(config)
+    found = load_checkpoint(config.run_folder() / "checkpoints")
+    assert found is not None
+    steps = [int(t) for name, t in found.content["model"].items() if name.endswith("hook_steps")]
+    assert steps and set(steps) == {12}
