@@ -18,7 +18,7 @@ LAYERS = (
     {"ops", "numeric", "convolutions"},
     {"nn"},
     {"recipes"},
-    {"convert", "summary", "serialize"},
+    {"phases", "convert", "summary", "serialize"},
     {"training"},
     {"studies"},
     {"hardware"},

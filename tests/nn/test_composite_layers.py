@@ -129,7 +129,7 @@ def test_recomputation_gives_the_same_bits(name: str, reentrant: bool) -> None:
 @pytest.mark.parametrize("name", ["nv", "turned", "everything"])
 def test_a_layer_is_the_operators_with_its_call_number(name: str) -> None:
     model = converted(
-        replace(LAYERS[name], accumulator=Accumulator()), nn.Linear(20, 5, bias=False)
+        replace(LAYERS[name], accumulator=Accumulator()), lambda: nn.Linear(20, 5, bias=False)
     )
     found = step(model, X)
     spec = replace(model._resolved_spec(), outliers=None, weight_gradient=None)

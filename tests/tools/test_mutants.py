@@ -92,6 +92,7 @@ def test_the_nearest_tests_judge_first_and_ops_are_judged_by_layers_too() -> Non
     assert names("quantizers/packing.py") == [["quantizers/test_packing.py"], ["quantizers"]]
     assert names("quantizers/scales/blocks.py")[0] == [
         "quantizers/test_absmax.py",
+        "quantizers/test_absmax_blocks.py",
         "quantizers/test_qtensor.py",
     ]
     assert names("formats/integer.py") == [[], ["formats"]]

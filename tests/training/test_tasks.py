@@ -100,7 +100,7 @@ def test_vision_has_the_defaults_it_always_had() -> None:
         ({"task_options": (("width", "1"), ("width", "2"))}, "--set width is given twice"),
         ({"resize": 32}, "task echo does not use resize"),
         ({"augmentation": "crop"}, "does not use augmentation"),
-        ({"task": "vision", "task_options": (("width", "1"),)}, "vision has no option.*has none"),
+        ({"task": "vision", "task_options": (("width", "1"),)}, "vision has no option.*width"),
         ({"task": "ecko"}, "Unknown task 'ecko'.*Did you mean 'echo'"),
         ({"task": "json:dumps"}, "not a class that inherits from"),
         ({"task": "no_such_module:Task"}, "cannot be imported"),

@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from nybble.cli.shared.study_depth import depth
+from nybble.cli.shared.study_page import page
 from nybble.cli.shared.study_progress import Reporter
-from nybble.cli.study_depth import depth
-from nybble.cli.study_page import page
 from nybble.errors import UserError
 from nybble.studies.ready import STUDIES, get_study
 

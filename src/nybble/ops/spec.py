@@ -25,6 +25,7 @@ from nybble.formats.hash_once import hash_once
 from nybble.quantizers import (
     LSQ,
     PACT,
+    SAWB,
     Hadamard,
     Quantizer,
     ScaleConfig,
@@ -417,7 +418,8 @@ def _check_slot(name: str, quantizer: Quantizer) -> None:
         )
     if isinstance(scale, SplitRows) and not is_gradient:
         raise UserError(f"slot {name}: SplitRows is for gradients; use AbsMax, SAWB or LSQ")
-    if isinstance(scale, PACT | StatefulScale) and quantizer.transform is not None:
+    clips = isinstance(scale, SAWB) and scale.ste == "clip"
+    if (clips or isinstance(scale, PACT | StatefulScale)) and quantizer.transform is not None:
         raise UserError(f"slot {name}: {scale.short} takes no transform; use AbsMax")
 
 

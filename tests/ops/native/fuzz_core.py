@@ -21,7 +21,7 @@ from torch import Tensor
 
 import nybble._core as core
 from nybble.formats import LogFormat, LogNearest, get_format
-from nybble.ops.native import rules
+from nybble.ops.native import lines, rules
 from nybble.quantizers import get_quantizer
 
 CANARY = 64
@@ -218,6 +218,53 @@ def moments(a: Arena) -> list[Any]:
 
 def mask_gradient(a: Arena) -> list[Any]:
     return [*a.floats(_N), _N, *a.bytes(19), *a.bytes(packed(_N)), bytes(16), True, THREADS]
+
+
+def fingerprint(a: Arena) -> list[Any]:
+    return [*a.floats(1000), 1000, THREADS]
+
+
+_ROWS, _COLUMNS = 6, 40
+
+
+def folded_statistics(a: Arena) -> list[Any]:
+    factors = [a.floats(_COLUMNS), a.floats(_ROWS)]
+    tops = [a.array(_ROWS, torch.int32), a.array(_COLUMNS, torch.int32)]
+    return [
+        a.floats(_ROWS * _COLUMNS),
+        _ROWS,
+        _COLUMNS,
+        *factors,
+        *tops,
+        a.floats(_COLUMNS),
+        THREADS,
+    ]
+
+
+def folded_pack(a: Arena) -> list[Any]:
+    rule = rules.stochastic_rule(get_format("g31"), 0.0)
+    operands = [
+        ((a.floats(lines), run), (a.floats(lines), run), rule, (1, 2, 3, 4, 5), codes)
+        for lines, run, codes in (
+            (_ROWS, _COLUMNS, a.bytes(packed(_ROWS * _COLUMNS))),
+            (_COLUMNS, 1, a.bytes(packed(_ROWS * _COLUMNS))),
+        )
+    ]
+    return [a.floats(_ROWS * _COLUMNS), _ROWS, _COLUMNS, *operands, 1, 1, THREADS]
+
+
+def best_of_two(a: Arena) -> list[Any]:
+    rule = lines._best_rule(get_format("w20"), 0.1362)
+    return [a.floats(_ROWS * 100), _ROWS, 100, rule, a.floats(_ROWS), a.floats(_ROWS), THREADS]
+
+
+def column_sums(a: Arena) -> list[Any]:
+    codes = a.bytes(packed(_ROWS * _COLUMNS))
+    return [codes, bytes(range(16)), _ROWS, _COLUMNS, a.array(_COLUMNS, torch.int64), THREADS]
+
+
+def add_outer(a: Arena) -> list[Any]:
+    return [a.floats(_ROWS * 9), _ROWS, 9, a.floats(_ROWS), a.floats(9), THREADS]
 
 
 def batch_norm_forward(a: Arena) -> list[Any]:

@@ -222,7 +222,8 @@ def test_blocks_equal_the_definition(isa, formats, m, n, k, block, trans, thread
     b, y = operand(formats[1], (n, k) if trans[1] else (k, n), generator)
     x, y = x.t() if trans[0] else x, y.t() if trans[1] else y
     if (a.high - a.low) * (b.high - b.low) * (block + 3) >= 2**31:
-        block = 8
+        most = 2**31 // ((a.high - a.low) * (b.high - b.low)) - 3
+        block = max(1, min(8, most))
     count = -(-k // block)
     scale_a = torch.randn(m, count, generator=generator)
     scale_b = torch.randn(count, 1, generator=generator).expand(count, n)

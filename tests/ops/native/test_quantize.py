@@ -326,7 +326,7 @@ def test_operands_as_the_reference_stores_them(name: str, stochastic: bool, isa_
         assert torch.equal(again.tensor, want.tensor)  # but for the sign of zeros
         got = quantize.pack(
             x,
-            fit._spread(fit.inv, x.shape),
+            fit._times(torch.ones_like(x), fit.inv),
             fmt,
             rounding,
             key=draw.key(0),

@@ -22,10 +22,10 @@ def changed(study: Study, name: str) -> dict[str, tuple[Any, Any]]:
 
 def test_rates_and_batches_change_alone() -> None:
     study = make_training(True)
-    assert changed(study, "vision+lr-x4") == {"lr": (0.2, 0.8)}
-    assert changed(study, "vision+lr-by-4") == {"lr": (0.2, 0.05)}
-    assert changed(study, "vision+batch-x4") == {"batch_size": (128, 512)}
-    assert changed(study, "vision+batch-by-4") == {"batch_size": (128, 32)}
+    assert changed(study, "vision+lr-x4") == {"lr": (0.1, 0.4)}
+    assert changed(study, "vision+lr-by-4") == {"lr": (0.1, 0.025)}
+    assert changed(study, "vision+batch-x4") == {"batch_size": (64, 256)}
+    assert changed(study, "vision+batch-by-4") == {"batch_size": (64, 16)}
 
 
 def test_labels_are_options_and_shapes_are_models() -> None:

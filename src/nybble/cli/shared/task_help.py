@@ -15,7 +15,11 @@ def task_help(arguments: Sequence[str]) -> str | None:
     >>> print(task_help(["train", "vision", "--help"]))
     The task vision measures accuracy; its data is mnist5k and its model resnet8 if not given.
     <BLANKLINE>
-    It has no options of its own (--set).
+    Its own options, as in --set KEY=VALUE:
+    <BLANKLINE>
+    label_noise: Share of training labels that are made wrong.
+    <BLANKLINE>
+    imbalance: Long tail: largest training class over the smallest.
     >>> task_help(["train", "vision"]) is None
     True
     """

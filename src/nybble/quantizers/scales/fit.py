@@ -213,7 +213,7 @@ def scale_from_dict(data: dict[str, Any]) -> ScaleConfig:
 
     >>> from nybble.quantizers.scales import Unit
     >>> scale_from_dict(Unit().to_dict())
-    Unit()
+    Unit(ste='pass')
     """
     values = dict(data)
     family = values.pop("family", None)

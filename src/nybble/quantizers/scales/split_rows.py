@@ -74,6 +74,7 @@ class SplitRows(ScaleConfig):
         """The values that the Gemm multiplies in place of `x`; `channels`: the dimension that a row
         runs along.
 
+        >>> import torch
         >>> from nybble.quantizers import RandomKey, random24
         >>> bits = lambda stream, shape: random24(shape, RandomKey(operand=8 * stream))
         >>> SplitRows(sample=False).estimate(torch.tensor([[98.0, -14.0]]), 1, bits)
