@@ -49,7 +49,7 @@ PanelRows rows_of(const Gathered& p, int64_t first, int64_t end, const uint8_t* 
     }
   }
   for (int r = rows.count; r < kRows; ++r)
-    rows.from[r] = rows.from[0], rows.scale[r] = 0.0f;
+    rows.from[r] = rows.from[0], rows.to[r] = rows.to[0], rows.scale[r] = 0.0f;
   return rows;
 }
 
