@@ -4,7 +4,8 @@
                 better of its maximum's and its rms's
     inputs      without negative values U31, {0 ... 6, 8, 10, 12, 14, 17, 20, 23, 27, 31}; as behind
                 GELU or SiLU S31, {-10, -6, -4, -2, -1, 0, 1, 3, 5, 7, 10, 13, 16, 20, 25, 31}; the
-                row's maximum is the top level; others W20, a scale for each row as for weights
+                row's maximum is the top level; others W20, a scale for each row as for weights;
+                convolutions behind a ReLU: UINT4 with PACT's learned clip, one a tensor
     gradients   G31, {0, +-1, 2, 4, 8, 13, 20, 31}: a grid between uniform and logarithmic, rounded
                 at random, a scale for each row (grad_input) or output channel (grad_weight)
     fold        the scale of a weight or an input that runs along a backward sum is multiplied into
@@ -47,7 +48,8 @@ FORWARD = (
         "conv_inputs",
         ("image", "pact"),
         "image",
-        "convolutions: the same levels with a scale for each image, or UINT4 with a learned clip",
+        "convolutions: UINT4 with a learned clip, or the levels of `inputs` with a scale for each"
+        " image, which has half of the rounding error and yet did worse in development runs",
     ),
     Switch(
         "control",
