@@ -4,21 +4,20 @@
     z2 = dy s_x (by image),           a scale for each channel     dw = g2 qx s_g2 + e_tap mu
 
 Where the gradient lies channels-last, its maxima are those of a folded matrix [pixels, channels];
-else those of its planes, since max|dy s| = fl(max|dy| s). The control variate's e_tap is the
-product that the reference makes, by the same torch operator in the same memory format: one plane
-of ones against the rounding error.
+else those of its planes, since max|dy s| = fl(max|dy| s). The control variate's e_tap are sums of
+one plane, that of the rounding error summed over the images (ops/reference/taps.py).
 
 What is kept lies as the reference keeps it, in the order of contiguous tensors; codes are
 transposed, floats are not.
 
-Not done here: groups, other convolutions than conv2d; an integer form of the control variate.
+Not done here: groups, other convolutions than conv2d.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from math import prod
 
+import torch
 from torch import Tensor
 
 from nybble.errors import NybbleError
@@ -38,12 +37,11 @@ from nybble.ops.native.composite import (
 from nybble.ops.native.layout import reuse, torch_layout
 from nybble.ops.native.operand import Kept, codes_of, relayout
 from nybble.ops.native.pool import hollow_
-from nybble.ops.reference import gemm as reference_gemm
 from nybble.ops.reference.operand import Draw
-from nybble.ops.reference.storage import is_channels_last, unflatten
+from nybble.ops.reference.storage import is_channels_last
+from nybble.ops.reference.taps import sum_of_images, tap_sums
 from nybble.ops.spec import LayerSpec
 from nybble.quantizers import Quantizer
-from nybble.quantizers.packing import unpack4
 
 __all__ = ["composite_backward", "in_order"]
 
@@ -243,15 +241,17 @@ def _control_variate(
     left: Tensor | None,
     weight_shape: tuple[int, ...],
 ) -> Tensor:
-    """The rounding error's product with a plane of ones, times each input channel's mean."""
-    shape = tuple(step.grad.shape)
-    ints = unflatten(slot.format.integers(unpack4(packed, prod(shape))), shape, step.last)
+    """The rounding error of each output channel, summed over what each tap sees, times each input
+    channel's mean: control_variate.py, with sums of codes where the reference sums integers."""
+    n, c, h, w = step.grad.shape
     z = step.grad if step.folds_x is None else step.grad * step.folds_x.view(-1, 1, 1, 1)
-    n, height, width, c = step.x.shape
-    matrix = Codes(step.x.packed, (n * height * width, c), step.x.table, step.x.low, step.x.high)
-    mean = column_means(matrix, left)
-    ones = z.new_ones((n, 1, height, width))
-    one = (weight_shape[0], 1, *weight_shape[2:])
-    error = z - ints * scale.view(1, -1, 1, 1)
-    rest = reference_gemm.grad_weight(error, ones, step.geometry, one)
-    return rest * mean.reshape(1, -1, 1, 1)
+    matrix = Codes.of(packed, (n, c * h * w), slot.format)
+    rounded = lines.column_sums(matrix).to(torch.float32)
+    plane = rounded.view(h, w, c).permute(2, 0, 1) if step.last else rounded.view(c, h, w)
+    error = sum_of_images(z) - plane * scale.view(-1, 1, 1)
+    size = tuple(step.x.shape)
+    x_shape = (size[0], size[3], size[1], size[2])
+    rest = tap_sums(error, step.geometry, x_shape, weight_shape[2:])
+    pixels = size[0] * size[1] * size[2]
+    rows = Codes(step.x.packed, (pixels, size[3]), step.x.table, step.x.low, step.x.high)
+    return rest.unsqueeze(1) * column_means(rows, left).reshape(1, -1, 1, 1)
