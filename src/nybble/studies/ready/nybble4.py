@@ -13,7 +13,16 @@ from nybble.studies.ready import sizes
 from nybble.studies.study.grid import FLOAT32, Study, StudyTask
 
 TITLE = "nybble4 against float32, sun2020, luq and nvfp4, on seeds that no development saw"
-RECIPES = (FLOAT32, "sun2020", "luq", "nvfp4", "nybble4", "nybble4-hadamard")
+RECIPES = (
+    FLOAT32,
+    "sun2020",
+    "luq",
+    "luq:inputs=pact",
+    "nvfp4",
+    "nybble4",
+    "nybble4-hadamard",
+)
+"""luq twice: SAWB's symmetric levels leave half of the codes unused behind a ReLU."""
 FRESH = tuple(range(100, 105))
 FRESH_LSTM = tuple(range(100, 110))
 """The LSTM's runs differ more from seed to seed."""
