@@ -45,13 +45,6 @@ FORWARD = (
     ),
     Switch("inputs", ("u31", "uint4"), "u31", "levels of inputs that are never negative"),
     Switch(
-        "conv_inputs",
-        ("image", "pact"),
-        "image",
-        "convolutions: UINT4 with a learned clip, or the levels of `inputs` with a scale for each"
-        " image, which has half of the rounding error and yet did worse in development runs",
-    ),
-    Switch(
         "control",
         ("yes", "no"),
         "yes",
@@ -60,6 +53,13 @@ FORWARD = (
 )
 SWITCHES = (
     *FORWARD,
+    Switch(
+        "conv_inputs",
+        ("pact", "image"),
+        "pact",
+        "convolutions: UINT4 with a learned clip, or the levels of `inputs` with a scale for each"
+        " image, which has half of the rounding error and yet did worse in development runs",
+    ),
     Switch(
         "gradients",
         ("g31", "fp4_radix2", "int4_sym", "fp4_e2m1"),
@@ -93,7 +93,7 @@ def build(
     spec = replace(forward_spec(settings, settings["weights"]), **backward)  # type: ignore[arg-type]
     conv = replace(forward_spec(settings, settings["conv_weights"]), **backward)  # type: ignore[arg-type]
     why = "a scale for each image: a pixel's would lie along the sum"
-    if settings["conv_inputs"] == "pact":
+    if settings.get("conv_inputs") == "pact":
         conv = replace(conv, output_input=Quantizer(get_format("uint4"), PACT("unsigned")))
         why = "one clip a tensor"
     return spec, [*common_rules(settings, spec), Rule(conv, type="conv", why=why)]
