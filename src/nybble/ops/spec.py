@@ -17,43 +17,45 @@ from __future__ import annotations
 import json
 from dataclasses import asdict, dataclass, fields, replace
 from functools import cached_property, lru_cache
-from typing import Any, Final, Literal, get_args
+from typing import Any, Final, Literal
 
 from nybble.errors import UserError
 from nybble.formats import LogFormat, get_format
 from nybble.formats.hash_once import hash_once
+from nybble.ops.spec_checks import SLOTS, GradientPair, check_spec
 from nybble.quantizers import (
     LSQ,
-    PACT,
-    SAWB,
     Hadamard,
     Quantizer,
     ScaleConfig,
-    SplitRows,
     StatefulScale,
-    Stochastic,
     Unit,
 )
 from nybble.quantizers.hooks import LayerHook, hook_from_dict
 
+__all__ = [
+    "DGE",
+    "EXACT",
+    "LOSS_SCALE",
+    "SAME",
+    "SLOTS",
+    "Accumulator",
+    "BackwardSlot",
+    "GradientPair",
+    "LayerSpec",
+    "Same",
+    "Slot",
+    "is_composite",
+    "parse_spec",
+]
+
 LOSS_SCALE: Final = 1024.0
 _WIDE: Final = 2.0**100  # formats that end above it have float32's range, about
-
-_SHARED: Final = ("grad_input_weight", "grad_weight_input")
 
 Same = Literal["same"]
 SAME: Final[Same] = "same"
 Slot = Quantizer | None
 BackwardSlot = Quantizer | Same | None
-
-SLOTS: Final = (
-    "output_input",
-    "output_weight",
-    "grad_input_grad",
-    "grad_input_weight",
-    "grad_weight_grad",
-    "grad_weight_input",
-)
 
 
 @dataclass(frozen=True)
@@ -81,10 +83,6 @@ class Accumulator:
 
 
 EXACT: Final = Accumulator()
-
-GradientPair = Literal["each", "one", "mean", "random"]
-PAIRS: Final[tuple[GradientPair, ...]] = get_args(GradientPair)
-MAX_SAMPLES: Final = 15
 
 
 @dataclass(frozen=True)
@@ -162,74 +160,7 @@ class LayerSpec:
     hook: LayerHook | None = None
 
     def __post_init__(self) -> None:
-        for name in SLOTS:
-            value = getattr(self, name)
-            if isinstance(value, Quantizer):
-                _check_slot(name, value)
-            elif value is not None and not (value == SAME and name in _SHARED):
-                raise UserError(
-                    f"slot {name} is {value!r}: it takes a Quantizer, None for float32"
-                    + (", or 'same'" if name in _SHARED else "")
-                )
-        self._check_extras()
-        _check_gradients(self)
-
-    def _check_extras(self) -> None:
-        if self.outliers is not None and not 0.5 < self.outliers < 1.0:
-            raise UserError(f"outliers is {self.outliers!r}: a quantile between 0.5 and 1, as 0.99")
-        for name in ("signed_slot", "skewed_slot"):
-            slot = getattr(self, name)
-            if isinstance(slot, Quantizer):
-                _check_slot("output_input", slot)
-            elif slot is not None:
-                raise UserError(f"{name} is {slot!r}: it takes a Quantizer or None")
-        if self.hook is not None:
-            self.hook.check(self.output_weight)
-        for left, right in (
-            (self.output_input, self.output_weight),
-            (self.signed_slot or self.output_input, self.output_weight),
-            (self.skewed_slot or self.output_input, self.output_weight),
-            (self.grad_input_grad, self.grad_input_weight),
-            (self.grad_weight_grad, self.grad_weight_input),
-        ):
-            if _transform(left) != _transform(right):
-                names = [t.short if t else "none" for t in map(_transform, (left, right))]
-                raise UserError(
-                    "the operands of a Gemm must have the same transform, got"
-                    f" {names[0]} and {names[1]}"
-                )
-        self._check_clips()
-        for name, forward in zip(_SHARED, (self.output_weight, self.output_input), strict=True):
-            if self.double and forward is None and self.slot(name) is not None:
-                raise UserError(
-                    f"double=True: {name} is to be quantised from forward codes, but the output"
-                    " Gemm's operand is float32; give that slot a Quantizer too"
-                )
-        if self.fold and self.grad_scale is not None:
-            raise UserError(
-                "fold=True multiplies scales into the gradient before its own scale is found;"
-                " GradScale is found before: use AbsMax, or fold=False"
-            )
-
-    def _check_clips(self) -> None:
-        """Refuse clips that would not get their gradient."""
-        first, later = self.output_input, self.slot("grad_weight_input")
-        learned = first is not None and isinstance(first.scale, PACT)
-        clips = 0 if not learned else 2 if self.signed_inputs == "two_sided" else 1
-        for name in ("output_input", "signed_slot", "skewed_slot"):
-            slot = getattr(self, name)
-            if slot is None or not isinstance(slot.scale, PACT):
-                continue
-            if slot is not first and clips < slot.scale.clips:
-                raise UserError(
-                    f"{name} is {slot.short}: a layer has its clips where output_input is PACT too,"
-                    " and two of them where signed_inputs is 'two_sided'"
-                )
-            if later is not None and later.transform is not None:
-                raise UserError(
-                    "PACT's gradient reads from the codes of grad_weight_input on which side an"
-                    " input was clipped, and a transform mixes them: use another scale"
-                )
+        check_spec(self)
 
     @cached_property
     def bare(self) -> LayerSpec:
@@ -285,7 +216,7 @@ class LayerSpec:
     @property
     def transform(self) -> Hadamard | None:
         """The output Gemm's transform."""
-        return _transform(self.output_weight)
+        return None if self.output_weight is None else self.output_weight.transform
 
     @property
     def quantizes(self) -> bool:
@@ -383,10 +314,6 @@ def _plain(value: Any) -> Any:
     return asdict(value) if isinstance(value, DGE) else value
 
 
-def _transform(slot: BackwardSlot) -> Hadamard | None:
-    return slot.transform if isinstance(slot, Quantizer) else None
-
-
 @lru_cache(maxsize=4096)
 def is_composite(slot: Quantizer) -> bool:
     """Whether a slot's operand is more than codes with a scale that leaves the sum."""
@@ -398,56 +325,6 @@ def is_composite(slot: Quantizer) -> bool:
         or getattr(scale, "granularity", "tensor") in ("block", "tile")
         or (isinstance(scale, Unit) and scale.ste == "clip")
     )
-
-
-def _check_slot(name: str, quantizer: Quantizer) -> None:
-    """Refuse a scale where a layer has no use for it."""
-    scale = quantizer.scale
-    is_gradient = name in ("grad_input_grad", "grad_weight_grad")
-    if isinstance(scale, StatefulScale):
-        family = type(scale).__name__
-        if not is_gradient:
-            raise UserError(f"slot {name}: {family} is for gradients; use AbsMax, SAWB or PACT")
-        if quantizer.format.unit is None:
-            raise UserError(f"slot {name}: {family} needs a format of integers and a unit")
-    if isinstance(scale, PACT) and not name.endswith("_input"):
-        raise UserError(f"slot {name}: PACT learns the clip of inputs; use SAWB or AbsMax")
-    if isinstance(scale, LSQ) and name not in ("output_input", "output_weight"):
-        raise UserError(
-            f"slot {name}: LSQ learns steps of the output Gemm's operands; use AbsMax or 'same'"
-        )
-    if isinstance(scale, SplitRows) and not is_gradient:
-        raise UserError(f"slot {name}: SplitRows is for gradients; use AbsMax, SAWB or LSQ")
-    clips = isinstance(scale, SAWB) and scale.ste == "clip"
-    if (clips or isinstance(scale, PACT | StatefulScale)) and quantizer.transform is not None:
-        raise UserError(f"slot {name}: {scale.short} takes no transform; use AbsMax")
-
-
-def _check_gradients(spec: LayerSpec) -> None:
-    """Refuse a pair of gradient slots, or a number of samples, that means nothing."""
-    first, second, pair = spec.grad_input_grad, spec.grad_weight_grad, spec.gradient_pair
-    if pair not in PAIRS:
-        raise UserError(f"gradient_pair is {pair!r}: use {' | '.join(PAIRS)}")
-    if pair != "each" and spec.composite:
-        raise UserError(
-            f"gradient_pair={pair!r} does not go with what this layer does to its Gemms"
-        )
-    if pair == "one" and first != second:
-        raise UserError(
-            "gradient_pair='one' rounds the gradient once for both backward Gemms, so its two slots"
-            f" must be equal: they are {first} and {second}"
-        )
-    if pair in ("mean", "random") and (first is None or second is None):
-        raise UserError(f"gradient_pair={pair!r} needs a quantizer in both gradient slots")
-    n = spec.samples
-    if isinstance(n, bool) or not isinstance(n, int) or not 1 <= n <= MAX_SAMPLES:
-        raise UserError(f"samples is {n!r}: use a whole number from 1 to {MAX_SAMPLES}")
-    if n == 1:
-        return
-    if second is None or not isinstance(second.rounding, Stochastic):
-        raise UserError(f"samples={n}: independent roundings need rounding=Stochastic()")
-    if pair not in ("each", "one"):
-        raise UserError(f"samples={n} goes with gradient_pair 'each' or 'one', not {pair!r}")
 
 
 @lru_cache(maxsize=4096)
