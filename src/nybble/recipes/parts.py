@@ -3,6 +3,8 @@ rules for what is quantised only where it is asked for."""
 
 from __future__ import annotations
 
+from typing import Any
+
 from nybble.formats import get_format
 from nybble.ops.spec import EXACT, Accumulator, LayerSpec
 from nybble.quantizers import Quantizer, Unit
@@ -37,3 +39,21 @@ def hfp8_spec(accumulator: Accumulator = EXACT) -> LayerSpec:
 def optional_rules(settings: dict[str, str], spec: LayerSpec) -> list[Rule]:
     """Rules for what is in 4 bits only where it is asked for: tables, products of attention."""
     return [Rule(spec, type=kind, why="asked for") for kind in OPTIONAL if settings[kind] == "yes"]
+
+
+def forward_backward(forward: Quantizer, back: Quantizer, **extras: Any) -> LayerSpec:
+    """One quantizer for both operands of the output Gemm, one for all four of the backward Gemms.
+
+    >>> half = Quantizer(get_format("fp16"), Unit())
+    >>> forward_backward(half, half).grad_weight_input == half
+    True
+    """
+    return LayerSpec(
+        output_input=forward,
+        output_weight=forward,
+        grad_input_grad=back,
+        grad_input_weight=back,
+        grad_weight_grad=back,
+        grad_weight_input=back,
+        **extras,
+    )

@@ -22,6 +22,7 @@ from nybble.formats import Rounding, Stochastic, get_format
 from nybble.ops.spec import LayerSpec
 from nybble.quantizers import AbsMax, Hadamard, Quantizer, Quest, ScaleConfig
 from nybble.recipes.ends import EMBEDDING, FIRST_LAST, common_rules
+from nybble.recipes.parts import forward_backward
 from nybble.recipes.recipe import Recipe, Switch, read_settings
 
 SWITCHES = (
@@ -81,12 +82,4 @@ def rotated_blocks(settings: dict[str, str]) -> LayerSpec:
     scale: ScaleConfig = Quest() if settings["backward"] == "quest" else largest
     forward = Quantizer(e2m1, ahead, transform=Hadamard(32, "none"))
     back = Quantizer(e2m1, scale, rounding, Hadamard(32, "random"))
-    return LayerSpec(
-        output_input=forward,
-        output_weight=forward,
-        grad_input_grad=back,
-        grad_input_weight=back,
-        grad_weight_grad=back,
-        grad_weight_input=back,
-        double=True,
-    )
+    return forward_backward(forward, back, double=True)

@@ -20,6 +20,7 @@ from nybble.formats import Stochastic, get_format
 from nybble.ops.spec import LayerSpec
 from nybble.quantizers import AbsMax, Eden, FourOverSix, Hadamard, Quantizer
 from nybble.recipes.ends import EMBEDDING, FIRST_LAST, common_rules
+from nybble.recipes.parts import forward_backward
 from nybble.recipes.recipe import Recipe, Switch, read_settings
 
 SWITCHES = (
@@ -76,12 +77,4 @@ def eden_blocks(settings: dict[str, str]) -> LayerSpec:
     back = Quantizer(e2m1, Eden(group=size), transform=turn)
     if settings["backward"] == "stochastic":
         back = Quantizer(e2m1, AbsMax.nv(headroom=17 / 16), Stochastic(), turn)
-    return LayerSpec(
-        output_input=forward,
-        output_weight=forward,
-        grad_input_grad=back,
-        grad_input_weight=back,
-        grad_weight_grad=back,
-        grad_weight_input=back,
-        double=settings["source"] == "codes",
-    )
+    return forward_backward(forward, back, double=settings["source"] == "codes")

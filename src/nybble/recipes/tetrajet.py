@@ -23,6 +23,7 @@ from nybble.ops.spec import LayerSpec
 from nybble.quantizers import AbsMax, Quantizer
 from nybble.quantizers.hooks import QEma
 from nybble.recipes.ends import EMBEDDING, FIRST_LAST, common_rules
+from nybble.recipes.parts import forward_backward
 from nybble.recipes.recipe import Recipe, Switch, read_settings
 
 SWITCHES = (
@@ -78,13 +79,9 @@ def unbiased_blocks(settings: dict[str, str]) -> LayerSpec:
     scale = AbsMax.mx(exponent=cast("Literal['ceil', 'floor']", settings["exponent"]))
     rounding: Rounding | None = Stochastic() if settings["backward"] == "stochastic" else None
     forward, back = Quantizer(e2m1, scale), Quantizer(e2m1, scale, rounding)
-    return LayerSpec(
-        output_input=forward,
-        output_weight=forward,
-        grad_input_grad=back,
-        grad_input_weight=back,
-        grad_weight_grad=back,
-        grad_weight_input=back,
+    return forward_backward(
+        forward,
+        back,
         double=settings["source"] == "codes",
         hook=None if settings["qema"] == "none" else QEma(float(settings["qema"])),
     )

@@ -24,6 +24,7 @@ from nybble.ops.spec import LayerSpec
 from nybble.quantizers import AbsMax, Hadamard, Quantizer
 from nybble.quantizers.hooks import OsciReset
 from nybble.recipes.ends import EMBEDDING, FIRST_LAST, common_rules
+from nybble.recipes.parts import forward_backward
 from nybble.recipes.recipe import Recipe, Switch, read_settings
 
 RESETS = {
@@ -81,13 +82,6 @@ def double_blocks(settings: dict[str, str]) -> LayerSpec:
     turn = None if size == "none" else Hadamard(int(size), "random")
     forward = Quantizer(e2m1, AbsMax.nv(outer=outer))
     back = Quantizer(e2m1, AbsMax.nv(outer=outer, headroom=17 / 16), Stochastic(), turn)
-    return LayerSpec(
-        output_input=forward,
-        output_weight=forward,
-        grad_input_grad=back,
-        grad_input_weight=back,
-        grad_weight_grad=back,
-        grad_weight_input=back,
-        double=settings["source"] == "codes",
-        hook=RESETS.get(settings["reset"]),
+    return forward_backward(
+        forward, back, double=settings["source"] == "codes", hook=RESETS.get(settings["reset"])
     )

@@ -15,9 +15,9 @@ Not done here: BF16 storage of what lies between the layers.
 from __future__ import annotations
 
 from nybble.formats import Stochastic, get_format
-from nybble.ops.spec import LayerSpec
 from nybble.quantizers import AbsMax, Hadamard, Quantizer, Unit
 from nybble.recipes.ends import EMBEDDING, FIRST_LAST, common_rules
+from nybble.recipes.parts import forward_backward
 from nybble.recipes.recipe import Recipe, Switch, read_settings
 
 SWITCHES = (
@@ -46,14 +46,7 @@ def tseng2025(**switches: str) -> Recipe:
     else:
         scale = AbsMax.mx(headroom=4 / 3)
         back = Quantizer(get_format("fp4_e2m1"), scale, Stochastic(), turn)
-    spec = LayerSpec(
-        output_input=forward,
-        output_weight=forward,
-        grad_input_grad=back,
-        grad_input_weight=back,
-        grad_weight_grad=back,
-        grad_weight_input=back,
-    )
+    spec = forward_backward(forward, back)
     return Recipe(
         "tseng2025",
         "MXFP4 backward: random Hadamard, random rounding; BF16 or FP8 forward",
