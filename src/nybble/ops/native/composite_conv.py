@@ -7,9 +7,6 @@ Where the gradient lies channels-last, its maxima are those of a folded matrix [
 else those of its planes, since max|dy s| = fl(max|dy| s). The control variate's e_tap are sums of
 one plane, that of the rounding error summed over the images (ops/reference/taps.py).
 
-What is kept lies as the reference keeps it, in the order of contiguous tensors; codes are
-transposed, floats are not.
-
 Not done here: groups, other convolutions than conv2d.
 """
 
@@ -35,7 +32,7 @@ from nybble.ops.native.composite import (
     times_unit,
 )
 from nybble.ops.native.layout import reuse, torch_layout
-from nybble.ops.native.operand import Kept, codes_of, relayout
+from nybble.ops.native.operand import codes_of
 from nybble.ops.native.pool import hollow_
 from nybble.ops.reference.operand import Draw
 from nybble.ops.reference.storage import is_channels_last
@@ -43,15 +40,7 @@ from nybble.ops.reference.taps import sum_of_images, tap_sums
 from nybble.ops.spec import LayerSpec
 from nybble.quantizers import Quantizer
 
-__all__ = ["composite_backward", "in_order"]
-
-
-def in_order(kept: Kept, shape: tuple[int, ...], channels_last: bool) -> Kept:
-    """What is kept of a tensor, its codes in the order of a contiguous one."""
-    if not channels_last or len(shape) != 4:
-        return kept
-    n, c, h, w = shape
-    return [relayout(kept[0], n, h * w, c, 4), *kept[1:]]
+__all__ = ["composite_backward"]
 
 
 @dataclass(frozen=True)
@@ -85,7 +74,7 @@ def composite_backward(
     spec: LayerSpec,
     geometry: Geometry,
     draw: Draw,
-    channels_last: bool,
+    channels_last: tuple[bool, bool],
     wanted: tuple[bool, bool],
     memory: Tensor | None,
 ) -> tuple[Tensor, Tensor]:
@@ -104,12 +93,12 @@ def conv_backward(
     spec: LayerSpec,
     geometry: Geometry,
     draw: Draw,
-    channels_last: bool,
+    channels_last: tuple[bool, bool],
     wanted: tuple[bool, bool],
     memory: Tensor | None,
 ) -> tuple[Tensor, Tensor]:
-    """(dx, dw), empty where not `wanted`; grad is dense. channels_last: whether input or weight lay
-    so; memory: the gradient's, where dx may be written over it."""
+    """(dx, dw), empty where not `wanted`; grad is dense. channels_last: whether input and weight
+    lay so; memory: the gradient's, where dx may be written over it."""
     slot_x, slot_w = forward_slots(spec, geometry)
     step = _Step(
         grad,
@@ -117,8 +106,8 @@ def conv_backward(
         spec,
         geometry,
         draw,
-        codes_of(saved[:4], slot_x, x_shape, False, geometry),
-        codes_of(saved[4:8], slot_w, weight_shape, False, geometry),
+        codes_of(saved[:4], slot_x, x_shape, channels_last[0], geometry),
+        codes_of(saved[4:8], slot_w, weight_shape, channels_last[1], geometry),
         _flat(saved[1]),
         _flat(saved[5]),
     )
@@ -137,12 +126,12 @@ def conv_backward(
         for sample in range(1, spec.samples):
             more = _pack(step, None, _for_weight(step, second, channel_inverse, sample))[1]
             codes.append(more if more is not None else packed[1])
-        last = step.last or (channels_last and _has_order(x_shape))
+        last = step.last or (any(channels_last) and _has_order(x_shape))
         dw = _grad_weight(step, codes, second, times_unit(by_channel, second), weight_shape, last)
     if packed[0] is not None:
         g = _codes(step, packed[0], first)
         n, c, h, width = x_shape
-        last = step.last or (channels_last and _has_order(weight_shape))
+        last = step.last or (any(channels_last) and _has_order(weight_shape))
         out = reuse(memory, (n, h, width, c), step.last) if last else None
         if memory is not None and out is None and last:
             hollow_(memory)

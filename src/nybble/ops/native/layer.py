@@ -7,7 +7,6 @@ else through the reference backend's own Gemm on the codes that were kept.
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
 
 from nybble.errors import NybbleError
@@ -17,7 +16,7 @@ from nybble.ops.gradients import drawn, gradient_operands, mean_
 from nybble.ops.native import convolution, shaped
 from nybble.ops.native.buffers import NO_FLOATS
 from nybble.ops.native.composite import forward_slots
-from nybble.ops.native.composite_conv import composite_backward, in_order
+from nybble.ops.native.composite_conv import composite_backward
 from nybble.ops.native.gemm import gemm
 from nybble.ops.native.gradient import quantize_gradient
 from nybble.ops.native.layout import image, reuse, torch_layout
@@ -42,7 +41,7 @@ from nybble.ops.reference.operand import (
 )
 from nybble.ops.reference.storage import is_channels_last
 from nybble.ops.spec import BackwardSlot, LayerSpec, Slot
-from nybble.quantizers import PACT, Quantizer
+from nybble.quantizers import Quantizer
 
 __all__ = ["layer_backward", "layer_forward"]
 
@@ -65,8 +64,6 @@ def layer_forward(
     slot_x, slot_w = forward_slots(spec, geometry)
     x, weight = _dense(x), _dense(weight)
     out_last = is_channels_last(x) or is_channels_last(weight)
-    if spec.composite and isinstance(slot_x.scale, PACT):
-        x = x.contiguous()  # its mask is kept in that order
     last_x, last_w = is_channels_last(x), is_channels_last(weight)
     kept_x = quantize_kept(x, slot_x, draw, INPUT, alpha, want_inside=save)
     kept_w = quantize_kept(weight, slot_w, draw, WEIGHT, None, want_inside=save)
@@ -88,7 +85,7 @@ def layer_forward(
     if not save:
         return y, []
     if spec.composite:  # all its backward slots are "same"
-        return y, [*in_order(kept_x, x_shape, last_x), *in_order(kept_w, w_shape, last_w)]
+        return y, [*kept_x, *kept_w]
     return y, keep(x, weight, kept_x, kept_w, alpha, spec, draw)
 
 
@@ -170,22 +167,14 @@ def layer_backward(
             spec,
             geometry,
             draw,
-            any(channels_last),
+            channels_last,
             wanted,
             memory,
         )
-        # Kept in the order of contiguous tensors, whatever the layer's.
-        step.last = (False, False)
-        step.like = torch.channels_last if any(channels_last) else torch.contiguous_format
         if wanted[1] and saved[7].numel():
-            mask_(dw, saved[4:], False, step.operand_w)
+            mask_(dw, saved[4:], channels_last[1], step.operand_w)
         if wanted[0] and saved[3].numel():
-            # The clip's sum follows the layout of the decoded input; where that is another one than
-            # the codes', the kernel on codes does not serve.
-            other = any(channels_last) and is_channels_last(step.operand_x().tensor)
-            dalpha = step.masked_input_(
-                dx, saved, need_dalpha=need_dalpha, as_codes=False if other else None
-            )
+            dalpha = step.masked_input_(dx, saved, need_dalpha=need_dalpha)
         return dx if need_dx else NO_FLOATS, dw, dalpha, NO_FLOATS, NO_FLOATS
     for_input, for_weight, amax, scale = gradient_operands(
         quantize_gradient, grad, spec, grad_scale, draw, wanted
@@ -214,7 +203,6 @@ def layer_backward(
 class _Backward:
     """The two Gemms of one backward call, each natively or by the reference's operators."""
 
-    like: torch.memory_format | None = None
     """The layout in which a kept input is decoded, where it is not that in which it is kept."""
 
     def __init__(
@@ -323,23 +311,14 @@ class _Backward:
         )
         return finish_(acc, mg, mx)
 
-    def masked_input_(
-        self,
-        dx: Tensor,
-        saved: list[Tensor],
-        *,
-        need_dalpha: bool,
-        as_codes: bool | None = None,
-    ) -> Tensor:
-        """Zero dx where the input was clipped, in place; returns the clip's gradient. `as_codes`:
-        False where the codes do not lie as dx does, whatever it looks like."""
-        last = self.last[0] if as_codes is None else not is_channels_last(dx)
+    def masked_input_(self, dx: Tensor, saved: list[Tensor], *, need_dalpha: bool) -> Tensor:
+        """Zero dx where the input was clipped, in place; returns the clip's gradient."""
         dalpha = mask_gradient_(
             dx,
             saved[:4],
             self.slot_x,
             self.spec.output_input,
-            last,
+            self.last[0],
             self.operand_x,
             need_dalpha=need_dalpha,
         )
@@ -350,9 +329,6 @@ class _Backward:
         if self._operand_x is None:
             raw = self.x if self.slot_x is None else None
             self._operand_x = restore(self.kept_x, self.slot_x, raw, self.x_shape, self.last[0])
-            if self.like is not None and len(self.x_shape) == 4:
-                found = self._operand_x
-                found.tensor = found.tensor.contiguous(memory_format=self.like)
         return self._operand_x
 
     def operand_w(self) -> Operand:

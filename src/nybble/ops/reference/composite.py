@@ -58,6 +58,7 @@ from nybble.ops.reference.outliers import (
     split_outliers,
 )
 from nybble.ops.reference.places import Place, places
+from nybble.ops.reference.storage import is_channels_last
 from nybble.ops.spec import DGE, SAME, LayerSpec
 from nybble.quantizers import Fit, Quantizer, StatefulScale
 
@@ -159,7 +160,8 @@ def keep(
     _, place_w = places(geometry, "grad_input")
     kept_x = _keep(x, qx, "grad_weight_input", spec, place_x, Streams(draw, GRAD_WEIGHT_INPUT))
     if rereads(spec.kept("grad_input_weight")):
-        return [*kept_x, *store(Operand(weight, None, None, qw[0].inside), None, None)]
+        last = is_channels_last(weight)
+        return [*kept_x, *store(Operand(weight, None, None, qw[0].inside), None, None, last)]
     kept_w = _keep(weight, qw, "grad_input_weight", spec, place_w, Streams(draw, GRAD_INPUT_WEIGHT))
     return [*kept_x, *kept_w]
 
@@ -169,10 +171,10 @@ def _keep(
 ) -> list[Tensor]:
     slot = spec.kept(name)
     if spec.reuses(name):
-        return store(forward[0], slot, forward[1])
+        return store(forward[0], slot, forward[1], is_channels_last(tensor))
     found, fit = quantize(tensor, slot, place, streams)
     found.inside = forward[0].inside
-    return store(found, slot, fit)
+    return store(found, slot, fit, is_channels_last(tensor))
 
 
 # ---- backward ----------------------------------------------------------------------------------
@@ -195,9 +197,8 @@ def layer_backward(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     """(dx, dw, dalpha, amax, scale), as `layer.layer_backward`."""
     need_dx, need_dw, need_dalpha = needs
-    like = torch.channels_last if any(channels_last) else torch.contiguous_format
     step = _Backward(
-        x, weight, saved, x_shape, weight_shape, spec, geometry, accumulate, draw, like
+        x, weight, saved, x_shape, weight_shape, spec, geometry, accumulate, draw, channels_last
     )
     wanted = (need_dx or need_dalpha, need_dw)
     scaled = [
@@ -224,7 +225,7 @@ def layer_backward(
 
 @dataclass(frozen=True)
 class _Backward:
-    """The two backward Gemms of one call; `like`: the layout that they want."""
+    """The two backward Gemms of one call; `last`: how input and weight lay, and their codes lie."""
 
     x: Tensor | None
     weight: Tensor | None
@@ -235,20 +236,25 @@ class _Backward:
     geometry: Geometry
     accumulate: str
     draw: Draw
-    like: torch.memory_format = torch.contiguous_format
+    last: tuple[bool, bool] = (False, False)
 
     # -- operands
 
-    def _restored(self, name: str) -> Operand:
-        """A kept operand as the forward pass left it."""
-        spec = self.spec
+    @property
+    def like(self) -> torch.memory_format | None:
+        """The layout that the Gemms want."""
+        return torch.channels_last if any(self.last) else None
+
+    def _restored(self, name: str, *, in_place: bool = False) -> Operand:
+        """A kept operand as the forward pass left it; `in_place`: in its own layout."""
+        spec, like = self.spec, None if in_place else self.like
         slot = spec.kept(name)
         if name == "grad_weight_input":
             if slot is None:
                 return Operand(_given(self.x))
-            return restore(self.saved[:4], slot, self.x_shape, self.like)
+            return restore(self.saved[:4], slot, self.x_shape, self.last[0], like)
         if slot is not None and not rereads(slot):
-            return restore(self.saved[4:8], slot, self.weight_shape, self.like)
+            return restore(self.saved[4:8], slot, self.weight_shape, self.last[1], like)
         weight = _given(self.weight)
         if spec.reuses(name):
             place, number = places(self.geometry, "output")[1], WEIGHT
@@ -315,10 +321,11 @@ class _Backward:
         )
         dx = finish_(acc, mg, mw)
         dalpha = grad.new_empty(0)
-        inside = restore_mask(self.saved[3], self.x_shape)
+        inside = restore_mask(self.saved[3], self.x_shape, self.last[0])
         if inside is not None:
             if need_dalpha:
-                kept = self._restored("grad_weight_input")
+                # The sum's order is that in which the input lay.
+                kept = self._restored("grad_weight_input", in_place=True)
                 kept.inside = inside
                 dalpha = poisoned(clip_gradient(dx, kept, spec.output_input), kept.multiplier)
             dx.mul_(inside)
@@ -354,7 +361,7 @@ class _Backward:
                 product += self._control_variate(z, g, partner)
             products.append(product)
         dw = mean_(products)
-        inside = restore_mask(self.saved[7], self.weight_shape)
+        inside = restore_mask(self.saved[7], self.weight_shape, self.last[1])
         if inside is not None:
             dw.mul_(inside)
         dw = from_rotated(dw, spec, "grad_weight_input", self.draw, geometry)

@@ -22,7 +22,7 @@ from nybble.formats import Stochastic, get_format
 from nybble.ops.reference import operand as plain
 from nybble.ops.reference.operand import SAMPLE, Draw, Operand
 from nybble.ops.reference.places import FIRST_SLOT, Place
-from nybble.ops.reference.storage import unpack_mask
+from nybble.ops.reference.storage import unflatten, unpack_mask
 from nybble.quantizers import PACT, Fit, Quantizer, ScaleConfig, SplitRows, Unit, random24
 from nybble.quantizers.scales.fit import times_blocks
 from nybble.quantizers.transforms import ELEMENTS, SIGNS, STREAM, Bits, Hadamard
@@ -157,10 +157,15 @@ def _broadcasts(scale: Tensor, shape: Sequence[int]) -> bool:
 # ---- what is kept for backward ------------------------------------------------------------------
 
 
-def store(found: Operand, slot: Quantizer | None, fit: Fit | None) -> list[Tensor]:
-    """[codes, scales, a second scale or zero point, mask], in the order of contiguous tensors."""
-    inside = None if found.inside is None else found.inside.contiguous()
-    lined = Operand(found.tensor.contiguous(), found.multiplier, found.limit, None)
+def store(
+    found: Operand, slot: Quantizer | None, fit: Fit | None, last: bool = False
+) -> list[Tensor]:
+    """[codes, scales, a second scale or zero point, mask]; codes and mask in the order of a tensor
+    that lies channels-last (`last`) or contiguous, as the layer's own does."""
+    form = torch.channels_last if last else torch.contiguous_format
+    inside = None if found.inside is None else found.inside.contiguous(memory_format=form)
+    tensor = found.tensor.contiguous(memory_format=form)
+    lined = Operand(tensor, found.multiplier, found.limit, None)
     lined.zero_point = found.zero_point
     if fit is None:
         return plain.store(lined, slot, inside)
@@ -176,27 +181,30 @@ def restore(
     saved: list[Tensor],
     slot: Quantizer,
     shape: tuple[int, ...],
-    like: torch.memory_format = torch.contiguous_format,
+    last: bool = False,
+    like: torch.memory_format | None = None,
 ) -> Operand:
-    """The operand of `store`. `like`: the layout that the Gemm wants."""
+    """The operand of `store`. `like`: the layout that a Gemm wants; None leaves it as it was."""
     if _keeps_scales(saved, shape):
         none = torch.empty(0, dtype=torch.float32, device=saved[0].device)
-        found = plain.restore([saved[0], none, none, saved[3]], slot, None, shape, False)
+        found = plain.restore([saved[0], none, none, saved[3]], slot, None, shape, last)
         scale = _scale(saved[1], saved[2], slot.scale) * (slot.format.unit or 1.0)
         if _broadcasts(scale, shape):
             found.multiplier = scale
         else:
             found = _of_blocks(found, scale, slot)
     else:
-        found = plain.restore(saved, slot, None, shape, False)
-    if like is torch.channels_last and len(shape) == 4:
+        found = plain.restore(saved, slot, None, shape, last)
+    if like is not None and len(shape) == 4:
         found.tensor = found.tensor.contiguous(memory_format=like)
     return found
 
 
-def restore_mask(mask: Tensor, shape: tuple[int, ...]) -> Tensor | None:
+def restore_mask(mask: Tensor, shape: tuple[int, ...], last: bool = False) -> Tensor | None:
     """1.0 where the clip let a number through, as `store` kept it; None where it kept nothing."""
-    return unpack_mask(mask, prod(shape)).view(shape) if mask.numel() else None
+    if not mask.numel():
+        return None
+    return unflatten(unpack_mask(mask, prod(shape)), shape, last)
 
 
 def _keeps_scales(saved: list[Tensor], shape: tuple[int, ...]) -> bool:
