@@ -13,11 +13,12 @@
     control     grad_weight + (sum of dy - sum of Q(dy)) x (mean of the input)
     variate
 
-Products of codes are at most 20 x 31, so every Gemm fits 8-bit multipliers. Why: unbiased rounding
-first (nearest radix-4 shrinks log-uniform data by 13 %); scales by row take the range away, so codes
-can be spent on resolution; the best unbiased grid for a row at its maximum lies between uniform and
-radix 2; the rank-1 term takes from grad_weight the noise that multiplies the input's mean, which is
-large for inputs that are never negative. Source: this project's search and its studies (docs/results.md).
+Products of codes are at most 31 x 31, so every Gemm fits 8-bit multipliers. Why: unbiased rounding
+first (nearest radix-4 shrinks log-uniform data by 13 %); scales by row take the range away, so that
+codes can be spent on resolution; the best unbiased grid for a row at its maximum lies between
+uniform and radix 2; the rank-1 term takes from grad_weight the noise that multiplies the input's
+mean, which is large for inputs that are never negative. Source: this project's search;
+docs/nybble4.md.
 """
 
 from __future__ import annotations
