@@ -59,7 +59,7 @@ SWITCHES = (
         ("pact", "image"),
         "pact",
         "convolutions: UINT4 with a learned clip, or the levels of `inputs` with a scale for each"
-        " image, which has half of the rounding error and yet did worse in development runs",
+        " image (docs/nybble4.md has what was seen of either)",
     ),
     Switch(
         "gradients",
