@@ -24,8 +24,8 @@ def test_rates_and_batches_change_alone() -> None:
     study = make_training(True)
     assert changed(study, "vision+lr-x4") == {"lr": (0.1, 0.4)}
     assert changed(study, "vision+lr-by-4") == {"lr": (0.1, 0.025)}
-    assert changed(study, "vision+batch-x4") == {"batch_size": (64, 256)}
-    assert changed(study, "vision+batch-by-4") == {"batch_size": (64, 16)}
+    assert changed(study, "vision+batch-x4") == {"batch_size": (32, 128)}
+    assert changed(study, "vision+batch-by-4") == {"batch_size": (32, 8)}
 
 
 def test_labels_are_options_and_shapes_are_models() -> None:
