@@ -273,6 +273,30 @@ def test_a_task_whose_data_is_not_here_is_left_out_with_a_note(
     assert [task.name for task in seen[1].tasks] == ["digits"]
 
 
+def test_a_record_that_lacks_cells_is_continued_and_a_whole_one_is_never_overwritten(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from nybble.studies.study import run
+
+    taken: list[Any] = []
+    missing = iter((3, 0))
+
+    def pretend(study: Any, how: Any, tell: Any) -> dict[str, Any]:
+        taken.append(how.taken)
+        return {**sample.record(), "study": "tiny", "missing": next(missing)}
+
+    monkeypatch.setattr(run, "run_study", pretend)
+    path = Path("results", "mine.json")
+    arguments = ["study", "run", "tiny:TINY", "--json", "--record", "mine"]
+    for left in (3, 0):
+        main(arguments)
+        assert json.loads(path.read_text())["missing"] == left
+    assert taken == [None, path]
+    capsys.readouterr()
+    assert main(arguments) == 2
+    assert "a record is never overwritten" in capsys.readouterr().err
+
+
 def test_help_of_every_study_has_an_example(capsys: pytest.CaptureFixture[str]) -> None:
     from nybble.studies.ready import STUDIES
 

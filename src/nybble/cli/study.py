@@ -90,7 +90,11 @@ Out = Annotated[
 ]
 Record = Annotated[
     str | None,
-    typer.Option(help="Also write the record to results/NAME.json.", rich_help_panel=_SHOW),
+    typer.Option(
+        help="Also write the record to results/NAME.json. One of this study that lacks cells is "
+        "continued: its cells are not run again.",
+        rich_help_panel=_SHOW,
+    ),
 ]
 Json = Annotated[
     bool, typer.Option("--json", help="Print the record, not the tables.", rich_help_panel=_SHOW)
@@ -183,8 +187,9 @@ def _run(study: Study, all_must_be_here: bool, given: dict[str, Any]) -> None:
     from nybble.training.signals import Interrupted
 
     record = given["record"]
+    earlier = _to_continue(record, study.name)
     if record is not None:
-        results.check_name(record, RESULTS)
+        results.check_name(record, RESULTS, again=earlier is not None)
     study = select(
         study,
         tasks=[name.strip() for name in given["tasks"].split(",") if name.strip()],
@@ -202,6 +207,7 @@ def _run(study: Study, all_must_be_here: bool, given: dict[str, Any]) -> None:
         address=given["address"],
         retry_failed=given["retry_failed"],
         budget=given["budget"],
+        taken=earlier,
         command=_repeatable(sys.argv[1:]),
     )
     try:
@@ -214,9 +220,21 @@ def _run(study: Study, all_must_be_here: bool, given: dict[str, Any]) -> None:
         raise typer.Exit(stop.status) from None
     _print(found, given["json"])
     if record is not None:
-        print(f"record: {results.save(found, record, RESULTS)}", file=sys.stderr)
+        print(
+            f"record: {results.save(found, record, RESULTS, earlier is not None)}", file=sys.stderr
+        )
     if any(run["status"] != "complete" for run in found["runs"]):
         raise typer.Exit(3)
+
+
+def _to_continue(record: str | None, study: str) -> Path | None:
+    """The record of that name, if it is one of this study that lacks cells."""
+    from nybble.studies.study.taken import unfinished
+
+    if record is None:
+        return None
+    path = RESULTS / f"{record.removesuffix('.json')}.json"
+    return path if path.is_file() and unfinished(path, study) else None
 
 
 def _repeatable(arguments: list[str]) -> str:

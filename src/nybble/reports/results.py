@@ -1,7 +1,8 @@
 """The folder of recorded studies: results/NAME.json, one record a file.
 
 A record is written once and never overwritten: a number in the docs points at a record, and a
-record must not change under it.  Take another name, or remove the old file on purpose.
+record must not change under it.  Take another name, or remove the old file on purpose.  A study
+that was stopped may write its record anew when it has gone on: `again`.
 """
 
 from __future__ import annotations
@@ -18,8 +19,8 @@ from nybble.studies.record import write_record
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]*")
 
 
-def check_name(name: str, folder: Path) -> Path:
-    """The file that the record `name` will be.
+def check_name(name: str, folder: Path, again: bool = False) -> Path:
+    """The file that the record `name` will be; again: it may be there.
 
     Raises:
         UserError: not a plain file name, or there is such a record already.
@@ -33,7 +34,7 @@ def check_name(name: str, folder: Path) -> Path:
             f"--record {name}: give a plain name of letters, digits and . _ + - (no folder)."
         )
     path = folder / f"{plain}.json"
-    if path.exists():
+    if path.exists() and not again:
         raise UserError(
             f"--record {name}: {path} exists, and a record is never overwritten; "
             "give another name, or remove it."
@@ -41,13 +42,13 @@ def check_name(name: str, folder: Path) -> Path:
     return path
 
 
-def save(record: Mapping[str, Any], name: str, folder: Path) -> Path:
-    """Write `record` as a new file of `folder`, and return its path.
+def save(record: Mapping[str, Any], name: str, folder: Path, again: bool = False) -> Path:
+    """Write `record` as a file of `folder`, a new one unless `again`, and return its path.
 
     Raises:
         UserError: as `check_name`, or the file cannot be written.
     """
-    path = check_name(name, folder)
+    path = check_name(name, folder, again)
     write_record(path, record)
     return path
 

@@ -5,6 +5,7 @@ The engine is a stand-in that writes outcomes as workers do; tests/cli/test_stud
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import time
@@ -86,7 +87,7 @@ def engine(monkeypatch: pytest.MonkeyPatch) -> Engine:
 
 
 def how(tmp_path: Path, **changes: Any) -> RunConfig:
-    return RunConfig(out=tmp_path / "out", **changes)
+    return RunConfig(**{"out": tmp_path / "out", **changes})
 
 
 def test_a_study_from_start_to_record(engine: Engine, tmp_path: Path) -> None:
@@ -170,6 +171,20 @@ def test_a_budget_stops_beginning_and_the_table_says_what_is_missing(
     assert "2 cells have not been run" in text and "sun2020: not run yet: seeds 1." in text
     # One pair has no interval, and so no difference is shown.
     assert "n/a: one pair has no interval" in text and "-1.00" not in text
+
+
+def test_the_cells_of_an_earlier_record_are_taken_over(engine: Engine, tmp_path: Path) -> None:
+    first = run_study(replace(STUDY, seeds=(0,)), how(tmp_path))
+    path = tmp_path / "record.json"
+    path.write_text(json.dumps(first))
+    engine.ran.clear()
+    whole = run_study(STUDY, how(tmp_path, out=tmp_path / "another", taken=path))
+    assert engine.ran == [("fp32", 1), ("sun2020", 1)]
+    engine.ran.clear()
+    at_once = run_study(STUDY, how(tmp_path, out=tmp_path / "third"))
+    assert len(engine.ran) == 4
+    assert whole["tables"] == at_once["tables"]
+    assert whole["missing"] == 0
 
 
 def test_a_signal_stops_all_and_the_same_call_continues(engine: Engine, tmp_path: Path) -> None:

@@ -8,7 +8,7 @@
                   `outcome.make_row` with `verdict` (`equivalence.Verdict`), and `extras` that have
                   their own paired difference
     runs          every cell that has ended: task, variant, recipe, seed, key, status, metric,
-                  extras, reason, seconds, origin, dead_layers
+                  extras, reason, seconds, saved_bytes, origin, dead_layers
     missing       how many cells have not ended
 
 A record is made from the store alone, so it can be made at any time, and a study that was killed
@@ -119,7 +119,10 @@ _ENDED = ("complete", "failed")
 def _run(cell: Mapping[str, Any], outcome: Outcome) -> dict[str, Any]:
     place = {key: cell[key] for key in ("task", "variant", "recipe", "seed", "key")}
     values = outcome.to_dict()
-    told = ("status", "metric", "extras", "reason", "seconds", "origin", "dead_layers")
+    told = (
+        *("status", "metric", "extras", "reason", "seconds"),
+        *("saved_bytes", "origin", "dead_layers"),
+    )
     return {**place, **{key: values[key] for key in told}}
 
 

@@ -5,7 +5,8 @@
     OUT/outcomes/       how cells ended, until the store has it
     OUT/study.lock, OUT/session
 
-    1. check all that can be checked: recipes, measures, the tasks' data, the engine, the folder
+    1. check all that can be checked: recipes, measures, the tasks' data, the engine, the folder;
+       take over the cells of an earlier record (taken.py)
     2. settle what is known: a row that is final, an outcome that a killed parent did not read, a
        run folder that is complete
     3. give the other cells to the engine, in the order of `Study.cells`, and write how each ends
@@ -45,6 +46,7 @@ from nybble.studies.study.store import (
     Store,
     is_complete,
 )
+from nybble.studies.study.taken import outcomes_of
 from nybble.training.config import TrainConfig
 from nybble.training.files import disk_errors
 from nybble.training.signals import Interrupted, StopRequest
@@ -74,6 +76,7 @@ class RunConfig:
 
     jobs: cells at the same time; None: see `engines.at_a_time`. address: of a Dask or Ray cluster.
     budget: minutes after which no more cells begin.
+    taken: a record made before, whose cells need not be run again.
     command: for the record.
     """
 
@@ -83,6 +86,7 @@ class RunConfig:
     address: str | None = None
     retry_failed: bool = False
     budget: float | None = None
+    taken: Path | None = None
     command: str = ""
 
     def __post_init__(self) -> None:
@@ -105,15 +109,25 @@ def run_study(study: Study, how: RunConfig, tell: Tell = lambda progress: None) 
         get_recipe(recipe)
     for measure in study.measures:
         get_measure(measure)
+    earlier = {} if how.taken is None else outcomes_of(how.taken)
     description = describe(study, how.command)
     out = claim(how.out)
     with Session(out) as session, Store(out) as store:
         store.describe(study.name, description)
         store.add(cells)
+        _take_over(cells, earlier, store)
         runner = _Runner(cells, replace(how, out=out), session, store, tell)
         runner.settle()
         runner.run()
         return make_record(study.name, store)
+
+
+def _take_over(cells: tuple[Cell, ...], earlier: dict[str, Outcome], store: Store) -> None:
+    """Write what an earlier record says of cells of which the store does not know the end."""
+    rows = store.rows(cells[0].study)
+    for cell in cells:
+        if cell.key in earlier and rows[cell.key].outcome is None:
+            store.put(cell, earlier[cell.key])
 
 
 def study_record(out: Path, name: str | None = None) -> dict[str, Any]:
