@@ -19,16 +19,27 @@ Multiplier part(const Factors& f, int64_t row, int64_t column, int64_t columns) 
   return {nullptr, f.values[row * columns / f.run % f.count]};
 }
 
+// work(operand, its random bits) for each that is wanted; equal streams are drawn once.
+template <class Draw, class Work>
+void each_operand(const FoldedOperand& first, const FoldedOperand& second, Draw drawn, Work work) {
+  int32_t random[kChunk];
+  if (first.codes != nullptr) {
+    drawn(first.stream, random);
+    work(first, random);
+  }
+  if (second.codes == nullptr) return;
+  if (first.codes == nullptr || !(first.stream == second.stream)) drawn(second.stream, random);
+  work(second, random);
+}
+
 struct Chunk {
   const float* x;
   int64_t columns, begin, end;
 };
 
-void operand(const Chunk& chunk, const FoldedOperand& of, const Order& order) {
+void operand(const Chunk& chunk, const FoldedOperand& of, const int32_t* random) {
   const Kernels& set = active();
   float y[kChunk];
-  int32_t random[kChunk];
-  draw(of.stream, order, chunk.begin, chunk.end, random);
   for (int64_t at = chunk.begin; at < chunk.end;) {
     const int64_t row = at / chunk.columns, column = at % chunk.columns;
     const int64_t n = std::min(chunk.columns - column, chunk.end - at);
@@ -47,15 +58,17 @@ void operand(const Chunk& chunk, const FoldedOperand& of, const Order& order) {
 constexpr int64_t kBlock = 64, kTilePixels = 32;
 static_assert(kBlock * kTilePixels == kChunk, "buffers of a tile");
 
-void tile(const float* x, int64_t image, int64_t first, int64_t channel, const FoldedOperand& of,
-          const Order& order) {
+struct Tile {
+  const float* x;
+  int64_t image, first, channel, count; // count pixels from `first` on
+};
+
+void tile(const Tile& t, const FoldedOperand& of, const Order& order, const int32_t* random) {
   const Kernels& set = active();
-  const int64_t c = order.channels, p = order.pixels, count = std::min(kTilePixels, p - first);
+  const auto& [x, image, first, channel, count] = t;
+  const int64_t c = order.channels, p = order.pixels;
   float y[kChunk];
-  int32_t random[kChunk];
   uint8_t codes[kChunk / 2];
-  set.streams->random24_across(of.stream, (image * c + channel) * p + first, p, kBlock, count,
-                               random);
   for (int64_t i = 0; i < count; ++i) {
     const int64_t row = image * p + first + i;
     set.lines->scaled(x + row * c + channel, kBlock, part(of.fold, row, channel, c),
@@ -75,9 +88,16 @@ void tiles(const float* x, int64_t images, const FoldedOperand& first, const Fol
   const int64_t each = (order.pixels + kTilePixels - 1) / kTilePixels;
   parallel_for(threads, images * each, [&](int64_t item) {
     const int64_t image = item / each, pixel = item % each * kTilePixels;
+    const int64_t count = std::min(kTilePixels, order.pixels - pixel);
     for (int64_t channel = 0; channel < order.channels; channel += kBlock) {
-      if (first.codes != nullptr) tile(x, image, pixel, channel, first, order);
-      if (second.codes != nullptr) tile(x, image, pixel, channel, second, order);
+      const Tile t{x, image, pixel, channel, count};
+      const int64_t start = (image * order.channels + channel) * order.pixels + pixel;
+      each_operand(
+          first, second,
+          [&](const RandomStream& stream, int32_t* random) {
+            active().streams->random24_across(stream, start, order.pixels, kBlock, count, random);
+          },
+          [&](const FoldedOperand& of, const int32_t* random) { tile(t, of, order, random); });
     }
   });
 }
@@ -91,8 +111,12 @@ void folded_pack(const float* x, int64_t rows, int64_t columns, const FoldedOper
     return tiles(x, rows / order.pixels, first, second, order, threads);
   parallel_for(threads, (n + kChunk - 1) / kChunk, [&](int64_t i) {
     const Chunk chunk{x, columns, i * kChunk, std::min((i + 1) * kChunk, n)};
-    if (first.codes != nullptr) operand(chunk, first, order);
-    if (second.codes != nullptr) operand(chunk, second, order);
+    each_operand(
+        first, second,
+        [&](const RandomStream& stream, int32_t* random) {
+          draw(stream, order, chunk.begin, chunk.end, random);
+        },
+        [&](const FoldedOperand& of, const int32_t* random) { operand(chunk, of, random); });
   });
 }
 

@@ -10,6 +10,11 @@ struct RandomStream {
   uint32_t key0, key1;
   uint32_t operand; // operand * 2^16
   uint32_t call, place;
+
+  bool operator==(const RandomStream& o) const {
+    return key0 == o.key0 && key1 == o.key1 && operand == o.operand && call == o.call &&
+           place == o.place;
+  }
 };
 
 struct StreamKernels {

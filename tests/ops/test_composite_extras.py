@@ -25,9 +25,10 @@ from tests.ops.test_composite import (
 
 from nybble.formats import get_format
 from nybble.ops.geometry import Geometry
+from nybble.ops.gradients import gradient_key
 from nybble.ops.reference.estimator import factor, levels_of
 from nybble.ops.reference.outliers import keep_outliers, restore_outliers, split_outliers
-from nybble.ops.spec import DGE
+from nybble.ops.spec import DGE, LayerSpec
 from nybble.quantizers import AbsMax, MinMax, Quantizer
 
 LINEAR = GEOMETRIES["linear"]
@@ -114,6 +115,29 @@ def test_samples_are_the_definition_bit_for_bit() -> None:
     *_, dw, _ = run(x, w, dy, spec, LINEAR[0])
     torch.testing.assert_close(dw, (parts[0] + parts[1]) * 0.5, rtol=1e-6, atol=1e-6)
     assert not torch.equal(parts[0], parts[1])
+
+
+def test_shared_bits_round_both_operands_alike_where_their_scales_agree() -> None:
+    """With the identity for x and w, dx and dw^T are the two roundings of dy: equal if every row's
+    and every column's maximum is 1 and the bits are shared; else they differ somewhere."""
+    x = w = torch.eye(16)
+    dy = torch.rand(16, 16, generator=torch.Generator().manual_seed(0)) * 0.9
+    dy.fill_diagonal_(1.0)
+    grad = with_rounding(Quantizer(get_format("g31"), AbsMax("free")))
+    for pair, alike in (("shared", True), ("each", False)):
+        spec = replace(
+            slots(FREE, fold=False, gradient_pair=pair), grad_input_grad=grad, grad_weight_grad=grad
+        )
+        _, dx, dw, _ = run(x, w, dy, spec, LINEAR[0])
+        assert torch.equal(dx, dw.t()) is alike
+
+
+def test_shared_bits_leave_the_other_samples_their_own() -> None:
+    shared = LayerSpec(gradient_pair="shared")
+    keys = [gradient_key(shared, 1, sample) for sample in range(3)]
+    assert keys[0] == gradient_key(shared, 0, 0)
+    assert len(set(keys)) == 3
+    assert keys[1:] == [gradient_key(LayerSpec(), 1, sample) for sample in (1, 2)]
 
 
 # ---- control variate ----------------------------------------------------------------------------

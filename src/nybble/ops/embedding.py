@@ -17,13 +17,13 @@ from torch import Tensor
 
 from nybble.ops.exactness import check_exact, finish_
 from nybble.ops.geometry import Geometry
+from nybble.ops.gradients import gradient_key
 from nybble.ops.native import gradient as native_gradient
 from nybble.ops.native.operand import quantize_kept
 from nybble.ops.native.plan import is_code_slot
 from nybble.ops.reference import composite_operand as composite
 from nybble.ops.reference import gradient as reference_gradient
 from nybble.ops.reference.operand import (
-    GRAD_WEIGHT_GRAD,
     WEIGHT,
     Draw,
     Operand,
@@ -92,7 +92,7 @@ def embedding_backward(
     slot = spec.grad_weight_grad
     found: Operand | list[Tensor] | None
     if spec.composite and spec.grad_scale is None:
-        streams = composite.Streams(draw, GRAD_WEIGHT_GRAD)
+        streams = composite.Streams(draw, gradient_key(spec, 1, 0))
         found, _ = composite.quantize(flat, slot, _GRADIENT, streams)
         if isinstance(found, composite.Blocks):
             found = Operand(composite.values(found))

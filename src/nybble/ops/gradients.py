@@ -1,13 +1,15 @@
 """The operands of the two backward Gemms, where they are more than one each.
 
-    each, one   one operand a Gemm; with samples = n, grad_weight has n, rounded independently
+    each, one,  one operand a Gemm; with samples = n, grad_weight has n, rounded independently
+    shared
     mean        both Gemms have both operands: the grids of two-phase rounding, say
     random      one operand a Gemm, of the slot that one random bit chooses (`drawn`)
 
     result = fl(fl(fl(p_1 + p_2) + ..) * fl(1 / n))        p_i: the products, in this order
 
 The first sample of grad_weight is that of grad_input where `gradient_pair` is "one": then n
-samples are n roundings in all, as in LUQ (ICLR 2023). Sample i > 0 has random bits of its own.
+samples are n roundings in all, as in LUQ (ICLR 2023). Where it is "shared", the first samples of
+both have the same random bits, each with a scale of its own. Sample i > 0 has bits of its own.
 
 Not done here: the quantising and the products; each backend brings its own.
 """
@@ -38,7 +40,7 @@ def gradient_key(spec: LayerSpec, index: int, sample: int) -> int:
     >>> gradient_key(LayerSpec(gradient_pair="one"), 1, 0) == GRAD_INPUT_GRAD
     True
     """
-    if index == 0 or (spec.gradient_pair == "one" and sample == 0):
+    if index == 0 or (spec.gradient_pair in ("one", "shared") and sample == 0):
         return GRAD_INPUT_GRAD
     return GRAD_WEIGHT_GRAD + SAMPLE * sample
 

@@ -133,9 +133,10 @@ class LayerSpec:
     `"sawb"` ([-7, 7], the clip from each batch's moments).
 
     `gradient_pair` says what the two gradient slots are to the two backward Gemms: `"each"` (its
-    own slot, its own random bits), `"one"` (equal slots, rounded once for both), `"mean"` (each
-    Gemm runs with both operands, and the mean of the two products is the result) or `"random"`
-    (each Gemm takes one of the two slots, drawn for every layer and call).
+    own slot, its own random bits), `"shared"` (its own slot, the same random bits: both roundings
+    are as unbiased as before, and the bits are drawn once), `"one"` (equal slots, rounded once for
+    both), `"mean"` (each Gemm runs with both operands, and the mean of the two products is the
+    result) or `"random"` (each Gemm takes one of the two slots, drawn for every layer and call).
     `samples`: so many independent roundings of the gradient feed grad_weight, whose products are
     averaged (SMP of LUQ, ICLR 2023).
     """

@@ -36,7 +36,7 @@ SLOTS: Final = (
 SHARED: Final = ("grad_input_weight", "grad_weight_input")
 """The slots that may be `"same"`: the forward operand of their tensor."""
 
-GradientPair = Literal["each", "one", "mean", "random"]
+GradientPair = Literal["each", "shared", "one", "mean", "random"]
 PAIRS: Final[tuple[GradientPair, ...]] = get_args(GradientPair)
 MAX_SAMPLES: Final = 15
 
@@ -148,7 +148,7 @@ def _check_gradients(spec: LayerSpec) -> None:
     first, second, pair = spec.grad_input_grad, spec.grad_weight_grad, spec.gradient_pair
     if pair not in PAIRS:
         raise UserError(f"gradient_pair is {pair!r}: use {' | '.join(PAIRS)}")
-    if pair != "each" and spec.composite:
+    if pair not in ("each", "shared") and spec.composite:
         raise UserError(
             f"gradient_pair={pair!r} does not go with what this layer does to its Gemms"
         )
@@ -166,5 +166,7 @@ def _check_gradients(spec: LayerSpec) -> None:
         return
     if second is None or not isinstance(second.rounding, Stochastic):
         raise UserError(f"samples={n}: independent roundings need rounding=Stochastic()")
-    if pair not in ("each", "one"):
-        raise UserError(f"samples={n} goes with gradient_pair 'each' or 'one', not {pair!r}")
+    if pair not in ("each", "shared", "one"):
+        raise UserError(
+            f"samples={n} goes with gradient_pair 'each', 'shared' or 'one', not {pair!r}"
+        )

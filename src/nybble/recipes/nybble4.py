@@ -7,7 +7,8 @@
                 row's maximum is the top level; others W20, a scale for each row as for weights;
                 convolutions behind a ReLU: UINT4 with PACT's learned clip, one a tensor
     gradients   G31, {0, +-1, 2, 4, 8, 13, 20, 31}: a grid between uniform and logarithmic, rounded
-                at random, a scale for each row (grad_input) or output channel (grad_weight)
+                at random, a scale for each row (grad_input) or output channel (grad_weight); the
+                same random bits for both, which are drawn once
     fold        the scale of a weight or an input that runs along a backward sum is multiplied into
                 the gradient before that is quantised, so that only integers are left in the sum
     control     grad_weight + (sum of dy - sum of Q(dy)) x (mean of the input)
@@ -109,6 +110,7 @@ def nybble4(**switches: str) -> Recipe:
         {
             "grad_input_grad": grad,
             "grad_weight_grad": grad,
+            "gradient_pair": "shared",
             "fold": True,
             "samples": int(settings["samples"]),
         },

@@ -58,6 +58,7 @@ def extras(recipe: Recipe) -> list[str]:
     spec, lines = recipe.spec, []
     pair = {
         "each": "",
+        "shared": "both backward Gemms round with the same random bits",
         "one": "rounded once for both backward Gemms",
         "mean": "each backward Gemm runs with both operands and takes the mean",
         "random": "each backward Gemm takes one of the two operands, drawn a layer and call",

@@ -23,6 +23,7 @@ from torch import Tensor
 
 from nybble.errors import NybbleError
 from nybble.ops.geometry import Geometry
+from nybble.ops.gradients import gradient_key
 from nybble.ops.native import lines
 from nybble.ops.native.buffers import NO_FLOATS
 from nybble.ops.native.codes import Codes
@@ -30,7 +31,7 @@ from nybble.ops.native.gemm import gemm
 from nybble.ops.native.layout import reuse
 from nybble.ops.native.operand import Kept
 from nybble.ops.native.pool import hollow_
-from nybble.ops.reference.operand import GRAD_INPUT_GRAD, GRAD_WEIGHT_GRAD, SAMPLE, Draw
+from nybble.ops.reference.operand import Draw
 from nybble.ops.reference.places import places
 from nybble.ops.spec import LayerSpec
 from nybble.quantizers import Quantizer, per_channel_sum
@@ -39,9 +40,8 @@ from nybble.quantizers.scales.arithmetic import inverse_of, scale_of, to_array, 
 
 __all__ = [
     "column_means",
-    "for_input",
-    "for_weight",
     "forward_slots",
+    "gradient_of",
     "layer_backward",
     "scales_of_maxima",
     "times_unit",
@@ -148,9 +148,9 @@ def _quantize(
     one = two = None
     if wanted[0]:
         fold = None if w.folded is None else lines.Factors(w.folded)
-        one = for_input(first, draw, _each_row(row_inverse, n), fold)
+        one = gradient_of(spec, 0, draw, _each_row(row_inverse, n), fold)
     if wanted[1]:
-        two = _for_weight(second, column_inverse, x, draw, 0, n)
+        two = _for_weight(spec, column_inverse, x, draw, 0, n)
     codes = lines.folded_pack(grad, n, one, two)
     return _Gradient(
         times_unit(rows, first), times_unit(columns, second), column_inverse, *codes, sums
@@ -174,30 +174,26 @@ def _each_row(values: Tensor, columns: int) -> lines.Factors:
     return lines.Factors(values, max(columns, 1))
 
 
-def for_input(
-    slot: Quantizer, draw: Draw, inverse: lines.Factors, fold: lines.Factors | None
-) -> lines.Folded:
-    """The gradient as the operand of grad_input."""
-    return lines.Folded(slot.format, draw.key(GRAD_INPUT_GRAD), inverse, fold)
-
-
-def for_weight(
-    slot: Quantizer,
+def gradient_of(
+    spec: LayerSpec,
+    index: int,
     draw: Draw,
     inverse: lines.Factors,
     fold: lines.Factors | None,
-    sample: int,
+    sample: int = 0,
 ) -> lines.Folded:
-    """The gradient as the operand of grad_weight, in one of several roundings."""
-    key = draw.key(GRAD_WEIGHT_GRAD + SAMPLE * sample)
-    return lines.Folded(slot.format, key, inverse, fold)
+    """The gradient as the operand of Gemm `index` (0: grad_input), in one of several roundings."""
+    slot = spec.grad_weight_grad if index else spec.grad_input_grad
+    if slot is None:
+        raise NybbleError("a native Gemm needs a quantizer in each slot")
+    return lines.Folded(slot.format, draw.key(gradient_key(spec, index, sample)), inverse, fold)
 
 
 def _for_weight(
-    slot: Quantizer, inverse: Tensor, x: _Partner, draw: Draw, sample: int, columns: int
+    spec: LayerSpec, inverse: Tensor, x: _Partner, draw: Draw, sample: int, columns: int
 ) -> lines.Folded:
     fold = None if x.folded is None else _each_row(x.folded, columns)
-    return for_weight(slot, draw, lines.Factors(inverse), fold, sample)
+    return gradient_of(spec, 1, draw, lines.Factors(inverse), fold, sample)
 
 
 def _grad_weight(grad: Tensor, g: _Gradient, x: _Partner, spec: LayerSpec, draw: Draw) -> Tensor:
@@ -210,7 +206,7 @@ def _grad_weight(grad: Tensor, g: _Gradient, x: _Partner, spec: LayerSpec, draw:
     for sample in range(spec.samples):
         packed = g.for_weight
         if sample:
-            folded = _for_weight(slot, g.inverse, x, draw, sample, grad.shape[1])
+            folded = _for_weight(spec, g.inverse, x, draw, sample, grad.shape[1])
             _, packed = lines.folded_pack(grad, grad.shape[1], None, folded)
         if packed is None:
             raise NybbleError("grad_weight has no codes")

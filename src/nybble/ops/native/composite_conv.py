@@ -24,9 +24,8 @@ from nybble.ops.native.buffers import NO_FLOATS
 from nybble.ops.native.codes import Codes
 from nybble.ops.native.composite import (
     column_means,
-    for_input,
-    for_weight,
     forward_slots,
+    gradient_of,
     layer_backward,
     scales_of_maxima,
     times_unit,
@@ -117,14 +116,14 @@ def conv_backward(
     images, channels = _maxima(step)
     by_image, image_inverse = scales_of_maxima(images, first)
     by_channel, channel_inverse = scales_of_maxima(channels, second)
-    one = _for_input(step, first, image_inverse) if wanted[0] else None
-    two = _for_weight(step, second, channel_inverse, 0) if wanted[1] else None
+    one = _for_input(step, image_inverse) if wanted[0] else None
+    two = _for_weight(step, channel_inverse) if wanted[1] else None
     packed = _pack(step, one, two)
     dx = dw = NO_FLOATS
     if packed[1] is not None:
         codes = [packed[1]]
         for sample in range(1, spec.samples):
-            more = _pack(step, None, _for_weight(step, second, channel_inverse, sample))[1]
+            more = _pack(step, None, _for_weight(step, channel_inverse, sample))[1]
             codes.append(more if more is not None else packed[1])
         last = step.last or (any(channels_last) and _has_order(x_shape))
         dw = _grad_weight(step, codes, second, times_unit(by_channel, second), weight_shape, last)
@@ -172,16 +171,16 @@ def _runs(step: _Step) -> tuple[int, int]:
     return c * h * w, 1 if step.last else h * w
 
 
-def _for_input(step: _Step, slot: Quantizer, inverse: Tensor) -> lines.Folded:
+def _for_input(step: _Step, inverse: Tensor) -> lines.Folded:
     image, channel = _runs(step)
     fold = None if step.folds_w is None else lines.Factors(step.folds_w, channel)
-    return for_input(slot, step.draw, lines.Factors(inverse, image), fold)
+    return gradient_of(step.spec, 0, step.draw, lines.Factors(inverse, image), fold)
 
 
-def _for_weight(step: _Step, slot: Quantizer, inverse: Tensor, sample: int) -> lines.Folded:
+def _for_weight(step: _Step, inverse: Tensor, sample: int = 0) -> lines.Folded:
     image, channel = _runs(step)
     fold = None if step.folds_x is None else lines.Factors(step.folds_x, image)
-    return for_weight(slot, step.draw, lines.Factors(inverse, channel), fold, sample)
+    return gradient_of(step.spec, 1, step.draw, lines.Factors(inverse, channel), fold, sample)
 
 
 def _pack(
@@ -213,9 +212,10 @@ def _grad_weight(
     for codes in packed:
         g = _codes(step, codes, slot)
         dw = convolution.grad_weight(g, step.x, step.geometry, (o, h, w, c), scale, left)
-        dw = torch_layout(dw, last, lasting=True)
         if step.spec.control_variate:
-            dw += _control_variate(step, codes, slot, scale, left, weight_shape)
+            error, mean = _control_variate(step, codes, slot, scale, left, weight_shape)
+            lines.add_outer_(dw.view(o * h * w, c), error, mean)
+        dw = torch_layout(dw, last, lasting=True)
         total = dw if total is None else total.add_(dw)
     if total is None:
         raise NybbleError("there is at least one sample")
@@ -229,9 +229,9 @@ def _control_variate(
     scale: Tensor,
     left: Tensor | None,
     weight_shape: tuple[int, ...],
-) -> Tensor:
-    """The rounding error of each output channel, summed over what each tap sees, times each input
-    channel's mean: control_variate.py, with sums of codes where the reference sums integers."""
+) -> tuple[Tensor, Tensor]:
+    """(the rounding error of each output channel, summed over what each tap sees; each input
+    channel's mean): control_variate.py, with sums of codes where the reference sums integers."""
     n, c, h, w = step.grad.shape
     z = step.grad if step.folds_x is None else step.grad * step.folds_x.view(-1, 1, 1, 1)
     matrix = Codes.of(packed, (n, c * h * w), slot.format)
@@ -243,4 +243,4 @@ def _control_variate(
     rest = tap_sums(error, step.geometry, x_shape, weight_shape[2:])
     pixels = size[0] * size[1] * size[2]
     rows = Codes(step.x.packed, (pixels, size[3]), step.x.table, step.x.low, step.x.high)
-    return rest.unsqueeze(1) * column_means(rows, left).reshape(1, -1, 1, 1)
+    return rest.reshape(-1), column_means(rows, left)

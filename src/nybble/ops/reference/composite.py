@@ -24,7 +24,7 @@ from torch import Tensor
 from nybble.errors import NybbleError
 from nybble.ops.exactness import finish_
 from nybble.ops.geometry import Geometry
-from nybble.ops.gradients import mean_
+from nybble.ops.gradients import gradient_key, mean_
 from nybble.ops.reference import gemm
 from nybble.ops.reference.composite_operand import (
     Blocks,
@@ -43,7 +43,6 @@ from nybble.ops.reference.layer import clip_gradient, poisoned
 from nybble.ops.reference.operand import (
     GRAD_INPUT_GRAD,
     GRAD_INPUT_WEIGHT,
-    GRAD_WEIGHT_GRAD,
     GRAD_WEIGHT_INPUT,
     INPUT,
     WEIGHT,
@@ -343,7 +342,7 @@ class _Backward:
         products = []
         for sample, g in enumerate(given):
             if g is None:
-                streams = Streams(self.draw, GRAD_WEIGHT_GRAD, sample=sample)
+                streams = Streams(self.draw, gradient_key(spec, 1, sample))
                 g, _ = quantize(z, slot, place_g, streams)
             tg, mg, limit_g = g.facing(*follow_g, rank)
             acc = gemm.grad_weight(
