@@ -11,6 +11,7 @@ import pytest
 from nybble.cli.app import main
 
 STEP = "bench step --model cnn --batch 2 --size 16 --rounds 2 --threads 1 --no-compile"
+RECORDED = STEP.replace("--rounds 2", "--rounds 6")
 MEMORY = "bench memory --model cnn --batch 2 --size 16 --steps 1"
 
 
@@ -27,7 +28,7 @@ def error_line(capsys: pytest.CaptureFixture[str], command: str) -> str:
 
 
 def test_json_on_stdout_is_one_object_alone(capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(shlex.split(f"{STEP} --json - --record here")) == 0
+    assert main(shlex.split(f"{RECORDED} --json - --record here")) == 0
     out, err = capsys.readouterr()
     found = json.loads(out)
     assert found["schema"] == "nybble.bench/1" and found["bench"] == "step"
@@ -57,6 +58,7 @@ def test_json_into_a_file_beside_the_table(capsys: pytest.CaptureFixture[str]) -
         (f"{STEP} --rounds 0", "rounds must be at least 1"),
         (f"{STEP} --json no/such/folder.json", "folder that exists"),
         (f"{STEP} --record a/b", "plain name"),
+        (f"{STEP} --record here", "use --rounds 6 or more"),
         (f"{MEMORY} --allocator mine", "default or keep"),
         (f"{MEMORY} --batch 0", "batch must be at least 1"),
         (f"{MEMORY} --threads x", "--threads"),

@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from nybble.cli.shared.output import JsonOption, NoteOption, RecordOption
+from nybble.errors import UserError
 
 command = typer.Typer(no_args_is_help=True, help="Measure speed and memory.")
 
@@ -125,9 +126,15 @@ def step(
     from nybble.reports.speed import plain
     from nybble.studies.spec import parse_counts
     from nybble.studies.speed.step import StepConfig, measure_step
+    from nybble.studies.statistics import FEWEST_PAIRS
     from nybble.training.allocator import keep_freed_memory
 
     check(json, record)
+    if record is not None and rounds < FEWEST_PAIRS:
+        raise UserError(
+            f"--record {record}: a recorded ratio has an interval, and {rounds} pairs give none; "
+            f"use --rounds {FEWEST_PAIRS} or more."
+        )
     keep_freed_memory()
     config = StepConfig(
         model=model,

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from nybble.reports.cells import ratio
 from nybble.reports.results import kind
 from nybble.reports.speed import WRITERS, against, markdown, reason, threads
 from nybble.studies.speed.targets import AIMS, Target
@@ -103,8 +104,8 @@ def summary(records: Mapping[str, Record]) -> str:
     ]
     lines += ["|---|---|---|---|"]
     for name, record in sorted(memory.items()):
-        ratio = [record["ratio"][part] for part in ("saved", "peak")]
-        cells = ["-" if value is None else f"{value:.2f}x" for value in ratio]
+        parts = [record["ratio"][part] for part in ("saved", "peak")]
+        cells = ["-" if value is None else f"{value:.2f}x" for value in parts]
         lines.append(f"| {_what(record)} | {' | '.join(cells)} | `{name}` |")
     return "\n".join(lines)
 
@@ -118,9 +119,7 @@ def _ratio(record: Record, count: int) -> str:
     """The ratio of the clock that decides, with its interval."""
     for found in record["measurements"]:
         if found["threads"] == count:
-            clock = found[found["decides"]]
-            low, high = clock["interval"]["low"], clock["interval"]["high"]
-            return f"{clock['median']:.2f}x [{low:.2f}, {high:.2f}]"
+            return ratio(found[found["decides"]])
     return "-"
 
 

@@ -306,13 +306,17 @@ def _percent(logarithm: float) -> float:
     return 100 * math.expm1(logarithm)
 
 
+FEWEST_PAIRS = 6
+"""Below, no order statistics reach 95 %."""
+
+
 def median_ratio(
     numerator: Sequence[float], denominator: Sequence[float], level: float = LEVEL
 ) -> MedianRatio:
     """Median of numerator_i / denominator_i, its extremes, and its interval by order statistics.
 
     The interval is scipy's `quantile_test(...).confidence_interval`: exact for any distribution of
-    independent ratios, and absent (None) below six pairs, where no order statistics reach 95 %.
+    independent ratios, and absent (None) below `FEWEST_PAIRS`.
 
     Raises:
         UserError: lengths differ, or a denominator is not positive.
