@@ -12,7 +12,7 @@ import nybble
 PACKAGE = Path(nybble.__file__).parent
 # Earlier may not import later; names on one line are one layer.
 LAYERS = (
-    {"errors", "version", "_core", "products"},
+    {"errors", "version", "_core", "products", "own"},
     {"formats"},
     {"quantizers"},
     {"ops", "numeric", "convolutions"},

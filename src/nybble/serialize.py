@@ -24,12 +24,13 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from nybble.convert import channels_last_
 from nybble.errors import UserError
 from nybble.nn.fastpath import block_fast_paths
 from nybble.nn.parts import adopt, targets
 from nybble.nn.registry import quantized_layers
 from nybble.nn.state import group_scales
-from nybble.ops.dispatch import choose_backend
+from nybble.ops.dispatch import choose_backend, runs_native
 from nybble.ops.spec import LayerSpec
 from nybble.quantizers.storage import digest
 
@@ -148,8 +149,10 @@ def _match(model: nn.Module, layers: dict[str, dict[str, Any]], path: Path) -> N
             if name not in places:
                 raise UserError(f"load: {path} has a converted layer {name!r}, the model has none")
         for name, info in layers.items():
-            layer = places[name].place()
-            layer.attach_(name=name, backend=choose_backend("auto"), inputs=None, **info)
+            layer, backend = places[name].place(), choose_backend("auto")
+            layer.attach_(name=name, backend=backend, inputs=None, **info)
+            if runs_native(backend, places[name].sample):
+                channels_last_(layer)  # as convert does: another layout sums in another order
         adopt(model)
         group_scales([layer for _, layer in quantized_layers(model)])
         block_fast_paths(model)

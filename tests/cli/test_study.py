@@ -208,7 +208,7 @@ def error_line(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
         ),
         (["run", "tiny"], "write module:NAME"),
         (["run", "tinny:TINY"], "ModuleNotFoundError"),
-        (["run", "tiny:SLOW"], "'SLOW' in 'tiny' is not a Study"),
+        (["run", "tiny:SLOW"], "'SLOW' in that module is not a Study"),
         (["show", "nowhere"], "holds no study"),
         (["show", ".", "--where", "x"], "holds no study"),
         (["power"], "give a record, or --sd"),

@@ -103,3 +103,24 @@ def test_arguments_in_the_wrong_order_are_one_clear_line(tmp_path):
     for function in (nybble.save, nybble.load):
         with pytest.raises(nybble.UserError, match="takes a model and the path of a file"):
             function(str(tmp_path / "f"), model)
+
+
+def test_a_plain_model_that_is_loaded_into_lies_as_the_saved_one(tmp_path: Path) -> None:
+    """The layout decides the order of sums: training goes on with the same bits."""
+
+    def plain() -> nn.Sequential:
+        torch.manual_seed(0)
+        return nn.Sequential(nn.Conv2d(6, 8, 3), nn.ReLU(), nn.Conv2d(8, 8, 3), nn.Flatten())
+
+    saved = nybble.convert(plain(), "sun2020")
+    x = torch.randn(2, 6, 8, 8)
+    saved(x)
+    nybble.save(saved, tmp_path / "m.safetensors")
+    loaded = plain()
+    nybble.load(loaded, tmp_path / "m.safetensors")
+    for a, b in zip(saved.parameters(), loaded.parameters(), strict=True):
+        assert a.stride() == b.stride()
+    for model in (saved, loaded):
+        model(x).square().sum().backward()
+    for a, b in zip(saved.parameters(), loaded.parameters(), strict=True):
+        assert torch.equal(a.grad, b.grad)

@@ -82,3 +82,13 @@ def test_what_cannot_be_answered_says_why() -> None:
         seeds_for_tost(-1.0, 0.5)
     with pytest.raises(UserError, match="more than 100000"):
         seeds_for_tost(1.0, 0.001)
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf])
+def test_what_is_no_number_is_refused(bad: float) -> None:
+    with pytest.raises(UserError, match="must be a number"):
+        seeds_for_t_test(1.0, bad)
+    with pytest.raises(UserError, match="must be a number"):
+        seeds_for_tost(1.0, bad)
+    with pytest.raises(UserError, match="must be a number"):
+        seeds_for_tost(1.0, 1.0, bad)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 
 import numpy as np
@@ -9,9 +10,11 @@ import pytest
 from scipy import stats
 
 from nybble.errors import UserError
+from nybble.studies.equivalence import judge
 from nybble.studies.statistics import (
     bootstrap_interval,
     median_ratio,
+    paired_change,
     paired_difference,
     pairs_for_half_width,
     spread,
@@ -175,3 +178,13 @@ def test_pairs_for_half_width_refuses_nonsense() -> None:
     for sd, half in ((-1.0, 1.0), (float("nan"), 1.0), (1.0, 0.0)):
         with pytest.raises(UserError):
             pairs_for_half_width(sd, half)
+
+
+def test_a_change_beyond_all_numbers_is_still_a_row() -> None:
+    diverged = paired_change([math.exp(400), math.exp(106)], [8.0, 8.0])
+    interval = diverged.t_interval
+    assert interval is not None and math.isfinite(interval.high) and interval.low < 0
+    vanished = paired_change([1e-300, 1e-300], [1e300, 1e300])
+    for verdict in judge([diverged, vanished], 0.5):
+        assert verdict.p is not None
+    json.dumps([diverged.to_dict(), vanished.to_dict()], allow_nan=False)

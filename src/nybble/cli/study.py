@@ -278,13 +278,14 @@ def show(
 
     Example: nybble study show runs/study-recipes --where "status = 'failed'"
     """
-    from nybble.studies.study.run import study_record
+    from nybble.studies.study.run import check_study, study_record
     from nybble.studies.study.store import Store
 
     if not where:
         _print(study_record(out, study), as_json)
         return
     with Store(out, readonly=True) as store:
+        check_study(store, out, study)
         cells = store.query(where if study is None else f"({where}) AND study = '{_sql(study)}'")
     if as_json:
         typer.echo(json.dumps(cells, indent=1, allow_nan=False))

@@ -14,6 +14,7 @@ from nybble.recipes.miyashita2016 import miyashita2016
 from nybble.recipes.nvfp4 import nvfp4
 from nybble.recipes.nybble4 import nybble4
 from nybble.recipes.nybble4_hadamard import nybble4_hadamard
+from nybble.recipes.own import own_recipe
 from nybble.recipes.plain import bf16, fp16, fp32
 from nybble.recipes.quartet import quartet
 from nybble.recipes.quartet2 import quartet2
@@ -54,7 +55,8 @@ RECIPES: dict[str, Callable[..., Recipe]] = {
 
 
 def get_recipe(name: str | Recipe) -> Recipe:
-    """The recipe of a name, with switches behind a colon: `sun2020:factor=1.848+ste=clip`.
+    """The recipe of a name, with switches behind a colon: `sun2020:factor=1.848+ste=clip`; or one
+    of your own, `module:NAME`, a `Recipe` or a function of its switches that returns one.
 
     A `Recipe` is returned as it is. Raises UserError for an unknown name or switch.
 
@@ -65,11 +67,12 @@ def get_recipe(name: str | Recipe) -> Recipe:
         return name
     if not isinstance(name, str):
         raise UserError(f"a recipe is a name such as 'sun2020', or a Recipe, not {name!r}")
-    base, _, switches = name.partition(":")
-    if base not in RECIPES:
+    base, switches = split_name(name)
+    if base not in RECIPES and ":" not in base:
         known = ", ".join(RECIPES)
         raise UserError(
-            f"unknown recipe {base!r}: the recipes are {known}.{suggest(base, RECIPES)}"
+            f"unknown recipe {base!r}: the recipes are {known}, or your own as module:NAME."
+            f"{suggest(base, RECIPES)}"
         )
     given: dict[str, str] = {}
     for part in filter(None, _split(switches)):
@@ -81,7 +84,20 @@ def get_recipe(name: str | Recipe) -> Recipe:
         if key in given:
             raise UserError(f"recipe {name!r}: switch {key!r} is given twice; keep one")
         given[key] = value
-    return RECIPES[base](**given)
+    return RECIPES[base](**given) if base in RECIPES else own_recipe(base, given)
+
+
+def split_name(text: str) -> tuple[str, str]:
+    """(name, switches): the name has a colon where it is `module:NAME`.
+
+    >>> split_name("sun2020:factor=1.848"), split_name("mine:uniform"), split_name("mine:f:bits=3")
+    (('sun2020', 'factor=1.848'), ('mine:uniform', ''), ('mine:f', 'bits=3'))
+    """
+    base, _, rest = text.partition(":")
+    attribute, _, switches = rest.partition(":")
+    if base in RECIPES or not attribute or "=" in attribute:
+        return base, rest
+    return f"{base}:{attribute}", switches
 
 
 def _split(switches: str) -> list[str]:

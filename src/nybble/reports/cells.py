@@ -103,6 +103,18 @@ def mean_sd(metric: Mapping[str, Any], digits: int) -> str:
     return text
 
 
+_ENDS = ("low", "high")
+
+
+def _signed(value: float, digits: int) -> str:
+    """A number with its sign; one that no table could hold, in short.
+
+    >>> _signed(1.0, 2), _signed(-3e20, 2)
+    ('+1.00', '-3e+20')
+    """
+    return f"{value:+.{digits}f}" if abs(value) < 1e9 else f"{value:+.0e}"
+
+
 def difference(found: Mapping[str, Any] | None, digits: int) -> str:
     """The paired difference with its t interval; without an interval no difference is shown.
 
@@ -114,8 +126,8 @@ def difference(found: Mapping[str, Any] | None, digits: int) -> str:
     interval = found["t_interval"]
     if interval is None:
         return "n/a: one pair has no interval"
-    mean = f"{found['mean']:+.{digits}f}"
-    text = f"{mean} [{interval['low']:+.{digits}f}, {interval['high']:+.{digits}f}]"
+    mean, low, high = (_signed(v, digits) for v in (found["mean"], *map(interval.get, _ENDS)))
+    text = f"{mean} [{low}, {high}]"
     return text + (f" ({found['n']} pairs)" if found.get("dropped") else "")
 
 

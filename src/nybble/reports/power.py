@@ -50,13 +50,15 @@ def of_record(
     Raises:
         UserError: no such record, or no row that could be planned with.
     """
+    if margin is not None and not margin > 0:
+        raise UserError(f"study power: the margin must be above 0, not {margin}.")
     path = next((p for p in (folder / f"{name}.json", Path(name)) if p.is_file()), None)
     if path is None:
         raise UserError(f"study power {name}: there is no such record in {folder}/ and no file.")
     try:
         record = json.loads(path.read_text(encoding="utf-8"))
         found = [
-            {"row": row, "n": n, **_row(sd, margin or own, difference, power)}
+            {"row": row, "n": n, **_row(sd, own if margin is None else margin, difference, power)}
             for row, n, sd, own in _rows(record)
         ]
     except (OSError, KeyError, TypeError, AttributeError, json.JSONDecodeError) as error:

@@ -75,6 +75,16 @@ def extras(recipe: Recipe) -> list[str]:
 def _around(spec: LayerSpec) -> list[str]:
     """What is done to a Gemm as a whole, and to the weight beside quantising it."""
     lines = []
+    if spec.fold:
+        lines.append(
+            "fold: a scale of the weight or input that runs along a backward sum goes into the"
+            " gradient before that is quantised"
+        )
+    if spec.control_variate:
+        lines.append(
+            "grad_weight: plus (sum of dy - sum of its codes) x (mean of the input), a control"
+            " variate"
+        )
     if spec.double:
         lines.append("backward: weights and inputs are quantised from their forward codes")
     if spec.outliers is not None:

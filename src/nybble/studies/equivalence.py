@@ -114,6 +114,9 @@ def holm(values: Sequence[float | None]) -> list[float | None]:
     return adjusted
 
 
+_LEAST = math.nextafter(-1.0, 0.0)
+
+
 def values_to_test(
     found: PairedDifference, margin: float | None
 ) -> tuple[list[float], float | None]:
@@ -126,7 +129,8 @@ def values_to_test(
     """
     if found.kind != "ratio":
         return list(found.differences), margin
-    logs = [math.log1p(change / 100) for change in found.differences]
+    # A change of -100 % is a run that ended below the smallest ratio that per cents can tell.
+    logs = [math.log1p(max(change / 100, _LEAST)) for change in found.differences]
     return logs, None if margin is None else math.log1p(margin / 100)
 
 

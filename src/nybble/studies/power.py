@@ -89,6 +89,7 @@ def seeds_for_t_test(sd: float, difference: float, power: float = 0.8, alpha: fl
     >>> seeds_for_t_test(sd=1.0, difference=1.0)
     10
     """
+    _finite("difference", difference)
     if difference == 0:
         raise UserError("power: a difference of 0 cannot be shown; give --difference.")
     return _smallest(lambda n: power_of_t_test(n, sd, difference, alpha), power)
@@ -105,6 +106,8 @@ def seeds_for_tost(
     >>> seeds_for_tost(sd=1.0, margin=1.0)
     11
     """
+    _finite("difference", difference)
+    _finite("margin", margin)
     if not abs(difference) < margin:
         raise UserError(
             f"power: a true difference of {difference:g} is not inside the margin {margin:g}; no "
@@ -126,6 +129,11 @@ def _smallest(reached: Callable[[int], float], power: float) -> int:
         middle = (low + high) // 2
         low, high = (middle, high) if reached(middle) < power else (low, middle)
     return high
+
+
+def _finite(what: str, value: float) -> None:
+    if not math.isfinite(value):
+        raise UserError(f"power: the {what} must be a number, not {value}.")
 
 
 def _check(sd: float, alpha: float) -> None:

@@ -1,7 +1,7 @@
 """What the user wrote: lists of recipes with switches, and lists of seeds.
 
     RECIPES  = RECIPE { ("," | ";") RECIPE }
-    RECIPE   = NAME [ ":" KEY "=" VALUE { "+" KEY "=" VALUE } ]
+    RECIPE   = NAME [ ":" KEY "=" VALUE { "+" KEY "=" VALUE } ]      NAME may be module:NAME
     SEEDS    = (N | N "-" N) { "," (N | N "-" N) }
 
 `fp32,sun2020,sun2020:factor=1.848+odd_offset=+1` is three recipes: a comma (or semicolon, which
@@ -21,8 +21,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from nybble.errors import UserError
+from nybble.recipes.registry import split_name
 
-_WORD = re.compile(r"[^\s,;+:=]+")
+_NAME = re.compile(r"[^\s,;+:=]+(:[^\s,;+:=]+)?")
 _SWITCH = re.compile(r"([^\s,;+:=]+)=(\+?[^\s,;+:=]+)")
 
 
@@ -57,10 +58,11 @@ def parse_recipe(text: str) -> RecipeSpec:
     RecipeSpec(name='sun2020', switches=(('factor', '1.848'),))
     """
     given = text.strip()
-    name, colon, rest = given.partition(":")
-    if not _WORD.fullmatch(name):
+    name, rest = split_name(given)
+    if not _NAME.fullmatch(name):
         raise UserError(f"recipe '{given}': no name; write NAME or NAME:KEY=VALUE+KEY=VALUE")
     switches: list[tuple[str, str]] = []
+    colon = len(given) > len(name)
     for part in re.split(r"(?<!=)\+", rest) if colon else []:  # the plus in "=+1" is a sign
         found = _SWITCH.fullmatch(part)
         if not found:

@@ -302,8 +302,15 @@ def paired_change(
     )
 
 
+MOST_PER_CENT = 1e300
+"""What a change beyond all numbers is written as: a run diverged, and records hold no infinity."""
+
+
 def _percent(logarithm: float) -> float:
-    return 100 * math.expm1(logarithm)
+    try:
+        return min(100 * math.expm1(logarithm), MOST_PER_CENT)
+    except OverflowError:
+        return MOST_PER_CENT
 
 
 FEWEST_PAIRS = 6

@@ -120,8 +120,15 @@ class TrainConfig:
     def __post_init__(self) -> None:
         for name, low in _LOWEST.items():
             value = getattr(self, name)
+            if value is not None and (not isinstance(value, int) or isinstance(value, bool)):
+                raise UserError(f"{name} must be a whole number, not {value!r}.")
             if value is not None and value < low:
                 raise UserError(f"{name} must be at least {low}, not {value}.")
+        if not isinstance(self.recipe, str):
+            raise UserError(
+                "recipe must be a name, which a run can keep and read again: one of the registry, "
+                f"or your own as 'module:NAME'; a {type(self.recipe).__name__} was given."
+            )
         if self.seed >= 2**63:
             raise UserError(f"seed must be below 2**63, not {self.seed}.")
         if self.threads is not None and self.threads > 1024:
@@ -133,7 +140,11 @@ class TrainConfig:
         _one_of("activations", self.activations, ACTIVATIONS)
         for name in _AT_LEAST_ZERO:
             value = getattr(self, name)
-            if value is not None and not 0 <= value <= _FLOAT32_MAX:
+            if value is not None and (
+                isinstance(value, bool)
+                or not isinstance(value, int | float)
+                or not 0 <= value <= _FLOAT32_MAX
+            ):
                 raise UserError(f"{name} must be a number of at least 0, not {value}.")
         if self.betas is not None and not (
             len(self.betas) == 2 and all(0 <= beta < 1 for beta in self.betas)

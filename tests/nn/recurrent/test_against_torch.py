@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
+import nybble
 from nybble.nn.recurrent import attach_gemm, gemm_names
 from nybble.ops.reference.gates import sigmoid, tanh
 from nybble.ops.spec import LayerSpec
@@ -161,3 +162,17 @@ def test_gates_are_tanh_and_sigmoid_to_4e_7() -> None:
     assert float((sigmoid(x).double() - x.double().sigmoid()).abs().max()) < 4e-7
     assert float(tanh(x).abs().max()) == 1.0
     assert bool(tanh(torch.tensor([float("nan")])).isnan())
+
+
+@pytest.mark.parametrize("backend", ["reference", "auto"])
+@pytest.mark.parametrize("kind", [nn.LSTM, nn.GRU, nn.RNN])
+def test_float64_goes_through_as_through_a_linear_layer(
+    kind: type[nn.RNNBase], backend: str
+) -> None:
+    """Parameters and states of float64 are rounded to float32; the result is float64 again."""
+    torch.manual_seed(0)
+    net = nybble.convert(nn.Sequential(kind(5, 4)), "sun2020", backend=backend).double()
+    x = torch.randn(3, 2, 5, dtype=torch.float64, requires_grad=True)
+    y, _ = net(x)
+    y.sum().backward()
+    assert y.dtype == x.grad.dtype == net[0].weight_hh_l0.grad.dtype == torch.float64

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from tests.ops.native.test_layer import compare, run, same_bits
 from torch import Tensor
 
+import nybble
 from nybble.formats import Stochastic, get_format
 from nybble.nn.inputs import signed_input
 from nybble.ops import native
@@ -205,3 +206,14 @@ def test_why_not() -> None:
         assert reason is not None and text in reason.text
         x, weight, gradient = operands(9, 20, 7, True, 1)
         compare(other, LINEAR, x, weight, gradient)
+
+
+@pytest.mark.parametrize("last", [False, True])
+def test_no_images(last: bool) -> None:
+    model = torch.nn.Sequential(torch.nn.Conv2d(3, 5, 3))
+    nybble.convert(model, "nybble4", rules={"0": "nybble4"}, backend="native")
+    x = torch.randn(0, 3, 7, 7, requires_grad=True)
+    y = model(x.to(memory_format=torch.channels_last) if last else x)
+    y.sum().backward()
+    assert x.grad is not None and x.grad.shape == x.shape
+    assert not model[0].weight.grad.any()

@@ -249,6 +249,16 @@ def test_a_folder_of_something_else_is_refused(engine: Engine, tmp_path: Path) -
     assert engine.ran == []
 
 
+def test_a_folder_that_was_only_begun_is_taken(engine: Engine, tmp_path: Path) -> None:
+    """A call that is killed, or finds the disk full, before there is a store leaves these."""
+    out = tmp_path / "out"
+    for name in ("cells", "outcomes"):
+        (out / name).mkdir(parents=True)
+    for name in ("study.lock", "session", ".session.tmp"):
+        (out / name).touch()
+    assert run_study(STUDY, how(tmp_path))["missing"] == 0
+
+
 def test_bad_names_are_refused_before_anything_runs(engine: Engine, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="unknown recipe 'sun202'"):
         run_study(replace(STUDY, recipes=("sun202",)), how(tmp_path))

@@ -32,6 +32,45 @@ def store(tmp_path: Path) -> Iterator[Store]:
         yield opened
 
 
+def test_a_damaged_row_is_as_none_and_the_others_stay(tmp_path: Path) -> None:
+    study, one, two = _damaged(
+        tmp_path, "UPDATE cells SET outcome = '{', extras = 'x' WHERE key = ?"
+    )
+    with Store(tmp_path, readonly=True) as store:
+        rows = store.rows(study)
+        assert rows[one].outcome is None and rows[two].outcome is not None
+        assert [cell["extras"] for cell in store.query()] == [{}, {}]
+        assert store.query("'\ud800' = ''") == []
+
+
+def test_a_damaged_description_is_one_line(tmp_path: Path) -> None:
+    _damaged(tmp_path, "UPDATE studies SET description = '{}' WHERE ? != ''")
+    with Store(tmp_path, readonly=True) as store, pytest.raises(UserError, match="is damaged"):
+        store.studies()
+
+
+def test_a_closed_store_is_one_file(tmp_path: Path) -> None:
+    """A folder that cannot be written has no place for the log that an open one has."""
+    _damaged(tmp_path, "UPDATE cells SET error = '' WHERE key = ?")
+    assert sorted(path.name for path in tmp_path.iterdir()) == [FILE]
+    with sqlite3.connect(tmp_path / FILE) as db:
+        assert db.execute("PRAGMA journal_mode").fetchone()[0] == "delete"
+
+
+def _damaged(tmp_path: Path, statement: str) -> tuple[str, str, str]:
+    """A store with two finished cells, to the first of which the SQL has been done."""
+    config = TrainConfig(model="cnn", epochs=1, threads=1)
+    study = Study("s", "t", (StudyTask("a", config),), ("fp32", "luq"), (0,))
+    first, second = study.cells()
+    with Store(tmp_path) as store:
+        store.describe("s", {"cells": [first.key, second.key]})
+        store.add([first, second])
+        for cell in (first, second):
+            store.put(cell, Outcome(cell.recipe, 0, "complete", "", 1.0))
+        store._db.execute(statement, (first.key,))
+    return "s", first.key, second.key
+
+
 def test_a_row_goes_from_waiting_to_its_end(store: Store) -> None:
     first, second = STUDY.cells()
     assert {row.status for row in store.rows("s").values()} == {WAITING}

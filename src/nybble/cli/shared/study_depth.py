@@ -8,7 +8,10 @@ from typing import Annotated
 
 import typer
 
+from nybble.errors import UserError
+
 _WHAT, _SHOW = "Study", "Output"
+DEPTHS, SEEDS = "4,8,16,32", "0-4"
 
 
 def depth(
@@ -22,8 +25,9 @@ def depth(
         ),
     ] = "",
     depths: Annotated[
-        str, typer.Option(help="Blocks of the chains.", rich_help_panel=_WHAT)
-    ] = "4,8,16,32",
+        str | None,
+        typer.Option(help=f"Blocks of the chains; {DEPTHS} if not given.", rich_help_panel=_WHAT),
+    ] = None,
     kinds: Annotated[
         str, typer.Option(help="plain, residual, or both.", rich_help_panel=_WHAT)
     ] = "plain,residual",
@@ -45,7 +49,9 @@ def depth(
     steps: Annotated[
         int, typer.Option(min=0, help="Float32 training steps before.", rich_help_panel=_WHAT)
     ] = 0,
-    seeds: Annotated[str, typer.Option(help="As in 0-4.", rich_help_panel=_WHAT)] = "0-4",
+    seeds: Annotated[
+        str | None, typer.Option(help=f"{SEEDS} if not given.", rich_help_panel=_WHAT)
+    ] = None,
     threads: Annotated[
         int, typer.Option(min=1, help="torch's threads.", rich_help_panel=_WHAT)
     ] = 1,
@@ -84,12 +90,16 @@ def depth(
 
     if record is not None:
         check_name(record, Path("results"))
+    if page is not None and not page.parent.is_dir():
+        raise UserError(f"--page {page}: there is no folder {page.parent}; make it first.")
+    if quick and (depths, seeds) != (None, None):
+        raise UserError("--quick has its own --depths and --seeds; leave out one or the other.")
     chosen, notes = known()
     if recipes:
         chosen, notes = tuple(spec.text for spec in parse_recipes(recipes)), ()
     config = DepthConfig(
         recipes=chosen,
-        depths=(4, 8) if quick else parse_counts(depths, "depths"),
+        depths=(4, 8) if quick else parse_counts(depths or DEPTHS, "depths"),
         kinds=_words(kinds),
         forwards=_words(forwards),
         layers=layers,
@@ -97,7 +107,7 @@ def depth(
         batch_size=batch_size,
         batches=batches,
         steps=steps,
-        seeds=(0, 1, 2) if quick else parse_seeds(seeds),
+        seeds=(0, 1, 2) if quick else parse_seeds(seeds or SEEDS),
         threads=threads,
     )
     what = "recipes on chains"
@@ -108,11 +118,11 @@ def depth(
             notes,
         )
     typer.echo(json_text.dumps(finite(found), indent=1) if json else report.plain(found))
+    if record is not None:  # before anything that may fail
+        typer.echo(f"recorded in {save(found, record, Path('results'))}", err=True)
     if page is not None:
         with disk_errors(f"The page {page}"):
             write_atomic(page, report.page(found).encode())
-    if record is not None:
-        typer.echo(f"recorded in {save(found, record, Path('results'))}", err=True)
 
 
 def _words(text: str) -> tuple[str, ...]:

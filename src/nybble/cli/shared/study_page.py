@@ -32,7 +32,12 @@ def page(
         raise UserError(f"study page: {path} cannot be read as a record ({error}).") from None
     if not isinstance(found, dict):
         raise UserError(f"study page: {path} is no record.")
-    text = depth.page(found) if kind(found) == "depth" else conditions_page.page(found)
+    try:
+        text = depth.page(found) if kind(found) == "depth" else conditions_page.page(found)
+    except (KeyError, TypeError, AttributeError, IndexError) as error:
+        raise UserError(
+            f"study page: {path} is no whole record of a study ({type(error).__name__}: {error})."
+        ) from error
     with disk_errors(f"The page {to}"):
         write_atomic(to, text.encode())
     typer.echo(f"written to {to}", err=True)

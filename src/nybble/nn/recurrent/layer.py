@@ -58,7 +58,7 @@ class Recurrent(nn.Module):
         b_hh = getattr(self, f"bias_hh{suffix}", None)
         if b_ih is not None and mode != "gru":
             b_ih, b_hh = b_ih.float() + b_hh.float(), None  # type: ignore[union-attr]
-        gx = getattr(self, f"ih{suffix}")(rows, None if b_ih is None else b_ih.float())
+        gx = getattr(self, f"ih{suffix}")(rows, None if b_ih is None else b_ih.float()).float()
         found: tuple[Tensor, ...] = getattr(self, f"hh{suffix}")(
             gx,
             h0.float().contiguous(),

@@ -154,6 +154,8 @@ def _maxima(step: _Step) -> tuple[Tensor, Tensor]:
     """(of every image of z1, of every channel of z2)."""
     n, c, h, w = step.grad.shape
     pixels = h * w
+    if not step.grad.numel():
+        return step.grad.new_zeros(n), step.grad.new_zeros(c)
     if step.last:
         matrix = step.grad.permute(0, 2, 3, 1).view(n * pixels, c)
         across = None if step.folds_x is None else step.folds_x.repeat_interleave(pixels)

@@ -42,7 +42,7 @@ if TYPE_CHECKING:
     from nybble.quantizers import QTensor, Quantizer
 
 RATES = (0.0, 1e-4, 1e-3, 1e-2)
-WORD_RATES = (1e-6, 1e-5, 1e-4)
+WORD_RATES = (1e-6, 3e-6, 1e-5)
 DRAWS = 3
 RECIPE = "sun2020"
 """Whose quantizers a float32 network is quantised with after its training."""

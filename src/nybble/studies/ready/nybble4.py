@@ -13,6 +13,7 @@ from nybble.studies.ready import sizes
 from nybble.studies.study.grid import FLOAT32, Study, StudyTask
 
 TITLE = "nybble4 against float32, sun2020, luq and nvfp4, on seeds that no development saw"
+QUICK = "nybble4 against float32, sun2020, luq and nvfp4, short runs on seeds of its development"
 RECIPES = (
     FLOAT32,
     "sun2020",
@@ -36,7 +37,7 @@ def make(quick: bool) -> Study:
     """
     if quick:
         tasks = (sizes.vision(True), sizes.lstm(True), sizes.gpt(True), sizes.digits(True))
-        return Study("nybble4-quick", TITLE, tasks, RECIPES, (10, 11))
+        return Study("nybble4-quick", QUICK, tasks, RECIPES, (10, 11))
     return Study("nybble4", TITLE, _converged(), RECIPES, FRESH)
 
 

@@ -12,14 +12,17 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import dataclass, field, replace
+import math
+from dataclasses import dataclass, field, fields, replace
 from functools import lru_cache
 from typing import Any
 
 from nybble.errors import UserError
+from nybble.studies.study.checks import check_study, check_task, check_variant
 from nybble.training.config import SESSION_FIELDS, TrainConfig
 
 FLOAT32 = "fp32"
+_FIELDS = frozenset(field.name for field in fields(TrainConfig))
 Value = str | int | float | bool
 
 
@@ -42,6 +45,9 @@ class Variant:
     changes: tuple[tuple[str, Value], ...] = ()
     options: tuple[tuple[str, str], ...] = ()
 
+    def __post_init__(self) -> None:
+        check_variant(self)
+
     def apply(self, config: TrainConfig) -> TrainConfig:
         """`config` with the changes.
 
@@ -50,7 +56,7 @@ class Variant:
         """
         values: dict[str, Any] = {}
         for name, value in self.changes:
-            if name in SESSION_FIELDS or not hasattr(config, name):
+            if name in SESSION_FIELDS or name not in _FIELDS:
                 raise UserError(f"variant '{self.name}': '{name}' is no field of a training run.")
             values[name] = self._value(config, name, value)
         if self.options:
@@ -67,7 +73,15 @@ class Variant:
             raise UserError(
                 f"variant '{self.name}': {name} is {now!r} and cannot be multiplied; give a value."
             )
-        product = now * float(value[1:])
+        try:
+            product = now * float(value[1:])
+        except ValueError:
+            product = math.nan
+        if not math.isfinite(product):
+            raise UserError(
+                f"variant '{self.name}': {name} cannot be multiplied by {value[1:]!r}; write a "
+                "number, as in '*4'."
+            )
         return max(1, round(product)) if isinstance(now, int) else product
 
 
@@ -91,6 +105,9 @@ class StudyTask:
     recipes: tuple[str, ...] | None = None
     seeds: tuple[int, ...] | None = None
     margin: float | None = None
+
+    def __post_init__(self) -> None:
+        check_task(self)
 
 
 @dataclass(frozen=True)
@@ -147,6 +164,7 @@ class Study:
     notes: tuple[str, ...] = field(default=())
 
     def __post_init__(self) -> None:
+        check_study(self)
         names = (("task", self.tasks), ("variant", self.variants))
         for what, entries in names:
             if not entries:

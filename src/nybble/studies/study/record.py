@@ -48,13 +48,23 @@ def describe(study: Study, command: str = "") -> dict[str, Any]:
         "command": command,
         "created": now(),
         "baseline": study.baseline,
-        "notes": list(study.notes),
+        "notes": [*study.notes, *_parts(study)],
         "measures": list(study.measures),
         "variants": [variant.name for variant in study.variants],
         "environment": {"versions": versions(), "machine": machine(), "commit": commit()},
         "tasks": {task.name: _describe_task(study, task) for task in study.tasks},
         "cells": [cell.key for cell in study.cells()],
     }
+
+
+def _parts(study: Study) -> list[str]:
+    """Which tasks take only part of the recipes."""
+    every = dict.fromkeys(r for task in study.tasks for r in study.recipes_of(task))
+    return [
+        f"{task.name} takes {len(study.recipes_of(task))} of the {len(every)} recipes."
+        for task in study.tasks
+        if len(study.recipes_of(task)) < len(every)
+    ]
 
 
 def _describe_task(study: Study, entry: StudyTask) -> dict[str, Any]:

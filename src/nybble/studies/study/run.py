@@ -36,7 +36,8 @@ from nybble.studies.study.cell import CELLS, OUTCOMES, STARTED, Work, take_outco
 from nybble.studies.study.engines import at_a_time, check_engine, run_works
 from nybble.studies.study.grid import Cell, Study
 from nybble.studies.study.record import describe, make_record
-from nybble.studies.study.session import Session
+from nybble.studies.study.session import FILE as SESSION
+from nybble.studies.study.session import LOCK, Session
 from nybble.studies.study.store import (
     FAILED,
     FILE,
@@ -142,9 +143,15 @@ def study_record(out: Path, name: str | None = None) -> dict[str, Any]:
         names = list(store.studies())
         if name is None and len(names) != 1:
             raise UserError(f"{out} holds {len(names)} studies ({', '.join(names)}); name one.")
-        if name is not None and name not in names:
-            raise UserError(f"{out} holds no study '{name}'; it has {', '.join(names)}.")
+        check_study(store, out, name)
         return make_record(name or names[0], store)
+
+
+def check_study(store: Store, out: Path, name: str | None) -> None:
+    """UserError where the store has no study of that name."""
+    names = list(store.studies())
+    if name is not None and name not in names:
+        raise UserError(f"{out} holds no study '{name}'; it has {', '.join(names)}.")
 
 
 def claim(out: Path) -> Path:
@@ -155,7 +162,10 @@ def claim(out: Path) -> Path:
     """
     if out.exists() and not out.is_dir():
         raise UserError(f"--out {out}: it is a file; give a folder.")
-    if out.is_dir() and any(out.iterdir()) and not (out / FILE).is_file():
+    # What a call leaves that was killed, or found the disk full, before there was a store.
+    begun = {CELLS, OUTCOMES, SESSION, f".{SESSION}.tmp", LOCK}
+    found = {path.name for path in out.iterdir()} if out.is_dir() else set()
+    if FILE not in found and not found <= begun | {f"{FILE}-journal"}:
         raise UserError(
             f"--out {out}: the folder is not empty and holds no study; give another folder, or "
             "remove this one."

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import importlib
-import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from pathlib import Path
 
 from nybble.errors import UserError, suggest
+from nybble.own import import_own
 from nybble.recipes import get_recipe
 from nybble.studies.study.grid import Study, StudyTask
 
@@ -114,17 +112,8 @@ def own_study(name: str) -> Study:
     Raises:
         UserError: the module cannot be imported, or NAME in it is no `Study`.
     """
-    module, colon, attribute = name.partition(":")
-    if not colon or not module or not attribute:
-        raise UserError(f"study '{name}': write module:NAME, where NAME is a Study in that module.")
-    if (here := str(Path.cwd())) not in sys.path:
-        sys.path.insert(0, here)
-    try:
-        found = getattr(importlib.import_module(module), attribute, None)
-    except Exception as error:
-        raise UserError(
-            f"study '{name}': the module '{module}' gave {type(error).__name__}: {error}."
-        ) from error
+    module, attribute = import_own(name, "The study")
+    found = getattr(module, attribute, None)
     if not isinstance(found, Study):
-        raise UserError(f"study '{name}': '{attribute}' in '{module}' is not a Study.")
+        raise UserError(f"The study '{name}': '{attribute}' in that module is not a Study.")
     return found

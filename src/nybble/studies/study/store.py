@@ -21,7 +21,7 @@ from __future__ import annotations
 import json
 import sqlite3
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -81,6 +81,7 @@ class Store:
 
     def __init__(self, out: Path, readonly: bool = False) -> None:
         self.path = out / FILE
+        self._readonly = readonly
         if readonly and not self.path.is_file():
             raise UserError(
                 f"{out} holds no study ({FILE} is not there); give the --out of `nybble study`."
@@ -104,6 +105,10 @@ class Store:
         return self
 
     def __exit__(self, *_: object) -> None:
+        if not self._readonly:
+            with suppress(sqlite3.Error):  # a reader holds it: it stays as it is
+                # Without a log beside it, the file can be read in a folder that cannot be written.
+                self._db.execute("PRAGMA journal_mode = DELETE")
         self._db.close()
 
     @contextmanager
@@ -185,7 +190,14 @@ class Store:
         """The descriptions of the studies in this store, by name."""
         with self._errors():
             found = self._db.execute("SELECT study, description FROM studies").fetchall()
-        return {row["study"]: json.loads(row["description"]) for row in found}
+        told = {row["study"]: _json(row["description"]) for row in found}
+        for name, description in told.items():
+            if "cells" not in description:
+                raise UserError(
+                    f"{self.path}: what it says of the study {name} is damaged; the command that "
+                    "runs the study writes it anew."
+                )
+        return told
 
     def query(self, where: str = "") -> list[dict[str, Any]]:
         """The cells for which the SQL condition `where` holds, without their curves.
@@ -193,6 +205,7 @@ class Store:
         Raises:
             UserError: the condition is no SQL, or names a column that is not there.
         """
+        where = where.encode(errors="replace").decode()
         condition = f"WHERE ({where})" if where.strip() else ""
         order = "ORDER BY study, task, variant, seed, rowid"
         try:
@@ -209,7 +222,7 @@ class Store:
             self._db.execute("PRAGMA query_only = OFF")
         cells = [dict(row) for row in found]
         for cell in cells:
-            cell["extras"] = json.loads(cell["extras"]) if cell["extras"] else {}
+            cell["extras"] = _json(cell["extras"])
         return cells
 
 
@@ -217,8 +230,21 @@ def _configuration(cell: Cell) -> str:
     return json.dumps(cell.config.identity(), sort_keys=True, allow_nan=False)
 
 
+def _json(text: object) -> dict[str, Any]:
+    """The object that a column holds; a damaged one is as an empty one."""
+    try:
+        found = json.loads(text) if isinstance(text, str) else {}
+    except ValueError:
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
 def _outcome(text: str | None) -> Outcome | None:
-    return Outcome.from_dict(json.loads(text)) if text else None
+    """None where there is none, or it is damaged: then the cell's folder is asked."""
+    try:
+        return Outcome.from_dict(_json(text)) if text else None
+    except (TypeError, ValueError):
+        return None
 
 
 def is_complete(row: Row | None, cell: Cell) -> bool:

@@ -6,17 +6,15 @@ class) is called with `num_classes`, `in_channels` and `size` (the images' side)
 
 from __future__ import annotations
 
-import importlib
 import inspect
-import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 from torch import nn
 
 from nybble.errors import UserError, suggest
+from nybble.own import import_own
 from nybble.training.models import cnn, hf_vision, imagenet, mobilenet, plain, resnet, vit
 from nybble.training.tasks.base import FALLBACK, FALLBACK_LR
 
@@ -140,22 +138,12 @@ def call_user_function(name: str, offered: Mapping[str, object]) -> object:
     Raises:
         UserError: the module cannot be imported, has no such function, or the call fails.
     """
-    module_name, _, attribute = name.partition(":")
-    here = str(Path.cwd())
-    if here not in sys.path:
-        sys.path.insert(0, here)
-    try:
-        module = importlib.import_module(module_name)
-    except (Exception, SystemExit) as error:
-        raise UserError(
-            f"The model '{name}' cannot be imported: module '{module_name}' gave "
-            f"{type(error).__name__}: {error}."
-        ) from error
+    module, attribute = import_own(name, "The model")
     builder = getattr(module, attribute, None)
     if not callable(builder):
         public = [key for key, value in vars(module).items() if callable(value)]
         raise UserError(
-            f"The module '{module_name}' ({module.__file__}) has no function "
+            f"The module '{module.__name__}' ({module.__file__}) has no function "
             f"'{attribute}'.{suggest(attribute, public)}"
         )
     try:

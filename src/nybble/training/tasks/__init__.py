@@ -6,10 +6,9 @@ A task of your own is `module:Class`, imported from the current folder too.
 from __future__ import annotations
 
 import importlib
-import sys
-from pathlib import Path
 
 from nybble.errors import UserError, suggest
+from nybble.own import import_own
 from nybble.training.config import TrainConfig
 from nybble.training.tasks.base import Task
 from nybble.training.tasks.options import Option, read_options
@@ -35,21 +34,15 @@ def task_class(name: str) -> type[Task]:
             f"Unknown task '{name}'; choose one of {', '.join(TASKS)}, or your own as "
             f"module:Class.{suggest(name, TASKS)}"
         )
-    module_name, _, attribute = TASKS.get(name, name).partition(":")
-    if name not in TASKS and (here := str(Path.cwd())) not in sys.path:
-        sys.path.insert(0, here)
-    try:
-        found = getattr(importlib.import_module(module_name), attribute, None)
-    except Exception as error:
-        if name in TASKS:
-            raise
-        raise UserError(
-            f"The task '{name}' cannot be imported: module '{module_name}' gave "
-            f"{type(error).__name__}: {error}."
-        ) from error
+    if name in TASKS:
+        module_name, _, attribute = TASKS[name].partition(":")
+        module = importlib.import_module(module_name)
+    else:
+        module, attribute = import_own(name, "The task")
+    found = getattr(module, attribute, None)
     if not isinstance(found, type) or not hasattr(found, "default_data"):
         raise UserError(
-            f"'{attribute}' in the module '{module_name}' is not a class that inherits from "
+            f"'{attribute}' in the module '{module.__name__}' is not a class that inherits from "
             "nybble.training.tasks.Task and has its members."
         )
     return found

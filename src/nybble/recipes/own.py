@@ -1,0 +1,42 @@
+"""A recipe of the user's own, by name: `module:NAME`, or with switches `module:NAME:KEY=VALUE`.
+
+NAME is a `Recipe`, or a function that takes its switches as keyword arguments, all of them text,
+and returns one. A run, a study and a saved model keep the name alone: they import the module again,
+and it is up to the user that it still says the same.
+"""
+
+from __future__ import annotations
+
+from nybble.errors import UserError
+from nybble.own import import_own
+from nybble.recipes.recipe import Recipe
+
+__all__ = ["own_recipe"]
+
+
+def own_recipe(name: str, switches: dict[str, str]) -> Recipe:
+    """The recipe `module:NAME` of a user's own.
+
+    Raises:
+        UserError: it cannot be imported, is no recipe, or refuses its switches.
+    """
+    module, attribute = import_own(name, "The recipe")
+    found = getattr(module, attribute, None)
+    if isinstance(found, Recipe) and not switches:
+        return found
+    if isinstance(found, Recipe) or not callable(found):
+        what = "is a Recipe, which has no switches" if found is not None else "is not there"
+        raise UserError(
+            f"The recipe '{name}': '{attribute}' {what}; give a Recipe, or a function of its "
+            "switches that returns one."
+        )
+    try:
+        made = found(**switches)
+    except (Exception, SystemExit) as error:
+        raise UserError(
+            f"The recipe '{name}', called with {switches or 'no switches'}, gave "
+            f"{type(error).__name__}: {error}."
+        ) from error
+    if not isinstance(made, Recipe):
+        raise UserError(f"The recipe '{name}' must return a Recipe, not {type(made).__name__}.")
+    return made

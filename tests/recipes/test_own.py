@@ -1,0 +1,97 @@
+"""Recipes of a user's own, by name: from a module beside the user, wherever a name is taken."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+
+import nybble
+from nybble.cli.app import main
+from nybble.errors import UserError
+from nybble.recipes import Recipe, get_recipe
+from nybble.studies.spec import parse_recipes
+from nybble.training import TrainConfig
+
+MODULE = """
+from nybble.formats import get_format
+from nybble.ops.spec import LayerSpec
+from nybble.quantizers import AbsMax, Quantizer
+from nybble.recipes import Recipe
+
+def made(bits="4", loud="no"):
+    if bits == "5":
+        raise RuntimeError("five")
+    slot = Quantizer(get_format("int4" if bits == "4" else "int8"), AbsMax())
+    return Recipe(f"own{bits}", "own", "here", LayerSpec(slot, slot, slot, "same", slot, "same"))
+
+mine = made()
+number = 3
+def wrong():
+    return 3
+"""
+
+
+@pytest.fixture(autouse=True)
+def beside_a_module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    (tmp_path / "my_recipes.py").write_text(MODULE)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    yield
+    sys.modules.pop("my_recipes", None)
+
+
+def test_a_recipe_or_a_function_of_switches() -> None:
+    assert get_recipe("my_recipes:mine").name == "own4"
+    assert get_recipe("my_recipes:made").name == "own4"
+    assert get_recipe("my_recipes:made:bits=8").name == "own8"
+    assert isinstance(get_recipe("my_recipes:made:bits=8+loud=yes"), Recipe)
+
+
+def test_in_lists_of_recipes_beside_others() -> None:
+    specs = parse_recipes("fp32,my_recipes:mine,my_recipes:made:loud=yes+bits=8,sun2020:ste=clip")
+    assert [spec.text for spec in specs] == [
+        *("fp32", "my_recipes:mine", "my_recipes:made:bits=8+loud=yes", "sun2020:ste=clip")
+    ]
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("nowhere:mine", "'nowhere:mine' cannot be imported: module 'nowhere' gave ModuleNotFound"),
+        ("my_recipes:other", "'other' is not there"),
+        ("my_recipes:number", "give a Recipe, or a function"),
+        ("my_recipes:wrong", "must return a Recipe, not int"),
+        ("my_recipes:mine:bits=8", "which has no switches"),
+        ("my_recipes:made:bits=5", "gave RuntimeError: five"),
+        ("my_recipes:made:colour=red", "gave TypeError"),
+        ("my_recipes:made:bits", "is no switch"),
+        ("sun2020:mine", "is no switch"),
+    ],
+)
+def test_what_is_no_recipe_is_one_line(text: str, message: str) -> None:
+    with pytest.raises(UserError, match=message) as caught:
+        get_recipe(text)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_configuration_takes_names_only() -> None:
+    with pytest.raises(UserError, match="your own as 'module:NAME'"):
+        TrainConfig(recipe=get_recipe("my_recipes:mine"))  # type: ignore[arg-type]
+
+
+def test_it_converts_and_trains_and_a_run_names_it() -> None:
+    pytest.importorskip("mlxtend")
+    model = torch.nn.Sequential(torch.nn.Linear(8, 4))
+    nybble.convert(model, "my_recipes:mine")
+    model(torch.randn(3, 8)).sum().backward()
+    arguments = ["train", "vision", "--model", "cnn", "--data", "mnist5k", "--epochs", "1"]
+    small = ["--limit-train", "8", "--limit-test", "8", "--batch-size", "4", "--quiet"]
+    assert main([*arguments, *small, "--recipe", "my_recipes:mine", "--out", "run"]) == 0
+    assert (
+        json.loads(Path("run", "config.json").read_text())["config"]["recipe"] == "my_recipes:mine"
+    )
