@@ -45,3 +45,5 @@ def show(
 
     found = get_recipe(recipe)
     typer.echo(json_text.dumps(as_json(found), indent=1) if json else describe(found))
+    if not json and found.spec.quantizes:
+        typer.echo("\nA slot is FORMAT·SCALE·ROUNDING·TRANSFORM: docs/quantizers.md has the words.")
