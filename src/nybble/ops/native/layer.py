@@ -13,7 +13,7 @@ from nybble.errors import NybbleError
 from nybble.ops.exactness import finish_
 from nybble.ops.geometry import Geometry
 from nybble.ops.gradients import drawn, gradient_operands, mean_
-from nybble.ops.native import convolution, shaped
+from nybble.ops.native import convolution, integers, shaped
 from nybble.ops.native.buffers import NO_FLOATS
 from nybble.ops.native.composite import forward_slots
 from nybble.ops.native.composite_conv import composite_backward
@@ -24,6 +24,7 @@ from nybble.ops.native.operand import Kept, codes_of, mask_, mask_gradient_, qua
 from nybble.ops.native.plan import why_not
 from nybble.ops.native.pool import hollow_
 from nybble.ops.native.shaped import Stored
+from nybble.ops.reference import composite
 from nybble.ops.reference import gemm as reference_gemm
 from nybble.ops.reference import sliced as reference
 from nybble.ops.reference.layer import poisoned
@@ -84,7 +85,7 @@ def layer_forward(
             y = torch_layout(y, out_last)
     if not save:
         return y, []
-    if spec.composite:  # all its backward slots are "same"
+    if spec.composite:  # all its backward slots are "same", or made from the forward codes
         return y, [*kept_x, *kept_w]
     return y, keep(x, weight, kept_x, kept_w, alpha, spec, draw)
 
@@ -157,6 +158,23 @@ def layer_backward(
     overwrite = overwrite or grad is not given
     step = _Backward(grad, x, weight, saved, x_shape, weight_shape, spec, geometry, channels_last)
     dx = dw = dalpha = NO_FLOATS
+    if spec.composite and spec.double:
+        return composite.layer_backward(
+            grad,
+            x,
+            weight,
+            saved,
+            grad_scale,
+            x_shape,
+            weight_shape,
+            spec,
+            geometry,
+            "exact",
+            draw,
+            channels_last,
+            needs,
+            integers,
+        )
     if spec.composite:
         memory = grad if overwrite else None
         dx, dw = composite_backward(

@@ -17,9 +17,10 @@ from nybble.formats import Stochastic
 from nybble.ops.geometry import Geometry
 from nybble.ops.gradients import both_ways
 from nybble.ops.native.codes import table_of
+from nybble.ops.native.integers import LARGEST
 from nybble.ops.native.quantize import packs
 from nybble.ops.spec import SLOTS, LayerSpec, Slot
-from nybble.quantizers import PACT, SAWB, AbsMax, BestOfTwo, Quantizer
+from nybble.quantizers import PACT, SAWB, AbsMax, BestOfTwo, Quantizer, StatefulScale
 
 __all__ = ["GEMMS", "Reason", "is_code_slot", "why_not"]
 
@@ -98,6 +99,8 @@ def _composite(spec: LayerSpec, geometry: Geometry) -> Reason | None:
         if slot is None or not is_code_slot(slot):
             kind = "float32" if slot is None else slot.format.name
             return Reason(f"{name} is {kind}", by_recipe=True)
+    if _requantised(spec, geometry):
+        return None
     plain = spec.grad_input_weight == "same" and spec.grad_weight_input == "same"
     fits = geometry.kind in ("linear", "conv2d") and geometry.groups == 1
     if not plain or spec.double or spec.weight_gradient is not None or not fits:
@@ -106,6 +109,24 @@ def _composite(spec: LayerSpec, geometry: Geometry) -> Reason | None:
         if slot is not None and not _by_line(slot, spec.fold, name.endswith("_grad")):
             return Reason(f"{name} has no integer kernel", by_recipe=False)
     return None
+
+
+def _requantised(spec: LayerSpec, geometry: Geometry) -> bool:
+    """Whether backward operands are made of the forward codes by the reference's quantizers, with
+    or without a transform, and are integers of a byte: `ops/native/integers.py`."""
+    if geometry.kind != "linear" or not spec.double or spec.fold or spec.weight_gradient:
+        return False
+    forward = (spec.output_input, spec.output_weight)
+    if any(slot is None or not _by_line(slot, True, False) for slot in forward):
+        return False
+    backward = [spec.slot(name) for name in SLOTS if not name.startswith("output")]
+    return all(
+        slot is not None
+        and (slot.format.max_integer or LARGEST + 1) <= LARGEST
+        and getattr(slot.scale, "granularity", "tensor") in ("tensor", "free")
+        and not isinstance(slot.scale, StatefulScale)
+        for slot in backward
+    )
 
 
 def _by_line(slot: Quantizer, fold: bool, gradient: bool) -> bool:

@@ -16,7 +16,9 @@ Not done: native kernels (a spec that fits them goes there).
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -74,6 +76,17 @@ __all__ = [
 ]
 
 _LINEAR = Geometry("linear")
+
+
+class Products(Protocol):
+    """The two backward products of integers, as `gemm` has them."""
+
+    @property
+    def grad_input(self) -> Callable[..., Tensor]: ...
+    @property
+    def grad_weight(self) -> Callable[..., Tensor]: ...
+
+
 Quantized = tuple[Operand, Fit | None]
 
 
@@ -193,11 +206,22 @@ def layer_backward(
     draw: Draw,
     channels_last: tuple[bool, bool],
     needs: list[bool],
+    products: Products = gemm,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """(dx, dw, dalpha, amax, scale), as `layer.layer_backward`."""
+    """(dx, dw, dalpha, amax, scale), as `layer.layer_backward`. products: who multiplies."""
     need_dx, need_dw, need_dalpha = needs
     step = _Backward(
-        x, weight, saved, x_shape, weight_shape, spec, geometry, accumulate, draw, channels_last
+        x,
+        weight,
+        saved,
+        x_shape,
+        weight_shape,
+        spec,
+        geometry,
+        accumulate,
+        draw,
+        channels_last,
+        products,
     )
     wanted = (need_dx or need_dalpha, need_dw)
     scaled = [
@@ -236,6 +260,7 @@ class _Backward:
     accumulate: str
     draw: Draw
     last: tuple[bool, bool] = (False, False)
+    products: Products = gemm
 
     # -- operands
 
@@ -308,7 +333,7 @@ class _Backward:
         follow_g, follow_w = geometry.follow("grad_input")
         tg, mg, limit_g = g.facing(*follow_g, rank)
         tw, mw, limit_w = partner.facing(*follow_w, rank)
-        acc = gemm.grad_input(
+        acc = self.products.grad_input(
             tg,
             tw,
             geometry,
@@ -345,7 +370,7 @@ class _Backward:
                 streams = Streams(self.draw, gradient_key(spec, 1, sample))
                 g, _ = quantize(z, slot, place_g, streams)
             tg, mg, limit_g = g.facing(*follow_g, rank)
-            acc = gemm.grad_weight(
+            acc = self.products.grad_weight(
                 tg,
                 tx,
                 geometry,
