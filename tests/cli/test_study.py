@@ -161,6 +161,22 @@ def test_a_cell_whose_process_is_killed_is_a_failed_cell() -> None:
     assert statuses("out") == ["complete"] * 2
 
 
+@pytest.mark.slow
+def test_on_a_dask_cluster_the_table_is_that_of_this_machine(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    pytest.importorskip("mlxtend")
+    pytest.importorskip("distributed")
+    arguments = ["study", "run", "tiny:TINY", "--seeds", "0", "--quiet"]
+    assert main([*arguments, "--out", "here"]) == 0
+    found = capsys.readouterr().out
+    cluster = begin("--seeds", "0", "--quiet", "--out", "there", "--engine", "dask", "--jobs", "2")
+    out, err = cluster.communicate(timeout=LONG)
+    assert cluster.returncode == 0, err
+    assert of_any_commit(out) == of_any_commit(found)
+    assert statuses("there") == ["complete"] * 2
+
+
 def children(parent: int) -> list[int]:
     """The training process of a study with one job."""
     return [pid for pid in descendants(parent) if "spawn_main" in command_of(pid)]

@@ -2,7 +2,8 @@
 sum, with one least-squares factor a row; the other operand is kept in 4 bits, and its decoded codes
 are rotated at backward time and rounded to 8 bits.
 
-What is kept for backward is nybble4's: 4-bit codes of inputs and weights alone.
+What is kept for backward is nybble4's: 4-bit codes of inputs and weights alone. Natively, the Gemms
+of linear layers are products of 8-bit integers; the rotations are torch's operators.
 """
 
 from __future__ import annotations

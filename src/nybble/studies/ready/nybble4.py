@@ -23,7 +23,7 @@ RECIPES = (
     "nybble4",
 )
 """luq twice: SAWB's symmetric levels leave half of the codes unused behind a ReLU. Without
-nybble4-hadamard, which is emulated and takes five times as long; study `recipes` has it."""
+nybble4-hadamard, whose rotations take several times as long; study `recipes` has it."""
 FRESH = tuple(range(100, 105))
 FRESH_LSTM = tuple(range(100, 110))
 """The LSTM's runs differ more from seed to seed."""
