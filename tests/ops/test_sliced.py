@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from nybble.ops import native
+from nybble.ops.backward import BackwardCall
 from nybble.ops.geometry import Geometry
 from nybble.ops.native import layer as native_layer
 from nybble.ops.reference import layer, sliced
@@ -43,9 +44,11 @@ def step(
         grad = grad.to(memory_format=torch.channels_last)
     last = (is_channels_last(x), is_channels_last(w))
     shapes = (tuple(x.shape), tuple(w.shape))
-    dx, dw, *_ = functions.layer_backward(
-        grad, None, w, saved, torch.zeros(1), *shapes, *plan, last, [True, True, False]
+    call = BackwardCall(
+        *(None, w, saved, torch.zeros(1), *shapes),
+        *(spec, geometry, "exact", DRAW, last, [True, True, False]),
     )
+    dx, dw, *_ = functions.layer_backward(grad, call)
     return y, saved, dx, dw
 
 

@@ -6,6 +6,7 @@ import pytest
 import torch
 from tests.recipes import layer_oracle as oracle
 
+from nybble.ops.backward import BackwardCall
 from nybble.ops.geometry import Geometry
 from nybble.ops.reference import composite
 from nybble.ops.reference.composite_operand import Streams, quantize, values
@@ -57,8 +58,7 @@ def backward(
     draw: Draw,
 ) -> tuple[torch.Tensor, ...]:
     """The layer's (dx, dw, ...)."""
-    return composite.layer_backward(
-        grad,
+    call = BackwardCall(
         x if spec.slot("grad_weight_input") is None else None,
         weight,
         saved,
@@ -72,6 +72,7 @@ def backward(
         (False, False),
         [True, True, False],
     )
+    return composite.layer_backward(grad, call)
 
 
 def of(recipe: str) -> LayerSpec:

@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from nybble.ops.backward import BackwardCall
 from nybble.ops.geometry import Geometry
 from nybble.ops.reference import composite
 from nybble.ops.reference.composite_operand import Streams, quantize, turn, values
@@ -137,10 +138,10 @@ def test_dge_multiplies_the_weight_s_gradient() -> None:
             x, weight, None, None, spec, geometry, "fast", DRAW, save=True
         )
         found.append(
-            composite.layer_backward(
-                grad, None, weight, saved, torch.zeros(1), (9, 24), (7, 24), spec, geometry,
+            composite.layer_backward(grad, BackwardCall(
+                None, weight, saved, torch.zeros(1), (9, 24), (7, 24), spec, geometry,
                 "fast", DRAW, (False, False), [False, True, False],
-            )[1]
+            ))[1]
         )  # fmt: skip
     scale = weight.abs().amax(1, keepdim=True) / 6.0
     slope = factor(weight / scale, levels_of(spec.output_weight), DGE())  # type: ignore[arg-type]

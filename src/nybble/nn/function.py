@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from nybble.nn.owned import counts, may_overwrite
+from nybble.ops.backward import BackwardCall
 from nybble.ops.dispatch import runs_native
 from nybble.ops.geometry import Geometry
 from nybble.ops.native import layer as native
@@ -112,8 +113,7 @@ def _backward(
     """nybble::layer_backward; `overwrite`: dx may take the memory of `grad`."""
     if _directly(call.backend, grad):
         spec, draw = parse_spec(spec.key), Draw(call.seed, call.layer, call.call)
-        return native.layer_backward(
-            grad,
+        step = BackwardCall(
             x,
             weight,
             saved,
@@ -122,11 +122,12 @@ def _backward(
             weight_shape,
             spec,
             call.geometry,
+            call.accumulate,
             draw,
             channels_last,
             needs,
-            overwrite,
         )
+        return native.layer_backward(grad, step, overwrite)
     return torch.ops.nybble.layer_backward(  # type: ignore[no-any-return]
         grad,
         x,

@@ -20,6 +20,7 @@ from torch import Tensor
 
 from nybble.errors import UserError
 from nybble.ops import embedding
+from nybble.ops.backward import BackwardCall
 from nybble.ops.dispatch import runs_native
 from nybble.ops.geometry import Geometry
 from nybble.ops.native import layer as native
@@ -143,28 +144,25 @@ def _layer_backward(
     _check_float32(grad=grad, x=x, weight=weight, grad_scale=grad_scale)
     layer_spec, draw = parse_spec(spec), Draw(seed, layer, call)
     geometry = _geometry(kind, stride, padding, dilation, groups)
-    shapes = (tuple(x_shape), tuple(weight_shape))
-    last = (channels_last[0], channels_last[1])
-    if runs_native(backend, grad):
-        dx, dw, *others = native.layer_backward(
-            grad, x, weight, saved, grad_scale, *shapes, layer_spec, geometry, draw, last, needs
-        )
-        dx, dw, dalpha, amax, scale = *_distinct([dx, dw]), *(t.clone() for t in others)
-        return dx, dw, dalpha, amax, scale
-    return reference.layer_backward(
-        grad,
+    step = BackwardCall(
         x,
         weight,
         saved,
         grad_scale,
-        *shapes,
+        tuple(x_shape),
+        tuple(weight_shape),
         layer_spec,
         geometry,
         accumulate,
         draw,
-        last,
+        (channels_last[0], channels_last[1]),
         needs,
     )
+    if runs_native(backend, grad):
+        dx, dw, *others = native.layer_backward(grad, step)
+        dx, dw, dalpha, amax, scale = *_distinct([dx, dw]), *(t.clone() for t in others)
+        return dx, dw, dalpha, amax, scale
+    return reference.layer_backward(grad, step)
 
 
 def _layer_backward_fake(

@@ -23,6 +23,7 @@ import nybble
 from nybble.errors import NybbleError
 from nybble.formats import get_format
 from nybble.ops import native
+from nybble.ops.backward import BackwardCall
 from nybble.ops.geometry import KINDS, Geometry
 from nybble.ops.native import shaped
 from nybble.ops.native.layer import layer_backward, layer_forward
@@ -211,8 +212,7 @@ def test_the_input_gradient_in_the_memory_of_the_outputs(kind: str, last: bool) 
     found = []
     for overwrite in (False, True):
         given = grad.clone()
-        results = layer_backward(
-            given,
+        call = BackwardCall(
             None,
             None,
             saved,
@@ -221,11 +221,12 @@ def test_the_input_gradient_in_the_memory_of_the_outputs(kind: str, last: bool) 
             tuple(weight.shape),
             spec,
             geometry,
+            "exact",
             draw,
             (is_channels_last(x), is_channels_last(weight)),
             [True, True, True],
-            overwrite,
         )
+        results = layer_backward(given, call, overwrite)
         found.append(results)
         assert (results[0].data_ptr() == given.data_ptr()) == (
             overwrite and not (kind == "conv_transpose2d" and last)  # the kernel's own result

@@ -22,6 +22,7 @@ import torch
 from torch import Tensor
 
 from nybble.errors import NybbleError
+from nybble.ops.backward import BackwardCall
 from nybble.ops.geometry import Geometry
 from nybble.ops.gradients import gradient_key
 from nybble.ops.native import lines
@@ -101,27 +102,21 @@ class _Gradient:
 
 
 def layer_backward(
-    grad: Tensor,
-    saved: list[Tensor],
-    x_shape: tuple[int, ...],
-    weight_shape: tuple[int, ...],
-    spec: LayerSpec,
-    draw: Draw,
-    wanted: tuple[bool, bool],
-    memory: Tensor | None,
+    grad: Tensor, call: BackwardCall, memory: Tensor | None
 ) -> tuple[Tensor, Tensor]:
     """(dx, dw) of a linear layer, empty where not `wanted`; grad is contiguous. `memory`: the
     gradient's, where dx may be written over it."""
+    saved, spec, draw, wanted = call.saved, call.spec, call.draw, call.wanted
     slot_x, slot_w = forward_slots(spec, _LINEAR)
-    w = _partner(saved[4:8], slot_w, weight_shape)
-    x = _partner(saved[:4], slot_x, x_shape)
+    w = _partner(saved[4:8], slot_w, call.weight_shape)
+    x = _partner(saved[:4], slot_x, call.x_shape)
     g = _quantize(grad, w, x, spec, draw, wanted)
     dx = dw = NO_FLOATS
     if wanted[1]:
         dw = _grad_weight(grad, g, x, spec, draw)
     if g.for_input is not None and spec.grad_input_grad is not None:
         codes = Codes.of(g.for_input, tuple(grad.shape), spec.grad_input_grad.format)
-        rows = reuse(memory, x_shape)
+        rows = reuse(memory, call.x_shape)
         if memory is not None and rows is None:
             hollow_(memory)
         dx = gemm(codes, w.codes, scale_a=g.rows, scale_b=w.left, out=rows)

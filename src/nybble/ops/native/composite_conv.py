@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from nybble.errors import NybbleError
+from nybble.ops.backward import BackwardCall
 from nybble.ops.geometry import Geometry
 from nybble.ops.native import convolution, lines, quantize
 from nybble.ops.native.buffers import NO_FLOATS
@@ -66,45 +67,25 @@ class _Step:
 
 
 def composite_backward(
-    grad: Tensor,
-    saved: list[Tensor],
-    x_shape: tuple[int, ...],
-    weight_shape: tuple[int, ...],
-    spec: LayerSpec,
-    geometry: Geometry,
-    draw: Draw,
-    channels_last: tuple[bool, bool],
-    wanted: tuple[bool, bool],
-    memory: Tensor | None,
+    grad: Tensor, call: BackwardCall, memory: Tensor | None
 ) -> tuple[Tensor, Tensor]:
     """`conv_backward`, or composite.py's for a linear layer."""
-    shapes = (x_shape, weight_shape)
-    if geometry.kind == "linear":
-        return layer_backward(grad, saved, *shapes, spec, draw, wanted, memory)
-    return conv_backward(grad, saved, *shapes, spec, geometry, draw, channels_last, wanted, memory)
+    of = layer_backward if call.geometry.kind == "linear" else conv_backward
+    return of(grad, call, memory)
 
 
-def conv_backward(
-    grad: Tensor,
-    saved: list[Tensor],
-    x_shape: tuple[int, ...],
-    weight_shape: tuple[int, ...],
-    spec: LayerSpec,
-    geometry: Geometry,
-    draw: Draw,
-    channels_last: tuple[bool, bool],
-    wanted: tuple[bool, bool],
-    memory: Tensor | None,
-) -> tuple[Tensor, Tensor]:
-    """(dx, dw), empty where not `wanted`; grad is dense. channels_last: whether input and weight
-    lay so; memory: the gradient's, where dx may be written over it."""
+def conv_backward(grad: Tensor, call: BackwardCall, memory: Tensor | None) -> tuple[Tensor, Tensor]:
+    """(dx, dw), empty where not `wanted`; grad is dense. memory: the gradient's, where dx may be
+    written over it."""
+    saved, spec, geometry, wanted = call.saved, call.spec, call.geometry, call.wanted
+    x_shape, weight_shape, channels_last = call.x_shape, call.weight_shape, call.channels_last
     slot_x, slot_w = forward_slots(spec, geometry)
     step = _Step(
         grad,
         is_channels_last(grad),
         spec,
         geometry,
-        draw,
+        call.draw,
         codes_of(saved[:4], slot_x, x_shape, channels_last[0], geometry),
         codes_of(saved[4:8], slot_w, weight_shape, channels_last[1], geometry),
         _flat(saved[1]),

@@ -7,9 +7,12 @@ else through the reference backend's own Gemm on the codes that were kept.
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from torch import Tensor
 
 from nybble.errors import NybbleError
+from nybble.ops.backward import BackwardCall, Gradients
 from nybble.ops.exactness import finish_
 from nybble.ops.geometry import Geometry
 from nybble.ops.gradients import drawn, gradient_operands, mean_
@@ -113,96 +116,40 @@ def keep(
     return [*back_x, *back_w]
 
 
-def layer_backward(
-    grad: Tensor,
-    x: Tensor | None,
-    weight: Tensor | None,
-    saved: list[Tensor],
-    grad_scale: Tensor,
-    x_shape: tuple[int, ...],
-    weight_shape: tuple[int, ...],
-    spec: LayerSpec,
-    geometry: Geometry,
-    draw: Draw,
-    channels_last: tuple[bool, bool],
-    needs: list[bool],
-    overwrite: bool = False,
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+def layer_backward(grad: Tensor, call: BackwardCall, overwrite: bool = False) -> Gradients:
     """(dx, dw, dalpha, amax, scale), as the reference's `layer_backward`.
 
     `overwrite`: dx may be written over `grad`, which nobody needs once it is quantised.
     """
-    need_dx, need_dw, need_dalpha = needs
-    spec = drawn(spec, draw)
-    wanted = (need_dx or need_dalpha, need_dw)
+    need_dx, _, need_dalpha = call.needs
+    spec, geometry, wanted = drawn(call.spec, call.draw), call.geometry, call.wanted
+    call = replace(call, spec=spec, accumulate="exact")
     native_dx = wanted[0] and why_not(spec, geometry, "grad_input") is None
     native_dw = wanted[1] and why_not(spec, geometry, "grad_weight") is None
     if not (native_dx or native_dw):
-        return reference.layer_backward(
-            grad,
-            x,
-            weight,
-            saved,
-            grad_scale,
-            x_shape,
-            weight_shape,
-            spec,
-            geometry,
-            "exact",
-            draw,
-            channels_last,
-            needs,
-            image,
-        )
+        return reference.layer_backward(grad, call, image)
     given, grad = grad, _dense(grad)
     overwrite = overwrite or grad is not given
-    step = _Backward(grad, x, weight, saved, x_shape, weight_shape, spec, geometry, channels_last)
-    dx = dw = dalpha = NO_FLOATS
     if spec.composite and spec.double:
-        return composite.layer_backward(
-            grad,
-            x,
-            weight,
-            saved,
-            grad_scale,
-            x_shape,
-            weight_shape,
-            spec,
-            geometry,
-            "exact",
-            draw,
-            channels_last,
-            needs,
-            integers,
-        )
+        return composite.layer_backward(grad, call, integers)
+    step, saved = _Backward(grad, call), call.saved
+    dx = dw = dalpha = NO_FLOATS
     if spec.composite:
-        memory = grad if overwrite else None
-        dx, dw = composite_backward(
-            grad,
-            saved,
-            x_shape,
-            weight_shape,
-            spec,
-            geometry,
-            draw,
-            channels_last,
-            wanted,
-            memory,
-        )
+        dx, dw = composite_backward(grad, call, grad if overwrite else None)
         if wanted[1] and saved[7].numel():
-            mask_(dw, saved[4:], channels_last[1], step.operand_w)
+            mask_(dw, saved[4:], call.channels_last[1], step.operand_w)
         if wanted[0] and saved[3].numel():
             dalpha = step.masked_input_(dx, saved, need_dalpha=need_dalpha)
         return dx if need_dx else NO_FLOATS, dw, dalpha, NO_FLOATS, NO_FLOATS
     for_input, for_weight, amax, scale = gradient_operands(
-        quantize_gradient, grad, spec, grad_scale, draw, wanted
+        quantize_gradient, grad, spec, call.grad_scale, call.draw, wanted
     )
     # grad_weight first: its working memory is then gone when grad_input's result is made.
     if for_weight:
         weight_gemm = step.native_weight if native_dw else step.reference_weight
         dw = mean_([weight_gemm(*entry) for entry in for_weight])
         if saved[7].numel():
-            mask_(dw, saved[4:], channels_last[1], step.operand_w)
+            mask_(dw, saved[4:], call.channels_last[1], step.operand_w)
         for_weight = []
     if for_input:
         memory = grad if overwrite else None  # of the first product alone
@@ -223,25 +170,14 @@ class _Backward:
 
     """The layout in which a kept input is decoded, where it is not that in which it is kept."""
 
-    def __init__(
-        self,
-        grad: Tensor,
-        x: Tensor | None,
-        weight: Tensor | None,
-        saved: list[Tensor],
-        x_shape: tuple[int, ...],
-        weight_shape: tuple[int, ...],
-        spec: LayerSpec,
-        geometry: Geometry,
-        channels_last: tuple[bool, bool],
-    ) -> None:
+    def __init__(self, grad: Tensor, call: BackwardCall) -> None:
         self.grad_shape, self.grad_last = tuple(grad.shape), is_channels_last(grad)
-        self.x, self.weight = x, weight
-        self.kept_x, self.kept_w = saved[:4], saved[4:]
-        self.x_shape, self.weight_shape = x_shape, weight_shape
-        self.spec, self.geometry, self.last = spec, geometry, channels_last
-        self.slot_x = spec.slot("grad_weight_input")
-        self.slot_w = spec.slot("grad_input_weight")
+        self.x, self.weight = call.x, call.weight
+        self.kept_x, self.kept_w = call.saved[:4], call.saved[4:]
+        self.x_shape, self.weight_shape = call.x_shape, call.weight_shape
+        self.spec, self.geometry, self.last = call.spec, call.geometry, call.channels_last
+        self.slot_x = call.spec.slot("grad_weight_input")
+        self.slot_w = call.spec.slot("grad_input_weight")
         self._operand_x: Operand | None = None
 
     def native_input(self, gradient: Kept | Operand, slot_g: Slot, memory: Tensor | None) -> Tensor:

@@ -16,14 +16,14 @@ Not done: native kernels (a spec that fits them goes there).
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
 import torch
 from torch import Tensor
 
 from nybble.errors import NybbleError
+from nybble.ops.backward import BackwardCall, Gradients
 from nybble.ops.exactness import finish_
 from nybble.ops.geometry import Geometry
 from nybble.ops.gradients import gradient_key, mean_
@@ -192,38 +192,10 @@ def _keep(
 # ---- backward ----------------------------------------------------------------------------------
 
 
-def layer_backward(
-    grad: Tensor,
-    x: Tensor | None,
-    weight: Tensor | None,
-    saved: list[Tensor],
-    grad_scale: Tensor,
-    x_shape: tuple[int, ...],
-    weight_shape: tuple[int, ...],
-    spec: LayerSpec,
-    geometry: Geometry,
-    accumulate: str,
-    draw: Draw,
-    channels_last: tuple[bool, bool],
-    needs: list[bool],
-    products: Products = gemm,
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """(dx, dw, dalpha, amax, scale), as `layer.layer_backward`. products: who multiplies."""
-    need_dx, need_dw, need_dalpha = needs
-    step = _Backward(
-        x,
-        weight,
-        saved,
-        x_shape,
-        weight_shape,
-        spec,
-        geometry,
-        accumulate,
-        draw,
-        channels_last,
-        products,
-    )
-    wanted = (need_dx or need_dalpha, need_dw)
+def layer_backward(grad: Tensor, call: BackwardCall, products: Products = gemm) -> Gradients:
+    """(dx, dw, dalpha, amax, scale). products: who multiplies."""
+    need_dx, need_dw, need_dalpha = call.needs
+    spec, wanted, step = call.spec, call.wanted, _Backward(call, products)
     scaled = [
         want and slot is not None and isinstance(slot.scale, StatefulScale)
         for slot, want in zip((spec.grad_input_grad, spec.grad_weight_grad), wanted, strict=True)
@@ -232,12 +204,14 @@ def layer_backward(
     first: Operand | None = None
     samples: list[Operand | None] = [None] * spec.samples
     if any(scaled):
-        wants = (scaled[0], scaled[1])
-        first, samples[0], amax, scale = quantize_gradient(grad, spec, grad_scale, draw, wants)
+        wants, state = (scaled[0], scaled[1]), call.grad_scale
+        first, samples[0], amax, scale = quantize_gradient(grad, spec, state, call.draw, wants)
     if scaled[1]:
         for i in range(1, spec.samples):
             wants = (False, True)
-            _, samples[i], *_ = quantize_gradient(grad, spec, grad_scale, draw, wants, sample=i)
+            _, samples[i], *_ = quantize_gradient(
+                grad, spec, call.grad_scale, call.draw, wants, sample=i
+            )
     dx, dw, dalpha = grad.new_empty(0), grad.new_empty(0), grad.new_empty(0)
     if need_dw:
         dw = step.grad_weight(grad, samples)
@@ -246,21 +220,15 @@ def layer_backward(
     return dx if need_dx else grad.new_empty(0), dw, dalpha, amax, scale
 
 
-@dataclass(frozen=True)
 class _Backward:
     """The two backward Gemms of one call; `last`: how input and weight lay, and their codes lie."""
 
-    x: Tensor | None
-    weight: Tensor | None
-    saved: list[Tensor]
-    x_shape: tuple[int, ...]
-    weight_shape: tuple[int, ...]
-    spec: LayerSpec
-    geometry: Geometry
-    accumulate: str
-    draw: Draw
-    last: tuple[bool, bool] = (False, False)
-    products: Products = gemm
+    def __init__(self, call: BackwardCall, products: Products) -> None:
+        self.x, self.weight, self.saved = call.x, call.weight, call.saved
+        self.x_shape, self.weight_shape = call.x_shape, call.weight_shape
+        self.spec, self.geometry = call.spec, call.geometry
+        self.accumulate, self.draw, self.last = call.accumulate, call.draw, call.channels_last
+        self.products = products
 
     # -- operands
 
@@ -432,10 +400,38 @@ def from_rotated(
     return turn(result, spec.transform, places(geometry, "output")[side], draw, back=True)
 
 
+def _of_steps(
+    spec: LayerSpec,
+    draw: Draw,
+    geometry: Geometry = _LINEAR,
+    *,
+    x: Tensor | None = None,
+    weight: Tensor | None = None,
+    saved: Sequence[Tensor] = (),
+    x_shape: tuple[int, ...] = (),
+    weight_shape: tuple[int, ...] = (),
+) -> _Backward:
+    """What a time loop needs of a layer's backward step: operands, no Gemm."""
+    call = BackwardCall(
+        x,
+        weight,
+        list(saved),
+        torch.empty(0),
+        x_shape,
+        weight_shape,
+        spec,
+        geometry,
+        "fast",
+        draw,
+        (False, False),
+        [False, False, False],
+    )
+    return _Backward(call, gemm)
+
+
 def partner_of_steps(kept: list[Tensor], weight: Tensor, spec: LayerSpec, draw: Draw) -> Operand:
     """The weight of the grad_input Gemm of every step of a time loop."""
-    shape = tuple(weight.shape)
-    step = _Backward(None, weight, kept, (), shape, spec, _LINEAR, "fast", draw)
+    step = _of_steps(spec, draw, weight=weight, saved=kept, weight_shape=tuple(weight.shape))
     return step._partner("grad_input_weight", places(_LINEAR, "grad_input")[1], GRAD_INPUT_WEIGHT)
 
 
@@ -443,7 +439,7 @@ def input_of_steps(
     kept: list[Tensor], x: Tensor | None, shape: tuple[int, int], spec: LayerSpec, draw: Draw
 ) -> Operand:
     """The input of all steps of a time loop as it was kept, with the clip's mask."""
-    step = _Backward(x, None, kept, shape, (), spec, _LINEAR, "fast", draw)
+    step = _of_steps(spec, draw, x=x, saved=kept, x_shape=shape)
     found = step._restored("grad_weight_input")
     found.inside = restore_mask(kept[3], shape)
     return found
@@ -453,7 +449,7 @@ def grad_input_operands(
     gradient: Tensor, spec: LayerSpec, geometry: Geometry, streams: Streams, partner: Operand
 ) -> tuple[Operand, Operand]:
     """The gradient's operand and its partner for one step of a time loop."""
-    step = _Backward(None, None, [], (), (), spec, geometry, "fast", streams.draw)
+    step = _of_steps(spec, streams.draw, geometry)
     place_g, place_w = places(geometry, "grad_input")
     z, bare = step._fold(gradient, spec.grad_input_grad, partner, place_w)
     found, _ = quantize(z, spec.grad_input_grad, place_g, streams)

@@ -15,6 +15,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from nybble.ops.backward import BackwardCall, Gradients
 from nybble.ops.exactness import finish_
 from nybble.ops.geometry import Geometry
 from nybble.ops.gradients import drawn, gradient_operands, mean_
@@ -95,38 +96,18 @@ def keep(
     return [*kept_x, *store(bw, slot_w, qw.inside)]
 
 
-def layer_backward(
-    grad: Tensor,
-    x: Tensor | None,
-    weight: Tensor | None,
-    saved: list[Tensor],
-    grad_scale: Tensor,
-    x_shape: tuple[int, ...],
-    weight_shape: tuple[int, ...],
-    spec: LayerSpec,
-    geometry: Geometry,
-    accumulate: str,
-    draw: Draw,
-    channels_last: tuple[bool, bool],
-    needs: list[bool],
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """(dx, dw, dalpha, amax, scale): empty tensors where `needs` (x, weight, alpha) says no.
-
-    `amax` and `scale` are what the gradient scale's state wants: the gradient's largest magnitude
-    and the state that was used; empty for scales without a state. `channels_last`: how input and
-    weight lay in memory, which is the order of their codes.
-    """
-    need_dx, need_dw, need_dalpha = needs
-    spec = drawn(spec, draw)
-    # The clip's gradient is a part of grad_input, so it needs that Gemm too.
-    wanted = (need_dx or need_dalpha, need_dw)
+def layer_backward(grad: Tensor, call: BackwardCall) -> Gradients:
+    """(dx, dw, dalpha, amax, scale), for layers that are not `composite`."""
+    need_dx, _, need_dalpha = call.needs
+    spec, geometry, saved = drawn(call.spec, call.draw), call.geometry, call.saved
+    x_shape, weight_shape, channels_last = call.x_shape, call.weight_shape, call.channels_last
     for_input, for_weight, amax, scale = gradient_operands(
-        quantize_gradient, grad, spec, grad_scale, draw, wanted
+        quantize_gradient, grad, spec, call.grad_scale, call.draw, call.wanted
     )
     slot_x, slot_w = spec.slot("grad_weight_input"), spec.slot("grad_input_weight")
-    qx = restore(saved[:4], slot_x, x if slot_x is None else None, x_shape, channels_last[0])
+    qx = restore(saved[:4], slot_x, call.x if slot_x is None else None, x_shape, channels_last[0])
     qw = restore(
-        saved[4:], slot_w, weight if rereads(slot_w) else None, weight_shape, channels_last[1]
+        saved[4:], slot_w, call.weight if rereads(slot_w) else None, weight_shape, channels_last[1]
     )
     # Three tensors, not one thrice: an operator may not return the same memory twice.
     dx, dw, dalpha = grad.new_empty(0), grad.new_empty(0), grad.new_empty(0)
@@ -144,7 +125,7 @@ def layer_backward(
                 x_shape,
                 max_grad=limit_g,
                 max_weight=limit_w,
-                accumulate=accumulate,
+                accumulate=call.accumulate,
                 accumulator=spec.accumulator,
             )
             products.append(finish_(acc, mg, mw))
@@ -167,7 +148,7 @@ def layer_backward(
                 weight_shape,
                 max_grad=limit_g,
                 max_x=limit_x,
-                accumulate=accumulate,
+                accumulate=call.accumulate,
                 accumulator=spec.accumulator,
             )
             products.append(finish_(acc, mg, mx))

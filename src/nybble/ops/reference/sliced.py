@@ -17,12 +17,14 @@ of the whole tensor; narrow accumulators, whose chunks would end elsewhere.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from math import prod
 
 import torch
 from torch import Tensor
 
 from nybble.formats import Stochastic
+from nybble.ops.backward import BackwardCall, Gradients
 from nybble.ops.geometry import Geometry
 from nybble.ops.reference import composite, layer
 from nybble.ops.reference.operand import Draw
@@ -85,51 +87,20 @@ def layer_forward(
     return y, saved if codes is None else [codes, *saved[1:]]
 
 
-def layer_backward(
-    grad: Tensor,
-    x: Tensor | None,
-    weight: Tensor | None,
-    saved: list[Tensor],
-    grad_scale: Tensor,
-    x_shape: tuple[int, ...],
-    weight_shape: tuple[int, ...],
-    spec: LayerSpec,
-    geometry: Geometry,
-    accumulate: str,
-    draw: Draw,
-    channels_last: tuple[bool, bool],
-    needs: list[bool],
-    memory: Empty = empty,
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+def layer_backward(grad: Tensor, call: BackwardCall, memory: Empty = empty) -> Gradients:
     """As `layer.layer_backward`; a sliced grad_input lies in `memory`."""
-    if spec.composite:
-        return composite.layer_backward(
-            grad,
-            x,
-            weight,
-            saved,
-            grad_scale,
-            x_shape,
-            weight_shape,
-            spec,
-            geometry,
-            accumulate,
-            draw,
-            channels_last,
-            needs,
-        )
-    rest = (weight_shape, spec, geometry, accumulate, draw, channels_last, needs)
-    count = _slice(grad, x_shape, weight_shape, spec, geometry)
+    if call.spec.composite:
+        return composite.layer_backward(grad, call)
+    x_shape, needs = call.x_shape, call.needs
+    count = _slice(grad, x_shape, call.weight_shape, call.spec, call.geometry)
     if count is None:
-        return layer.layer_backward(grad, x, weight, saved, grad_scale, x_shape, *rest)
+        return layer.layer_backward(grad, call)
     dx = dw = None
     for part in _parts(x_shape[0], count):
         given = grad[part]
-        kept = [saved[0][part], *saved[1:]]
-        shape = (len(given), *x_shape[1:])
-        some_dx, some_dw, *others = layer.layer_backward(
-            given, x, weight, kept, grad_scale, shape, *rest
-        )
+        kept = [call.saved[0][part], *call.saved[1:]]
+        some = replace(call, saved=kept, x_shape=(len(given), *x_shape[1:]))
+        some_dx, some_dw, *others = layer.layer_backward(given, some)
         if dx is None or dw is None:
             dw = some_dw
             dx = memory(x_shape, is_channels_last(some_dx)) if needs[0] else some_dx

@@ -102,16 +102,17 @@ class _Dask(ExitStack):
 
         # A cell starts a process, which a worker that is a daemon may not.
         self.enter_context(dask.config.set({"distributed.worker.daemon": False}))
+        connect: Any = Client  # its package has no types
         try:
             if self._address is None:
-                client = Client(
+                client = connect(
                     n_workers=self._jobs,
                     threads_per_worker=1,
                     dashboard_address=None,
                     silence_logs=logging.ERROR,
                 )
             else:
-                client = Client(self._address)
+                client = connect(self._address)
         except OSError as error:
             raise UserError(
                 f"--address {self._address}: no Dask cluster there: {error}."
