@@ -8,7 +8,7 @@ from tests.recipes import layer_oracle as oracle
 
 from nybble.ops.backward import BackwardCall
 from nybble.ops.geometry import Geometry
-from nybble.ops.reference import composite
+from nybble.ops.reference import composite, composite_backward
 from nybble.ops.reference.composite_operand import Streams, quantize, values
 from nybble.ops.reference.operand import Draw
 from nybble.ops.reference.places import GemmName, places
@@ -72,7 +72,7 @@ def backward(
         (False, False),
         [True, True, False],
     )
-    return composite.layer_backward(grad, call)
+    return composite_backward.layer_backward(grad, call)
 
 
 def of(recipe: str) -> LayerSpec:

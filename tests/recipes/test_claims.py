@@ -8,7 +8,7 @@ from torch import Tensor
 
 from nybble.ops.backward import BackwardCall
 from nybble.ops.geometry import Geometry
-from nybble.ops.reference import composite
+from nybble.ops.reference import composite, composite_backward
 from nybble.ops.reference.composite_operand import Streams, quantize, turn, values
 from nybble.ops.reference.estimator import factor, levels_of
 from nybble.ops.reference.operand import Draw
@@ -138,7 +138,7 @@ def test_dge_multiplies_the_weight_s_gradient() -> None:
             x, weight, None, None, spec, geometry, "fast", DRAW, save=True
         )
         found.append(
-            composite.layer_backward(grad, BackwardCall(
+            composite_backward.layer_backward(grad, BackwardCall(
                 None, weight, saved, torch.zeros(1), (9, 24), (7, 24), spec, geometry,
                 "fast", DRAW, (False, False), [False, True, False],
             ))[1]

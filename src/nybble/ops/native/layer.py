@@ -27,7 +27,7 @@ from nybble.ops.native.operand import Kept, codes_of, mask_, mask_gradient_, qua
 from nybble.ops.native.plan import why_not
 from nybble.ops.native.pool import hollow_
 from nybble.ops.native.shaped import Stored
-from nybble.ops.reference import composite
+from nybble.ops.reference import composite_backward as rounded_again
 from nybble.ops.reference import gemm as reference_gemm
 from nybble.ops.reference import sliced as reference
 from nybble.ops.reference.layer import poisoned
@@ -131,7 +131,7 @@ def layer_backward(grad: Tensor, call: BackwardCall, overwrite: bool = False) ->
     given, grad = grad, _dense(grad)
     overwrite = overwrite or grad is not given
     if spec.composite and spec.double:
-        return composite.layer_backward(grad, call, integers)
+        return rounded_again.layer_backward(grad, call, integers)
     step, saved = _Backward(grad, call), call.saved
     dx = dw = dalpha = NO_FLOATS
     if spec.composite:

@@ -26,7 +26,7 @@ from torch import Tensor
 from nybble.formats import Stochastic
 from nybble.ops.backward import BackwardCall, Gradients
 from nybble.ops.geometry import Geometry
-from nybble.ops.reference import composite, layer
+from nybble.ops.reference import composite, composite_backward, layer
 from nybble.ops.reference.operand import Draw
 from nybble.ops.reference.storage import is_channels_last
 from nybble.ops.spec import LayerSpec
@@ -90,7 +90,7 @@ def layer_forward(
 def layer_backward(grad: Tensor, call: BackwardCall, memory: Empty = empty) -> Gradients:
     """As `layer.layer_backward`; a sliced grad_input lies in `memory`."""
     if call.spec.composite:
-        return composite.layer_backward(grad, call)
+        return composite_backward.layer_backward(grad, call)
     x_shape, needs = call.x_shape, call.needs
     count = _slice(grad, x_shape, call.weight_shape, call.spec, call.geometry)
     if count is None:

@@ -20,13 +20,13 @@ from nybble.ops.geometry import Geometry
 from nybble.ops.recurrent import StepGemm
 from nybble.ops.reference import gemm as products
 from nybble.ops.reference.composite import decoded_weight as decoded_output_weight
-from nybble.ops.reference.composite import (
+from nybble.ops.reference.composite import keep as keep_composite
+from nybble.ops.reference.composite_backward import (
     from_rotated,
     grad_input_operands,
     input_of_steps,
     partner_of_steps,
 )
-from nybble.ops.reference.composite import keep as keep_composite
 from nybble.ops.reference.composite_operand import Streams, quantize, values
 from nybble.ops.reference.gradient import quantize_gradient
 from nybble.ops.reference.layer import clip_gradient, keep
