@@ -144,6 +144,18 @@ def test_ctrl_c_is_one_line_and_the_next_call_continues(capsys: pytest.CaptureFi
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("jobs", ["1", "2"])
+def test_ctrl_c_while_cells_begin_is_one_line(jobs: str) -> None:
+    pytest.importorskip("mlxtend")
+    stopped = begin("--out", "out", "--jobs", jobs, "--quiet")
+    until(lambda: "running" in statuses("out"), stopped)
+    os.killpg(stopped.pid, signal.SIGINT)  # the cells' processes are still importing
+    out, err = stopped.communicate(timeout=LONG)
+    assert stopped.returncode == 130 and out == ""
+    assert err.count("\n") == 1 and "the others are saved" in err
+
+
+@pytest.mark.slow
 def test_a_cell_whose_process_is_killed_is_a_failed_cell() -> None:
     pytest.importorskip("mlxtend")
     arguments = ("--out", "out", "--seeds", "0", "--quiet")

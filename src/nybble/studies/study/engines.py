@@ -13,6 +13,7 @@ from __future__ import annotations
 import importlib
 import logging
 import os
+import signal
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack
 from typing import Any
@@ -64,6 +65,24 @@ def at_a_time(name: str, jobs: int | None, address: str | None) -> int:
     if name == "loky":
         return 1
     return (os.cpu_count() or 1) if address is None else -1
+
+
+def deaf_children() -> None:
+    """Processes that this thread starts from now on do not hear Ctrl-C.
+
+    The terminal sends it to all of them; it is the parent's to hear, also while they are still
+    importing. A mask is inherited. Both resource trackers are started before: starting one ends
+    with the signal unblocked.
+    """
+    if not hasattr(signal, "pthread_sigmask"):
+        return
+    from multiprocessing import resource_tracker
+
+    from joblib.externals.loky.backend import resource_tracker as lokys
+
+    resource_tracker.ensure_running()
+    lokys.ensure_running()
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
 
 
 def run_works(name: str, works: Iterator[Work], jobs: int, address: str | None) -> None:

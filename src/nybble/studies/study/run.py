@@ -33,7 +33,7 @@ from nybble.studies.measures import get_measure
 from nybble.studies.outcome import COMPLETE, Outcome
 from nybble.studies.runs import known_outcome
 from nybble.studies.study.cell import CELLS, OUTCOMES, STARTED, Work, take_outcome
-from nybble.studies.study.engines import at_a_time, check_engine, run_works
+from nybble.studies.study.engines import at_a_time, check_engine, deaf_children, run_works
 from nybble.studies.study.grid import Cell, Study
 from nybble.studies.study.record import describe, make_record
 from nybble.studies.study.session import FILE as SESSION
@@ -311,6 +311,7 @@ class _Runner:
 
     def work(self, works: Iterator[Work]) -> None:
         """In the thread: the engine."""
+        deaf_children()
         try:
             run_works(self.how.engine, works, self.jobs, self.how.address)
         except BaseException as error:  # told by `round`, in the main thread
