@@ -15,7 +15,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from nybble.reports import bench, depth, personal, speed, speed_page, study, table
+from nybble.reports import bench, claims, depth, personal, speed, speed_page, study, table
 from nybble.reports.results import kind, load_all
 
 MADE = "<!-- Made by `python -m nybble.reports.docs`; do not edit. -->"
@@ -92,6 +92,10 @@ def studies_page(records: Mapping[str, Mapping[str, Any]]) -> str:
     own = {name: record for name, record in sorted(records.items()) if kind(record) == "study"}
     if not own:
         lines += ["", "No study has been recorded yet."]
+    ablation = next((name for name in claims.RECORDS if name in own), None)
+    if ablation is not None:
+        lines += ["", "## What holds of the paper", "", f"Record: `results/{ablation}.json`", ""]
+        lines += [claims.markdown(own[ablation])]
     for name, record in own.items():
         lines += ["", *_section(name, record)]
     return "\n".join(lines) + "\n"
