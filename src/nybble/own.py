@@ -1,7 +1,8 @@
 """What users bring by name, `module:NAME`: their recipes, models, tasks and studies.
 
-The module is imported from the current folder too, as `python -m` would. It is the user's own code,
-and runs with all that this entails; nothing is ever imported because a file or a record names it.
+The module is imported from the current folder too, as `python -m` would. It is the user's own
+code, and runs with all that this entails: a run or a study that is continued imports what its
+configuration names, so continue only those whose modules you trust. Model files name no module.
 """
 
 from __future__ import annotations

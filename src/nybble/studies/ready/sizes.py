@@ -11,8 +11,9 @@
 CPU seconds of a float32 step on one thread of an AMD EPYC, measured: vision 0.042 and 0.14, LSTM
 0.019 and 0.14, GPT 0.022 and 0.23, digits 0.31. An emulated recipe takes 0.75 (native `sun2020`) to
 12 times that, 5 times on the average of vision's recipes, and a cell five seconds to begin. With
-twenty recipes on vision and GPT and nine on the others, that makes about an hour (three seeds) or
-twelve hours (five; ten for the LSTM) on two cores: an estimate, not timed.
+twenty recipes on vision and GPT and nine on the others, that makes about an hour (three seeds; the
+recorded run took 66 minutes beside other work) or twelve hours (five; ten for the LSTM) on two
+cores: the latter an estimate, not timed.
 
 None of these runs is trained to convergence: they compare recipes, they do not say what a network
 can reach.
