@@ -54,7 +54,9 @@ def test_the_pages_of_this_project_are_current() -> None:
 @pytest.mark.skipif(not (ROOT / "docs").is_dir(), reason="not a source checkout")
 def test_every_record_of_this_project_has_a_known_schema() -> None:
     kinds = {name: kind(record) for name, record in load_all(ROOT / "results").items()}
-    assert set(kinds.values()) <= {"bench", "comparison", "depth", "mutation", "study"}, kinds
+    assert set(kinds.values()) <= {
+        *("bench", "comparison", "depth", "hardware", "mutation", "study"),
+    }, kinds
 
 
 def test_results_page_names_the_record_and_the_command(tmp_path: Path) -> None:

@@ -30,6 +30,7 @@ COMMANDS: dict[str, str] = {
     "train": "Train one model with one recipe.",
     "compare": "Train the same model with several recipes and seeds, and compare them.",
     "study": "Run a study: recipes x tasks x seeds, restartable, with statistics.",
+    "hardware": "Model the speed and energy of training on a chip.",
     "bench": "Measure speed: what a training step costs against float32.",
     "data": "List the data sets that can be used here.",
     "recipes": "List the 4-bit recipes, or print one in full.",

@@ -1,7 +1,8 @@
 """The pages of docs/ that are made from data: results from records, recipes from the registry.
 
     python -m nybble.reports.docs            writes docs/results.md, docs/studies.md, docs/speed.md,
-                                             docs/recipes.md, and the README's table
+                                             docs/recipes.md, docs/hardware.md, and the README's
+                                             table
     python -m nybble.reports.docs --check    changes nothing; status 1 if a page is not current
 
 Every number on the results page comes from a file of results/, which it names.
@@ -15,7 +16,17 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from nybble.reports import bench, claims, depth, personal, speed, speed_page, study, table
+from nybble.reports import (
+    bench,
+    claims,
+    depth,
+    hardware_docs,
+    personal,
+    speed,
+    speed_page,
+    study,
+    table,
+)
 from nybble.reports.results import kind, load_all
 
 MADE = "<!-- Made by `python -m nybble.reports.docs`; do not edit. -->"
@@ -39,12 +50,14 @@ def results_page(records: Mapping[str, Mapping[str, Any]]) -> str:
     ]
     if any(speed_page.is_speed(record) for record in records.values()):
         lines += ["", "Speed and memory have [a page of their own](speed.md)."]
+    if any(kind(record) == hardware_docs.KIND for record in records.values()):
+        lines += ["", "What 4-bit hardware would give has [one too](hardware.md)."]
     if any(kind(record) == "study" for record in records.values()):
         lines += ["", "So have [studies of many recipes and tasks](studies.md)."]
     own = [
         name
         for name, record in records.items()
-        if not speed_page.is_speed(record) and kind(record) != "study"
+        if not speed_page.is_speed(record) and kind(record) not in ("study", hardware_docs.KIND)
     ]
     if not own:
         lines += ["", "No study has been recorded yet."]
@@ -198,6 +211,7 @@ def pages(root: Path) -> dict[Path, str]:
         root / "docs" / "results.md": results_page(records),
         root / "docs" / "studies.md": studies_page(records),
         root / "docs" / "recipes.md": recipes_page(),
+        root / "docs" / "hardware.md": hardware_docs.page(records, MADE, origin),
         root / "docs" / "speed.md": speed_page.page(records, MADE, origin),
     }
     readme = root / "README.md"
