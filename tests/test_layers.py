@@ -19,6 +19,7 @@ LAYERS = (
     {"nn"},
     {"recipes"},
     {"phases", "convert", "summary", "serialize"},
+    {"watching"},
     {"training"},
     {"studies"},
     {"hardware"},

@@ -24,6 +24,7 @@ from nybble.recipes import Recipe, get_recipe
 from nybble.serialize import float_state_dict, load, save
 from nybble.summary import summary
 from nybble.version import __version__
+from nybble.watching import watch
 
 __all__ = [
     "ActivationMemory",
@@ -54,4 +55,5 @@ __all__ = [
     "start_tail",
     "summary",
     "unheld_clips",
+    "watch",
 ]

@@ -44,7 +44,7 @@ def test_estimate_prints_ratios_causes_and_writes_the_page(
         assert word in out
     assert lines[-1] == "page: hardware-alexnet.html"
     page = Path("hardware-alexnet.html").read_text()
-    assert page.count("<svg") == 6 and "<script" not in page and "http" not in page
+    assert page.count("<svg") == 9 and "<script" not in page and "http" not in page
     assert "A model, not a measurement" in page and "confidence" in page
 
 

@@ -392,6 +392,7 @@ VERSION_1: dict[str, Any] = {
     "limit_test": None,
     "channels_last": True,
     "threads": None,
+    "on_alarm": "warn",
 }
 """What version 1 of config.json held (and a plan.json of then, without recipe and seed)."""
 

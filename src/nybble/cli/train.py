@@ -175,6 +175,20 @@ def command(
         int,
         typer.Option(help="Steps between checkpoints; 0: only at the end.", rich_help_panel=_SHOW),
     ] = 500,
+    watch: Annotated[
+        int,
+        typer.Option(
+            help="Steps between two looks at a layer (docs/watching.md); 0: none.",
+            rich_help_panel=_SHOW,
+        ),
+    ] = 100,
+    on_alarm: Annotated[
+        str,
+        typer.Option(
+            help="What an alarm of these looks does: warn, stop or raise-precision.",
+            rich_help_panel=_SHOW,
+        ),
+    ] = "warn",
     tensorboard: Annotated[
         bool, typer.Option("--tensorboard", help="Also write curves.", rich_help_panel=_SHOW)
     ] = False,

@@ -165,6 +165,8 @@ class LayerFunction(torch.autograd.Function):
         x, weight = dense(x), dense(weight)
         needs = ctx.needs_input_grad
         save = needs[0] or needs[1] or needs[3]
+        if layer.nybble_observer is not None:
+            layer.nybble_observer.forward(call, x, weight, alpha)
         y, saved = _forward(x, weight, bias, alpha, call, save)
         ctx.call, ctx.save = call, save
         ctx.set_materialize_grads(False)
@@ -199,6 +201,9 @@ class LayerFunction(torch.autograd.Function):
             return None, None, dbias, None, None, None
         raw_x, raw_weight, *saved = ctx.saved_tensors
         layer: QuantizedLayer = ctx.layer
+        if layer.nybble_observer is not None:
+            wanted = (needs[0] or needs[3], needs[1])
+            layer.nybble_observer.backward(ctx.call, grad, wanted)
         dx, dw, dalpha, amax, scale = _backward(
             grad,
             raw_x,

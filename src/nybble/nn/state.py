@@ -29,7 +29,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from functools import lru_cache
 from math import prod
-from typing import Any, cast
+from typing import Any, Protocol, cast
 
 import torch
 from torch import Tensor, nn
@@ -55,6 +55,14 @@ STATE = (
     "nybble_grad_amax",
     "nybble_calls",
 )
+
+
+class LayerObserver(Protocol):
+    """Is shown the float32 operands of a layer's Gemms before they are quantised."""
+
+    def forward(self, call: LayerCall, x: Tensor, weight: Tensor, alpha: Tensor | None) -> None: ...
+
+    def backward(self, call: LayerCall, grad: Tensor, needs: tuple[bool, bool]) -> None: ...
 
 
 def in_backward() -> bool:
@@ -96,6 +104,8 @@ class QuantizedLayer(nn.Module):
     nybble_seed: int
     nybble_index: int
     nybble_name: str
+    # What looks at the operands of a call (nybble.watching); a layer does not know more of it.
+    nybble_observer: LayerObserver | None = None
 
     def attach_(
         self,

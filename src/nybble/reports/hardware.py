@@ -138,7 +138,8 @@ def plain_estimate(record: Record) -> str:
 def remarks(entry: Record) -> list[str]:
     """What decided the time, which engines ran, and what is not in the figures."""
     bounds = sorted(entry["bounds"].items(), key=lambda item: -item[1]["seconds"])
-    parts = [f"{100 * b['seconds'] / entry['seconds']:.0f} % {name}" for name, b in bounds]
+    shares = [(name, 100 * bound["seconds"] / entry["seconds"]) for name, bound in bounds]
+    parts = [f"{share:.0f} % {name}" for name, share in shares if share >= 0.5]
     lines = [f"time is decided by: {', '.join(parts)}"]
     engines = sorted(entry["engines"].items(), key=lambda item: -item[1])
     lines.append(

@@ -61,10 +61,11 @@ _LIMITS = [
     "## What is not in it",
     "",
     "- Area. The two machines have engines of equal area for FP16 and for FP4 x INT4. The 4-bit "
-    "machine also needs engines for the layers that a recipe keeps at 8 and 16 bits; a chip of equal "
-    "area would have room for more FP16. So every ratio here is an upper bound in this respect.",
-    "- Overlap between operations, and of communication with the backward pass. A chip that computes "
-    "one layer while it loads another is faster on both sides.",
+    "machine also needs engines for the layers that a recipe keeps at 8 and 16 bits; a chip of "
+    "equal area would have room for more FP16. So every ratio here is an upper bound in this "
+    "respect.",
+    "- Overlap between operations, and of communication with the backward pass. A chip that "
+    "computes one layer while it loads another is faster on both sides.",
     "- Bandwidths of the RaPiD system are assumed. The columns of the claim's table show what they "
     "decide; `--bandwidth` changes them.",
     "- Accuracy. A recipe that is fast on a chip has still to train: see [results](results.md).",
@@ -97,8 +98,9 @@ def _claim(record: Record) -> list[str]:
     return [
         f"{name}, batch {whole['batch']} on the whole machine, as {command} prints it:",
         "",
-        f"1. **Density.** The 4-bit engine does {bare['density']:.1f} times the multiply-adds of the "
-        f"FP16 engine in a cycle (`nybble hardware chips {record['chip']}`). This is the claim.",
+        f"1. **Density.** The 4-bit engine does {bare['density']:.1f} times the multiply-adds of "
+        f"the FP16 engine in a cycle (`nybble hardware chips {record['chip']}`). This is the "
+        "claim.",
         f"2. **Every product in 4 bits, at peak: {bare['peak']:.2f}.** Nothing is lost yet.",
         f"3. **First and last layer at 16 bits: {ends['peak']:.2f}.** Few multiply-adds, but eight "
         "times as slow each.",

@@ -38,7 +38,8 @@ def page(record: Record) -> str:
     """The page of a record of `nybble hardware estimate`, as text."""
     title = f"{record['network']}, batch {record['batch']}"
     drawn = [_roofline(record), _stacked(record, "seconds"), _stacked(record, "joules")]
-    drawn += [_layers(entry, place) for place, entry in enumerate(record["estimates"])]
+    for place, entry in enumerate(record["estimates"]):
+        drawn += [_layers(entry, place), _layer_energy(entry, place)]
     notes = [
         f"<h3>{escape(entry['chip'])}, {escape(entry['recipe'])}</h3>"
         f"<ul>{''.join(f'<li>{escape(n)}</li>' for n in hardware.remarks(entry))}</ul>"
@@ -147,6 +148,20 @@ def _layers(entry: Record, place: int) -> str:
     return figures.svg(draw, "costliest layers", (6.4, 1.2 + 0.24 * len(rows)), f"layers-{place}")
 
 
+def _layer_energy(entry: Record, place: int) -> str:
+    """The layers that take the most energy: SVG."""
+    rows = sorted(entry["layers"].items(), key=lambda item: -item[1]["joules"])[:LAYERS]
+
+    def draw(axes: Axes) -> None:
+        axes.barh(range(len(rows)), [row["joules"] for _, row in rows], color=figures.COLOURS[2])
+        axes.set_yticks(range(len(rows)), [_short(name) for name, _ in rows], fontsize=8)
+        axes.invert_yaxis()
+        axes.set_xlabel("energy of a step, J")
+        axes.set_title(_label(entry).replace("\n", ", "), fontsize=10)
+
+    return figures.svg(draw, "energy by layer", (6.4, 1.2 + 0.24 * len(rows)), f"energy-{place}")
+
+
 def _short(name: str) -> str:
     """A layer's name that fits beside a bar; names of a user's layers may hold anything."""
     text = name or "(the model)"
@@ -159,20 +174,24 @@ def _roofline(record: Record) -> str:
     def draw(axes: Axes) -> None:
         import numpy as np
 
-        x = np.logspace(-1, 5, 200)
-        for place, chip in enumerate(record["chips"]):
-            style = figures.STYLES[place % len(figures.STYLES)]
+        x = np.logspace(0, 5, 200)
+        roofs: dict[tuple[float, float], list[str]] = {}
+        for chip in record["chips"]:
             for engine in chip["roofs"]:
-                roof = np.minimum(engine["tops"], x * chip["main_tb_per_s"])
-                axes.plot(x, roof, style, color="#999999", linewidth=0.9)
-                axes.annotate(
-                    f"{chip['name']} {engine['name']}",
-                    (x[-1], engine["tops"]),
-                    fontsize=6,
-                    ha="right",
-                    va="bottom",
-                    color="#555555",
-                )
+                key = (engine["tops"], chip["main_tb_per_s"])
+                roofs.setdefault(key, []).append(f"{chip['name']} {engine['name']}")
+        for place, ((tops, bandwidth), names) in enumerate(roofs.items()):
+            roof = np.minimum(tops, x * bandwidth)
+            style = figures.STYLES[place % len(figures.STYLES)]
+            axes.plot(x, roof, style, color="#999999", linewidth=0.9)
+            axes.annotate(
+                ", ".join(names),
+                (x[-1], tops),
+                fontsize=6,
+                ha="right",
+                va="bottom",
+                color="#555555",
+            )
         for place, entry in enumerate(record["estimates"]):
             colour = _PALETTE[place % len(_PALETTE)]
             label = _label(entry).replace("\n", ", ")

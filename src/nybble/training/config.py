@@ -25,7 +25,8 @@ OPTIMIZERS = ("sgd", "adamw")
 BACKENDS = ("auto", "reference", "native")
 ACTIVATIONS = ("none", "exact", "4bit")
 _FLOAT32_MAX = 3.4e38
-SESSION_FIELDS = ("out", "resume", "checkpoint_every", "tensorboard", "quiet")
+SESSION_FIELDS = ("out", "resume", "checkpoint_every", "watch", "tensorboard", "quiet")
+ON_ALARM = ("warn", "stop", "raise-precision")
 PARTIAL_FIELDS = ("label_smoothing", "zero_init", "augmentation", "resize", "on_corrupt")
 """Fields that some tasks only heed (`Task.uses`)."""
 _LOWEST = {
@@ -33,6 +34,7 @@ _LOWEST = {
     "batch_size": 1,
     "seed": 0,
     "checkpoint_every": 0,
+    "watch": 0,
     "limit_train": 1,
     "limit_test": 1,
     "threads": 1,
@@ -70,6 +72,8 @@ class TrainConfig:
     channels_last: keep images and weights in that memory layout, in which convolutions on CPUs are
     faster, float32 and emulated ones alike.
     threads: torch's number of threads, None leaves it as it is.
+    on_alarm: what an alarm of the looks at the layers does: warn, stop or raise-precision.
+    watch: steps between two looks at a layer (docs/watching.md); 0: none.
 
     >>> TrainConfig(model="resnet8", epochs=2).resolved().lr
     0.2
@@ -110,10 +114,12 @@ class TrainConfig:
     limit_test: int | None = None
     channels_last: bool = True
     threads: int | None = None
+    on_alarm: str = "warn"
     # from here on: the session, not the run
     out: str | None = None
     resume: bool = False
     checkpoint_every: int = 500
+    watch: int = 100
     tensorboard: bool = False
     quiet: bool = False
 
@@ -138,6 +144,7 @@ class TrainConfig:
         _one_of("backend", self.backend, BACKENDS)
         _one_of("accumulate", self.accumulate, ("fast", "exact"))
         _one_of("activations", self.activations, ACTIVATIONS)
+        _one_of("on_alarm", self.on_alarm, ON_ALARM)
         for name in _AT_LEAST_ZERO:
             value = getattr(self, name)
             if value is not None and (

@@ -32,6 +32,7 @@ from nybble.training.evaluate import evaluate
 from nybble.training.files import disk_errors
 from nybble.training.folder import CHECKPOINTS, check_folder, claim_folder
 from nybble.training.inputs import call, detached, laid_out
+from nybble.training.looking import Looks
 from nybble.training.machine import commit
 from nybble.training.noise import gradient_to_noise
 from nybble.training.optimizers import build_optimizer, clip_gradients_, set_lr, unscale_
@@ -105,6 +106,8 @@ class Run:
         self.commit = commit()
         self.carried: Any = None
         self.saved_at: int | None = None
+        self.looks = Looks(self)
+        self.looked: dict[str, Any] | None = None
         self.writer: Any = None
 
     @property
@@ -124,6 +127,7 @@ class Run:
             self.resume()
             if self.config.tensorboard:
                 self.writer = make_writer(self.folder, self.done)
+            self.looks.begin(self.looked)
             self.write("running")
             self.reporter.start(self.total_steps, self.done)
             try:
@@ -133,12 +137,15 @@ class Run:
                     while self.state.step < self.task.steps_per_epoch:
                         self.check_stop()
                         self.step()
+                        self.looks.check()
                         every = self.config.checkpoint_every
                         if every and self.done % every == 0:
                             self.save()
                     self.finish_epoch()
                 self.save()
+                self.looks.close()
             except (Exception, SystemExit) as error:
+                self.looks.close()
                 self.note_failure(error)
                 raise_if_the_models(error, self.config.model, f"step {self.done + 1}", self.folder)
                 raise
@@ -248,6 +255,7 @@ class Run:
         It never grows again, so a run that keeps overflowing ends at 1 with an error.
         """
         state = self.state
+        self.looks.forget()
         state.loss_scale /= 2
         state.skipped += 1
         self.warn(
@@ -362,6 +370,8 @@ class Run:
         if self.saved_at == self.done:
             return
         self.state.gradients = self.watch.state
+        looks = self.looks.state()
+        self.looks.note()
         content = {
             "model": dict(self.model.state_dict()),
             "optimizer": self.optimizer.state_dict(),
@@ -373,6 +383,8 @@ class Run:
             content["keeps"] = keeps
         if self.carried is not None:
             content["carried"] = self.carried
+        if looks is not None:
+            content["looks"] = looks
         save_checkpoint(self.folder / CHECKPOINTS, self.done, content)
         self.saved_at = self.done
 
@@ -396,6 +408,7 @@ class Run:
             known = {"loss_scale": self.state.loss_scale, **found.content["state"]}
             self.state = RunState.from_dict(known)
             self.carried = found.content.get("carried")
+            self.looked = found.content.get("looks")
         except (RuntimeError, ValueError, KeyError, TypeError) as error:
             raise UserError(
                 f"The checkpoint in {self.folder} does not fit the model '{self.config.model}' "
@@ -470,6 +483,7 @@ class Run:
 
     def write(self, status: str, error: str | None = None) -> dict[str, Any]:
         """Write result.json and return its content."""
+        self.looks.note()
         record = run_record(self, status, error)
         with disk_errors(f"The result in {self.folder}"):
             return write_result(self.folder, record)

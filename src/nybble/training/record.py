@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
+from nybble.summary import layer_rows
 from nybble.training.machine import machine, versions
 
 if TYPE_CHECKING:
@@ -29,10 +30,13 @@ def run_record(run: Run, status: str, error: str | None = None) -> dict[str, Any
         "skipped_steps": state.skipped,
         "metric": metric,
         "unit": run.task.unit,
+        "digits": run.task.digits,
+        "comparison": run.task.comparison,
         "higher_is_better": run.task.higher_is_better,
         "data": run.about,
         "model": {"name": run.config.model, "parameters": parameters},
         "recipe": recipe_record(run.config.recipe, run.recipe),
+        "layers": layers_record(run.model),
         "start": None if run.start is None else {**run.start, **state.before},
         "versions": versions(),
         "machine": machine(),
@@ -44,6 +48,8 @@ def run_record(run: Run, status: str, error: str | None = None) -> dict[str, Any
         "epochs": epochs,
         "dead_layers": sorted({name for epoch in epochs for name in epoch["gradients"]["dead"]}),
         "warnings": state.warnings,
+        "alarms": state.alarms,
+        "raised": state.raised,
     }
     if epochs:
         key = f"test_{metric}"
@@ -56,6 +62,27 @@ def run_record(run: Run, status: str, error: str | None = None) -> dict[str, Any
 def recipe_record(name: str, recipe: Any) -> dict[str, Any]:
     """The recipe as it was asked for, and its own record."""
     return {"name": name, "record": recipe.to_dict() if recipe is not None else None}
+
+
+def layers_record(model: nn.Module) -> list[dict[str, str]]:
+    """Of each layer that multiplies weights, what it runs in: compact, and without running it.
+
+    >>> from nybble import convert
+    >>> layers_record(convert(nn.Sequential(nn.Linear(8, 8)), "bf16"))[0]["output"]
+    'bf16 x bf16'
+    """
+    found: dict[str, dict[str, str]] = {}
+    for row in layer_rows(model):
+        entry = found.setdefault(
+            row.layer, {"layer": row.layer, "type": row.type, "rule": row.rule, "bits": ""}
+        )
+        entry[row.gemm] = f"{row.left} x {row.right}"
+        entry["bits"] = f"{entry['bits']} {row.bits[0]} {row.bits[1]}".lstrip()
+        backends = dict.fromkeys([*entry.get("backend", "").split(", "), row.backend])
+        entry["backend"] = ", ".join(name for name in backends if name)
+        if row.fallback:
+            entry["fallback"] = row.fallback
+    return list(found.values())
 
 
 def layers_of(model: nn.Module, weights: list[str], converted: bool) -> list[str]:

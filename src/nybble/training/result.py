@@ -10,11 +10,16 @@ The fields:
                and watched, [step, gradient to noise] of every look of a watch; every entry of
                `epochs` then has the `phase` in which it ended, main or tail
     data, model, recipe    what they were: sizes, number of weights, the recipe's own record
+    layers     of each layer that multiplies weights: layer, type, rule (of the recipe, or "not
+               converted"), `output`, `grad_input`, `grad_weight` as "uint4 x int4_sym", `bits` of
+               the operands in this order, backend, fallback (only where there is one); as it was
+               when the record was written, after a tail or raised precision; may be missing
     start      null, or with --from: from, step, recipe and sha256 of the weights that the run
                began with, new_head (the layer that began anew, or null), and the test_loss and
                test_<metric> of the model before the first step
     versions, machine, commit    of the code ("-dirty": with local changes); null outside git
-    metric     its name; `unit` ("%": a share in [0, 1], shown in per cent); `higher_is_better`
+    metric     its name; `unit` ("%": a share in [0, 1], shown in per cent); `higher_is_better`;
+               `digits` to show, `comparison` of two runs: "difference" or "ratio" (may be missing)
     steps, total_steps     taken and planned
     saved_bytes            kept for backward by the first training step
     epochs     a list, one entry an epoch:

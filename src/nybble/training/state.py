@@ -19,6 +19,7 @@ class RunState:
     before: the test of the model that the run started from.
     tail_step: the first step of the recipe's last phase, where a watch found it; watched: [step,
     gradient to noise] of every look of that watch.
+    alarms: those of the looks at the layers; raised: layers that went on with more bits by one.
     clipped: steps of the epoch whose gradients were scaled down to `clip_norm`.
     """
 
@@ -40,6 +41,8 @@ class RunState:
     before: dict[str, float] = field(default_factory=dict)
     tail_step: int | None = None
     watched: list[list[float]] = field(default_factory=list)
+    alarms: list[dict[str, Any]] = field(default_factory=list)
+    raised: dict[str, str] = field(default_factory=dict)
 
     def next_epoch(self) -> None:
         """Move to the next epoch and empty the sums."""
