@@ -11,7 +11,8 @@
 #   make format    rewrite sources in the project's style
 #   make mutation  break the code in many small ways and count what the tests notice
 #   make docs      build the documentation as a site in build/site
-#   make peers     compare formats with torchao and gfloat as well (their packages are large)
+#   make peers     compare formats with torchao and gfloat, the hardware model with SCALE-Sim and
+#                  ZigZag as well (their packages are large)
 #   make fallback  install without a compiler into a throw-away environment and check it
 #
 # PYTHON=python3.12 make test   chooses the interpreter (3.11 or newer) for a new .venv.

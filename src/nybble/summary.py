@@ -197,12 +197,7 @@ def summary(model: nn.Module, example_input: Any) -> Summary:
     saved: dict[str, int] = {}
     seen: set[int] = set()
     stack: list[str] = []
-    layers = {
-        name: module
-        for name, module in twin.named_modules()
-        if isinstance(module, QuantizedLayer)
-        or (converted_class(module) is not None and not isinstance(module, nn.Embedding))
-    }
+    layers = _listed(twin)
     second: dict[str, int] = {}  # products whose second operand has a gradient
 
     forward = True  # what is run again during backward keeps nothing until then, and is no layer
@@ -245,7 +240,7 @@ def summary(model: nn.Module, example_input: Any) -> Summary:
     for name, module in layers.items():
         if isinstance(module, Projection) and name not in calls:
             continue  # keys of self-attention go through in_proj
-        spec = module._resolved_spec() if isinstance(module, QuantizedLayer) else LayerSpec()
+        spec = _spec_of(module)
         for gemm, *slots in GEMMS:
             if isinstance(module, Embedding) and gemm == "grad_input":
                 continue
@@ -267,6 +262,34 @@ def summary(model: nn.Module, example_input: Any) -> Summary:
         not_joined=not_joined(model),
         phase=_phase(model),
     )
+
+
+def layer_rows(model: nn.Module) -> tuple[Row, ...]:
+    """The rows of `summary` without running the model: no MACs, no shares.
+
+    >>> [row.bits for row in layer_rows(nn.Linear(2, 2))]
+    [(32, 32), (32, 32), (32, 32)]
+    """
+    return tuple(
+        _row(name, module, _spec_of(module), gemm, slots, 0, 0)
+        for name, module in _listed(model).items()
+        for gemm, *slots in GEMMS
+        if not (isinstance(module, Embedding) and gemm == "grad_input")
+    )
+
+
+def _listed(model: nn.Module) -> dict[str, nn.Module]:
+    """The layers that have rows: converted ones, and those that could be."""
+    return {
+        name: module
+        for name, module in model.named_modules()
+        if isinstance(module, QuantizedLayer)
+        or (converted_class(module) is not None and not isinstance(module, nn.Embedding))
+    }
+
+
+def _spec_of(module: nn.Module) -> LayerSpec:
+    return module._resolved_spec() if isinstance(module, QuantizedLayer) else LayerSpec()
 
 
 def _phase(model: nn.Module) -> str:

@@ -95,17 +95,22 @@ class Cut:
 
 def fold_cycles(m: int, n: int, k: int, rows: int, columns: int, dataflow: str) -> int:
     """Cycles of an array of rows x columns single multipliers that does one fold after the other
-    and overlaps nothing: SCALE-Sim's count (Samajdar et al. 2018, arXiv 1811.02883).
+    and overlaps nothing: the length of SCALE-Sim's demand traces (Samajdar et al. 2018, arXiv
+    1811.02883; the formula is read off scalesim 3.0 and tests/hardware/test_scalesim.py checks it).
 
-    A fold of a held operand loads it (rows), then streams, then drains along rows and columns; an
-    output array streams K and drains.
+    weight, input    a fold loads what is held (rows), streams (M or N), drains along rows and
+                     columns: 2 rows + columns + streamed - 2
+    output           a fold streams K, skewed along rows and columns; nothing is loaded before, and
+                     results leave behind the skew: rows + columns + K - 2
 
     >>> fold_cycles(100, 32, 32, 32, 32, "weight")
     194
+    >>> fold_cycles(100, 32, 32, 32, 32, "output")
+    376
     """
     if dataflow == "output":
         folds = math.ceil(m / rows) * math.ceil(n / columns)
-        return folds * (2 * rows + columns + k - 2)
+        return folds * (rows + columns + k - 2)
     held, streamed = (n, m) if dataflow == "weight" else (m, n)
     folds = math.ceil(k / rows) * math.ceil(held / columns)
     return folds * (2 * rows + columns + streamed - 2)
