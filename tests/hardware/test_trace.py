@@ -115,6 +115,24 @@ def test_recurrent_and_attention_parameters_name_their_products() -> None:
     assert {op.layer for op in trace_step(build).ops if op.gemm} == {"weight_ih_l0", "weight_hh_l0"}
 
 
+class Tied(nn.Module):
+    """A head that shares its weight with the table."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.table = nn.Embedding(16, 8)
+        self.head = nn.Linear(8, 16, bias=False)
+        self.head.weight = self.table.weight
+
+    def forward(self, x: Tensor) -> Tensor:
+        found: Tensor = self.head(x)
+        return found
+
+
+def test_a_tied_weight_belongs_to_the_layer_that_multiplies_it() -> None:
+    assert {op.layer for op in traced(Tied, 4, 8).ops if op.gemm} == {"head"}
+
+
 def test_views_cost_nothing_and_copies_do() -> None:
     class Turned(nn.Module):
         def __init__(self) -> None:

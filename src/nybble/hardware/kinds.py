@@ -62,7 +62,8 @@ def _words(text: str) -> frozenset[str]:
 # They make a tensor that is another's memory, or none at all, or are bookkeeping.
 VIEWS: Final = _words(
     """
-    view _unsafe_view t transpose permute expand select slice unbind split unsafe_split
+    t_ transpose_ squeeze_ unsqueeze_ view _unsafe_view t transpose permute
+    expand select slice unbind split unsafe_split
     split_with_sizes unsafe_split_with_sizes chunk squeeze unsqueeze detach detach_ alias
     as_strided unfold reshape diagonal _reshape_alias lift_fresh movedim swapaxes real view_as_real
     empty empty_like empty_strided new_empty new_empty_strided scalar_tensor

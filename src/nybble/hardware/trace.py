@@ -199,6 +199,7 @@ class _Recorder(TorchDispatchMode):
         self.modules = {n: type(m).__name__ for n, m in model.named_modules()}
         self.parameters: dict[str, Access] = {}
         self._numbers: dict[int, int] = {}
+        self._tied: dict[int, set[str]] = {}  # every name of a storage: tied weights have several
         self._of_storage: dict[int, str] = {}
         for parameter_name, p in model.named_parameters():
             access = self._access(p)
@@ -206,6 +207,8 @@ class _Recorder(TorchDispatchMode):
                 access.storage, access.elements, access.bits, parameter_name
             )
             self._of_storage[access.storage] = parameter_name
+        for parameter_name, p in model.named_parameters(remove_duplicate=False):
+            self._tied.setdefault(self._key(p), set()).add(parameter_name)
         self.signs: dict[int, str] = {}
         self._layers: dict[int, str] = {}  # sequence number -> the module that ran
         self._forwards: dict[int, _Forward] = {}
@@ -479,8 +482,9 @@ class _Recorder(TorchDispatchMode):
     def _owner(self, operand: Tensor, layer: str) -> str:
         """The layer of a Gemm: where its second operand is the parameter `p` of the module that
         runs, the module's name; of a module with several, the parameter's own name."""
-        name = self._of_storage.get(self._key(operand))
-        if name is None:
+        key = self._key(operand)
+        name = self._of_storage.get(key)
+        if name is None or f"{layer}.weight" in self._tied[key]:
             return layer
         owner, _, leaf = name.rpartition(".")
         return owner if leaf == "weight" else f"{owner}.{leaf}" if owner else leaf
