@@ -29,12 +29,15 @@ from nybble.errors import UserError
 COMMANDS: dict[str, str] = {
     "train": "Train one model with one recipe.",
     "compare": "Train the same model with several recipes and seeds, and compare them.",
+    "report": "Make one HTML page of a run, or of several side by side.",
     "study": "Run a study: recipes x tasks x seeds, restartable, with statistics.",
+    "figures": "Draw the figures of 4-bit training for a paper.",
     "hardware": "Model the speed and energy of training on a chip.",
     "bench": "Measure speed: what a training step costs against float32.",
     "data": "List the data sets that can be used here.",
     "recipes": "List the 4-bit recipes, or print one in full.",
     "summary": "Show what every layer of a converted model runs in how many bits.",
+    "explain": "Explain 4-bit training on a page with sliders.",
     "formats": "Print the number formats and their code tables.",
     "doctor": "Check this installation: CPU, backend, packages and self-tests.",
 }

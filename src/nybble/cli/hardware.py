@@ -30,7 +30,8 @@ NetworkArgument = Annotated[
 ]
 ChipOption = Annotated[str, typer.Option(help="A chip (`nybble hardware chips`), or a file.toml.")]
 BatchOption = Annotated[
-    int | None, typer.Option(help="Examples a step of the whole machine. [the network's own]")
+    int | None,
+    typer.Option(help="Examples a step of the whole machine; the network's own if not given."),
 ]
 
 
@@ -60,7 +61,9 @@ def estimate_command(
     link_bits: Annotated[
         int, typer.Option(help="Bits of a gradient between chips; 0: nothing is sent.")
     ] = 8,
-    page: Annotated[str | None, typer.Option(help="The HTML page. [hardware-MODEL.html]")] = None,
+    page: Annotated[
+        str | None, typer.Option(help="The HTML page; hardware-MODEL.html if not given.")
+    ] = None,
     no_page: Annotated[bool, typer.Option("--no-page", help="Write no page.")] = False,
     json: JsonOption = None,
 ) -> None:
@@ -130,7 +133,8 @@ def estimate_command(
 @command.command("claim")
 def claim_command(
     networks: Annotated[
-        str | None, typer.Option(help="As in resnet50,bert. [the seven of docs/hardware.md]")
+        str | None,
+        typer.Option(help="As in resnet50,bert; the seven of docs/hardware.md if not given."),
     ] = None,
     chip: ChipOption = "rapid-fp4",
     against: Annotated[str, typer.Option(help="The FP16 machine.")] = "rapid-fp16",
@@ -163,7 +167,7 @@ def claim_command(
 def published_command(
     json: JsonOption = None, record: RecordOption = None, note: NoteOption = None
 ) -> None:
-    """The model beside what was published of machines that exist; status 1 where a bound is missed.
+    """The model beside what was published of machines that exist.
 
     Example: nybble hardware published
     """
@@ -175,6 +179,53 @@ def published_command(
     with bar("networks") as advance:
         found = check_published(advance)
     finish(_recorded("published", found, {}, {}), plain_published, json, record, note)
+
+
+@command.command("validate")
+def validate_command(
+    networks: Annotated[
+        str | None,
+        typer.Option(
+            help="Only these, as in cpu:resnet18,bert; the five of docs/hardware.md if not given."
+        ),
+    ] = None,
+    rounds: Annotated[int, typer.Option(help="Steps of each side; their median counts.")] = 15,
+    save: Annotated[
+        Path | None, typer.Option(help="Also write this machine's chip file, as in cpu.toml.")
+    ] = None,
+    json: JsonOption = None,
+    record: RecordOption = None,
+    note: NoteOption = None,
+) -> None:
+    """Predict step times on this CPU from probes, then measure them; status 1 beyond the bounds.
+
+    Leave the machine alone meanwhile: it takes about ten minutes.
+
+    Example: nybble hardware validate --networks cpu:resnet18 --rounds 5
+    """
+    from nybble.cli.shared.output import bar, check, finish
+    from nybble.hardware.cpu.describe import rows_of
+    from nybble.hardware.cpu.describe import save as save_chip
+    from nybble.hardware.cpu.validate import NETWORKS, run
+    from nybble.reports.hardware_validate import plain
+
+    check(json, record)
+    if rounds < 1:
+        raise UserError(f"--rounds must be at least 1, not {rounds}.")
+    if save is not None and (save.is_dir() or not save.parent.is_dir()):
+        raise UserError(f"--save {save}: give a file in a folder that exists.")
+    wanted = None if networks is None else [name for name in networks.split(",") if name]
+    chosen = [one for one in NETWORKS if wanted is None or one.name in wanted]
+    unknown = set(wanted or ()) - {one.name for one in NETWORKS}
+    if unknown or not chosen:
+        known = ", ".join(one.name for one in NETWORKS)
+        raise UserError(f"--networks {networks}: choose of {known}.")
+    with bar("probing") as advance:
+        found = run(advance, rounds=rounds, networks=chosen)
+    finish({**found, "schema": "nybble.hardware/1"}, plain, json, record, note)
+    if save is not None:
+        save_chip(save, rows_of(found["rows"], "nybble hardware validate"))
+        typer.echo(f"written to {save}", err=True)
     if not all(found["passed"].values()):
         raise typer.Exit(1)
 

@@ -28,11 +28,12 @@ def command(
         str, typer.Option(help="A recipe, switches after a colon: sun2020:factor=1.848.")
     ] = "sun2020",
     input: Annotated[
-        str | None, typer.Option(help="Shape of one input: CHANNELSxHEIGHTxWIDTH. [1x28x28]")
+        str | None,
+        typer.Option(help="Shape of one input: CHANNELSxHEIGHTxWIDTH; 1x28x28 if not given."),
     ] = None,
-    batch_size: Annotated[int | None, typer.Option(help="Inputs a step. [128]")] = None,
+    batch_size: Annotated[int | None, typer.Option(help="Inputs a step; 128 if not given.")] = None,
     classes: Annotated[
-        int | None, typer.Option(help="Classes that the model tells apart. [10]")
+        int | None, typer.Option(help="Classes that the model tells apart; 10 if not given.")
     ] = None,
     rule: Annotated[
         list[str] | None,
