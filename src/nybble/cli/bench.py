@@ -221,6 +221,36 @@ def memory(
     finish(found, plain, json, record, note)
 
 
+@command.command("watch")
+def watch(
+    model: ModelOption = "resnet18",
+    batch: Annotated[int, typer.Option(help="Examples a step.")] = 32,
+    recipe: RecipeOption = "sun2020",
+    every: Annotated[int, typer.Option(help="Steps between two looks at a layer.")] = 100,
+    threads: Annotated[int, typer.Option(help="Threads of torch.")] = 1,
+    size: SizeOption = 32,
+    channels: ChannelsOption = 3,
+    record: RecordOption = None,
+    note: NoteOption = None,
+    json: JsonOption = None,
+) -> None:
+    """What looking at the layers costs (docs/watching.md): a watched model against its twin.
+
+    Example: nybble bench watch --model resnet8 --batch 64 --every 20
+    """
+    from nybble.cli.shared.output import bar, check, finish
+    from nybble.reports.watching import plain
+    from nybble.studies.speed.watching import WatchConfig, measure_watch
+    from nybble.training.allocator import keep_freed_memory
+
+    check(json, record)
+    keep_freed_memory()
+    config = WatchConfig(model, batch, recipe, every, threads, size, channels)
+    with bar("blocks of steps") as advance:
+        found = measure_watch(config, advance)
+    finish(found, plain, json, record, note)
+
+
 @command.command("kernels")
 def kernels(
     only: Annotated[

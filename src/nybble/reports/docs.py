@@ -26,6 +26,7 @@ from nybble.reports import (
     speed_page,
     study,
     table,
+    watching,
 )
 from nybble.reports.results import kind, load_all
 
@@ -82,6 +83,8 @@ def _section(name: str, record: Mapping[str, Any]) -> list[str]:
     write, title = writers[kind(record)]
     if record.get("bench") == personal.KIND:
         write, title = personal.markdown, personal.title(record)
+    if record.get("bench") == watching.KIND:
+        write, title = watching.markdown, watching.title(record)
     if speed_page.is_speed(record):
         write, title = speed.markdown, speed_page.title(record)
     return [f"## {title}", "", source, "", write(record), "", origin(record)]

@@ -97,7 +97,7 @@ def _nothing(module: nn.Module, inputs: Any) -> None:
 
 class Watch:
     """See the module. `step`: training steps so far; `records`, `alarms`, `raised` (layer to the
-    precision that it got)."""
+    precision that it got), `looked`: how many looks were read."""
 
     def __init__(
         self,
@@ -125,6 +125,7 @@ class Watch:
         self.records: list[Record] = []
         self.alarms: list[Alarm] = []
         self.raised: dict[str, str] = {}
+        self.looked = 0
         self._say = say or (lambda text: warnings.warn(text, stacklevel=3))
         self._to = None if to is None else Path(to)
         self._tensorboard = tensorboard
@@ -196,6 +197,7 @@ class Watch:
         for observer in self._observers:
             pending += observer.found
             observer.found = []
+        self.looked += len(pending)
         pending.sort(key=lambda p: p.order)
         new = [self._record(p) for p in pending]
         lines = []
