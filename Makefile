@@ -71,7 +71,8 @@ $(BUILD_STAMP): | $(PACKAGES_STAMP)
 # A second call takes over the finished runs in runs/demo; `rm -r runs/demo` trains again.
 demo: setup
 	$(BIN)/nybble compare vision --data mnist5k --model resnet8x4 --epochs 3 \
-		--recipes fp32,sun2020 --seeds 0,1,2 --best-of none --out runs/demo
+		--recipes fp32,sun2020 --seeds 0,1,2 --best-of none --watch 10 --out runs/demo
+	@echo "The report, to be opened in a browser: runs/demo/runs.html"
 
 test: lint types csrc unit
 ifneq ($(ARM_TOOLS),)

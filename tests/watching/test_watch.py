@@ -178,6 +178,9 @@ def test_lines_of_json(tmp_path: Path) -> None:
         file.write(looks[0].to_json().replace('"used":', '"used":1') + "\n" + '{"step": 9, "la')
     again = read_records(path)[1]
     assert len(again) == len(looks)
+    with nybble.watch(nybble.convert(network(), "sun2020"), every=2, to=path):
+        pass
+    assert path.read_text().endswith('"la\n')
     (tmp_path / "other").write_text('{"schema": "nybble.watch/9"}\n')
     with pytest.raises(UserError, match=r"nybble\.watch/9"):
         read_records(tmp_path / "other")

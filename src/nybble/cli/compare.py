@@ -156,6 +156,7 @@ def command(
     else:
         table.show(found, Console())
     print(f"report: {page}", file=sys.stderr)
+    train.report_of(config.out)
     if record is not None:
         print(f"record: {results.save(found, record, Path('results'))}", file=sys.stderr)
     if any(row["problems"] for row in found["rows"]):

@@ -210,12 +210,55 @@ def command(
 
     config = configuration(options, context)
     keep_freed_memory()
+    before = _result_file(config)
     try:
         record = train(config)
     except Interrupted as stop:
+        _report_what_ended(config, before)
         print(f"nybble: {stop}. Continue with: {_resume_command()}", file=sys.stderr)
         raise typer.Exit(stop.status) from None
+    except Exception:
+        _report_what_ended(config, before)
+        raise
     typer.echo(summary_line(record))
+    report_of(config.run_folder(), config.quiet)
+
+
+def report_of(folder: Path, quiet: bool = False) -> None:
+    """Write the report of a run or comparison and say where it is, on stderr: stdout is for the
+    result. What goes wrong is one line, no error."""
+    try:
+        from nybble.reports.run import make_report, write_report
+
+        command = shlex.join(["nybble", "report", str(folder)])
+        path = write_report(make_report([folder], command=command))
+    except Exception as error:  # whatever it is: the run itself counts
+        line = " ".join(f"{type(error).__name__}: {error}".split())
+        print(f"nybble: the report could not be made: {line}", file=sys.stderr)
+        return
+    if not quiet:
+        print(f"report: {path}", file=sys.stderr)
+
+
+def _report_what_ended(config: TrainConfig, before: object) -> None:
+    """The report of a run that failed or was interrupted, if this process has begun it: a folder
+    that was refused belongs to another run, whose result is as it was `before`."""
+    from nybble.training.folder import in_use
+
+    after = _result_file(config)
+    if after is not None and after != before and not in_use(config.run_folder()):
+        report_of(config.run_folder(), config.quiet)
+
+
+def _result_file(config: TrainConfig) -> object:
+    """Which result.json is there now; it is a new file whenever it is written."""
+    from nybble.training.result import FILE
+
+    try:
+        found = (config.run_folder() / FILE).stat()
+    except (OSError, UserError):
+        return None
+    return found.st_ino, found.st_mtime_ns
 
 
 def configuration(options: dict[str, Any], context: typer.Context) -> TrainConfig:

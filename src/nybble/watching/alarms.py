@@ -151,7 +151,10 @@ class Alarms:
                  f"{record.scale:.3g}, in {LOOKS} looks")
             )  # fmt: skip
         if whole and record.bits == 4 and all(_collapsed(one) for one in history):
-            found.append(("collapsed", f"{record.used} of 16 codes are used"))
+            most = 100 * max(record.histogram) / sum(record.histogram)
+            found.append(
+                ("collapsed", f"{record.used} of 16 codes are used, one of them for {most:.1f} %")
+            )
         if record.flips is not None and record.flips > _FLIPS:
             found.append(
                 ("oscillating", f"{100 * record.flips:.0f} % of the weights go back and forth")

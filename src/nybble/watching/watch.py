@@ -244,7 +244,11 @@ class Watch:
     # ---- where it goes ------------------------------------------------------------------------
 
     def _write_head(self) -> None:
-        if self._to is None or (self._to.is_file() and self._to.stat().st_size):
+        if self._to is None:
+            return
+        if self._to.is_file() and self._to.stat().st_size:
+            if not self._to.read_bytes().endswith(b"\n"):
+                self._write([""])  # a crash cut the last line off: the next begins on its own
             return
         self._write([json.dumps({"schema": SCHEMA, "every": self.every})])
 
