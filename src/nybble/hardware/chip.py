@@ -245,7 +245,9 @@ class Chip:
             elif isinstance(value, tuple):
                 for one in value:
                     walk(one)
-            elif isinstance(value, Engine | Memory | Vector | Link | Measured):
+            elif isinstance(value, Measured):
+                walk(value.value)  # its size says of what, and is no figure
+            elif isinstance(value, Engine | Memory | Vector | Link):
                 for one in vars(value).values():
                     walk(one)
 

@@ -201,6 +201,10 @@ def estimate(workload: Workload, chip: Chip, communication_bits: int = 0) -> Est
     Raises:
         UserError: a kind of operand that no engine of the chip takes.
     """
+    if chip.measured:
+        from nybble.hardware.cpu.predict import predict
+
+        return predict(workload, chip)
     machine = _Machine(chip, workload)
     costs = [machine.run(place, task) for place, task in enumerate(workload.tasks)]
     if communication_bits and chip.chips.value > 1:

@@ -66,8 +66,8 @@ class Gemm:
     """`count` products [m, k] x [k, n] of one shape.
 
     taps: of a convolution; a factor of the dimension `tapped` ("k" or "n"). left, right, result are
-    the operands and the result with the elements that really exist. forward: the storages of the
-    forward Gemm's activation and second operand, under which a recipe's codes are kept.
+    the operands and the result with the elements that really exist. image: pixels of one
+    example's input, of a convolution.
     """
 
     which: str
@@ -82,6 +82,7 @@ class Gemm:
     tapped: str = "k"
     kernel: str = "matmul"
     stride: int = 1
+    image: int = 0
 
     @property
     def macs(self) -> int:
@@ -459,6 +460,7 @@ class _Recorder(TorchDispatchMode):
             tapped=tapped,
             kernel=kernel,
             stride=max(args[3]) if args[3] else 1,
+            image=prod(x.shape[2:]),
         )
 
     def _add(self, name: str, layer: str, gemm: Gemm) -> None:

@@ -82,6 +82,7 @@ def _step(record: Record) -> Blocks:
         f"speedup: float32's time over ours, median of {made['rounds']} pairs, with the 95 % "
         "interval of the median or else the smallest and largest.",
         *_tried(record),
+        *_energy(record),
     ]
     tables = [("", table)]
     if record.get("profile"):
@@ -131,6 +132,27 @@ def _tried(record: Record) -> list[str]:
             for one in m["float32"]["tried"]
         ]
         lines.append(f"float32 with {threads(m['threads'])}, tried first: {'; '.join(parts)}.")
+    return lines
+
+
+def _energy(record: Record) -> list[str]:
+    """Joules of a step, or why there are none; older records say nothing."""
+    lines = []
+    for m in record["measurements"]:
+        sides = [m[side].get("energy") for side in ("float32", "ours")]
+        if None in sides:
+            continue
+        first, second = (side["joules"] for side in sides)
+        if first is None or second is None:
+            why = next(side["why_not"] for side in sides if side["joules"] is None)
+            line = f"Energy of a step: not known, {why}."
+        else:
+            line = (
+                f"Energy of a step with {threads(m['threads'])}, of the whole processor: float32 "
+                f"{first:.2f} J, 4-bit {second:.2f} J, {first / second:.2f}x less."
+            )
+        if line not in lines:
+            lines.append(line)
     return lines
 
 

@@ -3,7 +3,8 @@
     speedup(threads) = median_i  t_i(float32) / t_i(4-bit)
 
 1 thread: CPU time of the process decides; more: wall time. Both are in the record. Step: clear
-gradients, forward, loss, backward, optimizer (SGD with momentum), one fixed batch.
+gradients, forward, loss, backward, optimizer (SGD with momentum), one fixed batch. Joules of a step
+where the processor counts them (joules.py), of a few steps of each side on its own.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ from nybble.studies.speed.forms import (
     clock_of,
     four_bit_side,
 )
+from nybble.studies.speed.joules import joules_of
 from nybble.studies.speed.profile import profile_step
 from nybble.studies.speed.targets import step_target
 from nybble.studies.speed.workload import EXAMPLE_HINT, Workload, check_name, make_workload
@@ -164,8 +166,14 @@ def _measure(
             "form": float32.form,
             "tried": list(float32.tried),
             **times(samples["float32"]),
+            "energy": joules_of(float32.step),
         },
-        "ours": {"form": ours.form, "backend": backends_of(ours.model), **times(samples["ours"])},
+        "ours": {
+            "form": ours.form,
+            "backend": backends_of(ours.model),
+            **times(samples["ours"]),
+            "energy": joules_of(ours.step),
+        },
     }
     return found, {"float32": float32, "ours": ours}
 
