@@ -105,6 +105,51 @@ def test_mistakes_are_one_line(
     assert re.search(words, error_line(capsys, command))
 
 
+def test_own_models_that_fail_are_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+    Path("bad.py").write_text(
+        "import torch\nfrom torch import nn\n"
+        "class Raises(nn.Linear):\n"
+        "    def forward(self, x):\n        return {}['gone']\n"
+        "def raises(batch=4):\n    return Raises(4, 4), torch.zeros(batch, 4)\n"
+        "def fixed():\n    return nn.Linear(4, 4), torch.zeros(4, 4)\n"
+        "class Scale(nn.Module):\n"
+        "    def __init__(self):\n"
+        "        super().__init__()\n        self.w = nn.Parameter(torch.ones(4))\n"
+        "    def forward(self, x):\n        return x * self.w\n"
+        "def plain(batch=4):\n    return Scale(), torch.zeros(batch, 4)\n"
+    )
+    assert "KeyError" in error_line(capsys, "hardware estimate bad:raises --batch 16")
+    assert "brings an example of 4" in error_line(capsys, "hardware estimate bad:fixed --batch 64")
+    assert "multiplies no matrices" in error_line(capsys, "hardware estimate bad:plain --batch 16")
+    assert "measured rates" in error_line(
+        capsys, "hardware scale alexnet --chip cpu-avx2 --over cores --batch 4"
+    )
+
+
+def test_equal_machines_and_recipes_are_equally_fast(capsys: pytest.CaptureFixture[str]) -> None:
+    command = "hardware estimate alexnet --batch 16 --recipes fp16 --against rapid-fp4 --json -"
+    assert main(shlex.split(f"{command} --no-page")) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["estimates"][1]["against"]["speedup"] == 1.0
+
+
+def test_every_engine_shows_its_own_peak(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(shlex.split("hardware chips rapid")) == 0
+    out = capsys.readouterr().out
+    for name, peak in (("int4", "104.9"), ("fp8", "26.2"), ("fp16", "13.1")):
+        assert re.search(rf"^{name} +.* {peak}$", out, re.MULTILINE)
+
+
+def test_pages_go_into_pipes_and_through_links(capsys: pytest.CaptureFixture[str]) -> None:
+    Path("real.html").write_text("old")
+    Path("link.html").symlink_to("real.html")
+    assert main(shlex.split(f"{SHORT} --page link.html")) == 0
+    assert Path("link.html").is_symlink() and "<svg" in Path("real.html").read_text()
+    assert main(shlex.split(f"{SHORT} --page /dev/null")) == 0
+    assert Path("/dev/null").is_char_device()
+    capsys.readouterr()
+
+
 def test_a_bad_chip_file_names_the_field_and_the_file(capsys: pytest.CaptureFixture[str]) -> None:
     from importlib import resources
 
@@ -127,7 +172,7 @@ def test_layer_names_are_escaped_in_the_page(capsys: pytest.CaptureFixture[str])
         "    model.add_module('<b>$x$', nn.Linear(8, 8))\n"
         "    return model, torch.zeros(16, 8)\n"
     )
-    assert main(shlex.split("hardware estimate odd:net --batch 16")) == 0
+    assert main(shlex.split("hardware estimate odd:net --batch 64")) == 0
     capsys.readouterr()
     assert "<b>" not in Path("hardware-odd-net.html").read_text()
 

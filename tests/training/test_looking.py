@@ -132,5 +132,7 @@ def test_raise_precision_goes_on_and_survives_a_resume(tmp_path: Path) -> None:
 def test_unknown_on_alarm() -> None:
     with pytest.raises(UserError, match=r"Unknown on_alarm 'stopp'.*Did you mean 'stop'"):
         TrainConfig(on_alarm="stopp")
+    with pytest.raises(UserError, match="watch must be 1 or more"):
+        TrainConfig(on_alarm="stop", watch=0)
     with pytest.raises(UserError, match="watch must be at least 0"):
         TrainConfig(watch=-1)

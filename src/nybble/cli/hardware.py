@@ -59,8 +59,8 @@ def estimate_command(
     ] = 1.0,
     cores: Annotated[int | None, typer.Option(help="Cores of a chip, in place of its own.")] = None,
     link_bits: Annotated[
-        int, typer.Option(help="Bits of a gradient between chips; 0: nothing is sent.")
-    ] = 8,
+        int, typer.Option(help="Bits of a gradient between the chips of either machine; 0: none.")
+    ] = 16,
     page: Annotated[
         str | None, typer.Option(help="The HTML page; hardware-MODEL.html if not given.")
     ] = None,
@@ -97,7 +97,7 @@ def estimate_command(
         base: Estimate | None = None
         if other is not None:
             advance(f"{other.name}, {baseline}", 0, len(names) + 1)
-            base = traced.estimate(other, baseline, count, link_bits and 16)
+            base = traced.estimate(other, baseline, count, link_bits)
             entries.append(_entry(base))
         for done, name in enumerate(names):
             advance(f"{machine.name}, {name}", done + 1, len(names) + 1)
@@ -154,6 +154,8 @@ def claim_command(
 
     check(json, record)
     names = CLAIM_NETWORKS if networks is None else tuple(n for n in networks.split(",") if n)
+    if not names:
+        raise UserError("--networks: give at least one network, as in resnet50,bert.")
     for name in names:
         check_network(name)
     with bar("networks") as advance:
@@ -287,8 +289,8 @@ def chips_command(
     for one in chip_names():
         chip = get_chip(one)
         fastest = max(chip.engines, key=lambda engine: engine.macs_per_cycle)
-        a, b = fastest.operands[0]
-        rows.append([chip.name, chip.title, f"{a} x {b} {chip.peak(a, b) / 1e12:.1f} TOPS"])
+        peak = chip.peak_of(fastest) / 1e12
+        rows.append([chip.name, chip.title, f"{fastest.name} {peak:.1f} TOPS"])
     typer.echo("\n".join(aligned(("name", "what", "fastest engine"), rows)))
 
 
@@ -331,8 +333,7 @@ def _machine(chip: Chip) -> dict[str, Any]:
         "title": chip.title,
         "main_tb_per_s": chip.memories[-1].gb_per_s.value * chip.chips.value / 1e3,
         "roofs": [
-            {"name": engine.name, "tops": chip.peak(*engine.operands[0]) / 1e12}
-            for engine in chip.engines
+            {"name": engine.name, "tops": chip.peak_of(engine) / 1e12} for engine in chip.engines
         ],
         "figures": [
             {

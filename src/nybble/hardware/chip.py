@@ -217,6 +217,16 @@ class Chip:
                 return float(math.exp((1 - share) * math.log(a) + share * math.log(b)))
         return points[0][1] if size < points[0][0] else points[-1][1]
 
+    def peak_of(self, engine: Engine) -> float:
+        """Of one of its engines, operations a second of all cores of all chips.
+
+        >>> chip = get_chip("rapid")
+        >>> round(chip.peak_of(chip.engines[-1]) / 1e12, 1)
+        13.1
+        """
+        cores = self.cores.value * self.chips.value
+        return 2.0 * engine.macs_per_cycle * cores * self.clock_ghz.value * 1e9
+
     def peak(self, left: str, right: str) -> float:
         """Operations a second of all cores of all chips, two to a multiply-add: MACs x clock.
 
@@ -229,8 +239,7 @@ class Chip:
                 f"{self.name} has no engine for {left} x {right}; it multiplies "
                 f"{', '.join(sorted({f'{a} x {b}' for e in self.engines for a, b in e.operands}))}."
             )
-        cores = self.cores.value * self.chips.value
-        return 2.0 * engine.macs_per_cycle * cores * self.clock_ghz.value * 1e9
+        return self.peak_of(engine)
 
     def figures(self) -> list[Figure]:
         """Every figure of the file, for tables and for the test that each has a source."""

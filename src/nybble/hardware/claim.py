@@ -6,7 +6,7 @@
     Gemms       with arrays that do not divide the shapes, and with the memories
     quantised   with the passes that turn tensors into codes
     step        with everything else: normalisation, activation functions, softmax, additions,
-                loss, optimizer, gradients over the link (16 bits against 8)
+                loss, optimizer, gradients over the link (16 bits on both)
 
 each as a ratio of the FP16 machine's time with FP16 operands; energy likewise. Three forms of a
 recipe: `4-bit` has no exceptions, `ends` keeps the first and the last layer at 16 bits, `recipe`
@@ -37,7 +37,7 @@ FORMS: Final = {
     "recipe": "sun2020",
 }
 BANDWIDTHS: Final = (0.5, 1.0, 2.0, 4.0, 16.0)
-LINK_BITS: Final = 8
+LINK_BITS: Final = 16
 
 Progress = Callable[[str, int, int], None]
 
@@ -94,7 +94,7 @@ def take_apart(
 def _compared(traced: Traced, one: Chip, other: Chip, recipe: str, batch: int) -> Comparison:
     return Comparison(
         traced.estimate(one, recipe, batch, LINK_BITS),
-        traced.estimate(other, "fp16", batch, 16),
+        traced.estimate(other, "fp16", batch, LINK_BITS),
     )
 
 

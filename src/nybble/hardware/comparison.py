@@ -46,7 +46,7 @@ class Traced:
             if batch not in self._traces:
                 self._traces[batch] = trace_step(lambda: network.build(batch), network.name)
             self._plans[key] = plan(
-                lambda: network.build(1),
+                lambda: network.build(batch),
                 recipe,
                 name=network.name,
                 batch=batch,
@@ -55,6 +55,10 @@ class Traced:
                 vector_bits=vector_bits,
                 trace=self._traces[batch],
             )
+            if not self._plans[key].macs:
+                raise UserError(
+                    f"{network.name}: it multiplies no matrices, so there is nothing to estimate."
+                )
         return self._plans[key]
 
     def estimate(
@@ -159,7 +163,7 @@ def compare(
 ) -> list[Comparison]:
     """Each recipe on `chip` against `baseline` on `against`."""
     traced = network if isinstance(network, Traced) else Traced(get_network(network))
-    other = traced.estimate(against, baseline, batch, communication_bits and 16)
+    other = traced.estimate(against, baseline, batch, communication_bits)
     return [
         Comparison(traced.estimate(chip, recipe, batch, communication_bits), other)
         for recipe in recipes
@@ -174,6 +178,8 @@ def scaled(chip: Chip, *, cores: int | None = None, bandwidth: float = 1.0) -> C
     """
     changed = chip
     if cores is not None:
+        if chip.measured:
+            raise UserError(f"{chip.name} has measured rates of one core; it has no other cores.")
         if cores < 1:
             raise UserError(f"a chip has at least one core, not {cores}.")
         static = replace(chip.static_w, value=chip.static_w.value * cores / chip.cores.value)

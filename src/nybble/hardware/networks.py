@@ -253,9 +253,19 @@ def get_network(name: str, size: int = 32, channels: int = 3) -> Network:
     check_network(name)
     if name in NETWORKS:
         return NETWORKS[name]
+    for what, value in (("size", size), ("channels", channels)):
+        if value < 1:
+            raise UserError(f"--{what} must be at least 1, not {value}.")
 
     def build(batch: int) -> Step:
         made = make_workload(name.removeprefix("cpu:"), batch, size, channels)
+        found = {x.shape[0] for x in made.tensors if x.dim()}
+        if found and batch not in found:
+            raise UserError(
+                f"{name} brings an example of {max(found)}, but each chip is to have {batch}: let "
+                "the function take an argument `batch`, or give --batch as many as its example "
+                "times the chips."
+            )
         return made.model, made.run  # the rules are asked for below
 
     with torch.device("meta"):

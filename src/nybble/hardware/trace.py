@@ -165,13 +165,15 @@ def trace_step(build: Callable[[], Step], name: str = "the model") -> Trace:
                     )
                 recorder.phase = "backward"
                 loss.backward()
-    except (NotImplementedError, RuntimeError) as error:
+    except UserError:
+        raise
+    except Exception as error:  # whatever a model's own forward may raise
         where = recorder.where() if recorder is not None else ""
-        first = str(error).strip().partition("\n")[0][:200]
+        first = f"{type(error).__name__}: {str(error).strip()}".partition("\n")[0][:200]
         raise UserError(
-            f"{name} cannot be followed on tensors without values{where}: {first}. Its forward "
-            "must not look at what tensors hold, and every operator needs a shape function "
-            "(torch.library.register_fake)."
+            f"{name} cannot be followed on tensors without values{where}: {first}. Apart from a "
+            "mistake of its own: its forward must not look at what tensors hold, and every "
+            "operator needs a shape function (torch.library.register_fake)."
         ) from error
     recorder.finish()
     return Trace(recorder.ops, recorder.modules, recorder.parameters, recorder.signs, recorder.kept)

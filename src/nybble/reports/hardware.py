@@ -333,11 +333,14 @@ def plain_chip(chip: Chip) -> str:
     """Every figure of a chip file with its source, and its peaks."""
     lines = [f"{chip.name}: {chip.title}", chip.about, ""]
     rows = [
-        [engine.name, f"{a} x {b}", f"{chip.peak(a, b) / 1e12:.1f}"]
+        [
+            engine.name,
+            ", ".join(dict.fromkeys(f"{a} x {b}" for a, b in engine.operands[:3])),
+            f"{chip.peak_of(engine) / 1e12:.1f}",
+        ]
         for engine in chip.engines
-        for a, b in engine.operands[:1]
     ]
-    lines += aligned(("engine", "operands, first of", "peak, TOPS of the machine"), rows)
+    lines += aligned(("engine", "operands, the first of them", "peak, TOPS of the machine"), rows)
     figures = [
         [figure.where, f"{figure.value:g}", figure.confidence, figure.source]
         for figure in chip.figures()

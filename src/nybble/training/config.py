@@ -145,6 +145,8 @@ class TrainConfig:
         _one_of("accumulate", self.accumulate, ("fast", "exact"))
         _one_of("activations", self.activations, ACTIVATIONS)
         _one_of("on_alarm", self.on_alarm, ON_ALARM)
+        if self.on_alarm != "warn" and not self.watch:
+            raise UserError(f"on_alarm {self.on_alarm} needs looks: watch must be 1 or more.")
         for name in _AT_LEAST_ZERO:
             value = getattr(self, name)
             if value is not None and (

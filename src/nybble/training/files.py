@@ -20,7 +20,17 @@ _NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 def write_atomic(path: Path, content: bytes) -> None:
-    """Replace `path` by `content`. On any error the old file is untouched and no rest is left."""
+    """Replace `path` by `content`. On any error the old file is untouched and no rest is left.
+
+    A link is followed. What is no regular file (a device, a pipe) is written into: a rename would
+    put a file in its place.
+    """
+    if path.is_symlink():
+        path = path.resolve()
+    if path.exists() and not path.is_file() and not path.is_dir():
+        with open(path, "wb") as device:
+            device.write(content)
+        return
     temporary = path.with_name(f".{path.name}.tmp")
     try:
         with open(temporary, "wb") as file:

@@ -82,6 +82,8 @@ class Observer:
 
     def begin(self, step: int, due: bool) -> None:
         """A training step begins."""
+        if getattr(self.layer, "nybble_observer", None) is not self:
+            return  # the layer was reverted meanwhile
         self.step, self.due = step, due
         self._seen.clear()
         if self.burst is not None or due:

@@ -35,7 +35,7 @@ from nybble.nn.registry import quantized_layers
 from nybble.watching.alarms import Alarm, Alarms
 from nybble.watching.observer import Observer, Pending
 from nybble.watching.precision import raise_precision, set_precision
-from nybble.watching.record import SCHEMA, Record
+from nybble.watching.record import OPERANDS, SCHEMA, Record
 
 __all__ = ["AlarmError", "OnAlarm", "Watch", "watch"]
 
@@ -87,8 +87,12 @@ class _Hook:
     def __deepcopy__(self, memo: dict[int, Any]) -> Callable[..., None]:
         return _nothing
 
-    def __reduce__(self) -> str:
-        return "_nothing"
+    def __reduce__(self) -> tuple[Callable[[], Callable[..., None]], tuple[()]]:
+        return _no_hook, ()
+
+
+def _no_hook() -> Callable[..., None]:
+    return _nothing
 
 
 def _nothing(module: nn.Module, inputs: Any) -> None:
@@ -138,6 +142,9 @@ class Watch:
             if layer.nybble_observer is not None:
                 raise UserError("watch: this model is watched already; close that watch first.")
             self._observers.append(Observer(layer, name, order))
+        if not self._observers:
+            raise UserError("watch: the model has no converted layer; call nybble.convert first.")
+        self._write_head()  # before anything is attached: a file that cannot be written ends here
         for observer in self._observers:
             observer.layer.nybble_observer = observer
         # A tensor of the CPU is read without waiting. What changes the run must not depend on when
@@ -146,7 +153,6 @@ class Watch:
         self._eager = devices <= {"cpu"} or on_alarm == "raise-precision"
         self.layers = tuple(observer.name for observer in self._observers)
         self._hook = model.register_forward_pre_hook(_Hook(self))
-        self._write_head()
 
     # ---- the loop -----------------------------------------------------------------------------
 
@@ -247,6 +253,10 @@ class Watch:
         if self._to is None:
             return
         if self._to.is_file() and self._to.stat().st_size:
+            with self._to.open("rb") as file:
+                first = file.readline(4096)
+            if SCHEMA.encode() not in first:
+                raise UserError(f"watch: {self._to} holds something else; give a file of its own.")
             if not self._to.read_bytes().endswith(b"\n"):
                 self._write([""])  # a crash cut the last line off: the next begins on its own
             return
@@ -304,6 +314,11 @@ class Watch:
         Raises:
             UserError: no such layer.
         """
+        if operand not in OPERANDS:
+            raise UserError(
+                f"watch: an operand is {', '.join(OPERANDS)}, not '{operand}'."
+                f"{suggest(operand, OPERANDS)}"
+            )
         if layer not in self.layers:
             raise UserError(
                 f"watch: no converted layer is called '{layer}'.{suggest(layer, self.layers)}"
@@ -313,14 +328,15 @@ class Watch:
 
     def close(self) -> None:
         """Read the rest and take the observers off; the records stay."""
-        for observer in self._observers:
-            observer.burst = None
-        if self._observers:
-            self.flush()
-        for observer in self._observers:
-            observer.layer.nybble_observer = None
-        self._observers = []
-        self._hook.remove()
+        try:
+            if self._observers:
+                self.flush()
+        finally:  # a full disk must not leave the model watched
+            for observer in self._observers:
+                if getattr(observer.layer, "nybble_observer", None) is observer:
+                    observer.layer.nybble_observer = None
+            self._observers = []
+            self._hook.remove()
 
     def __enter__(self) -> Watch:
         return self
