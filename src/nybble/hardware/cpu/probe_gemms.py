@@ -18,6 +18,7 @@ Not done here: layers of other kinds (transposed, three dimensions, groups of se
 from __future__ import annotations
 
 import math
+import statistics
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from typing import Any, Final
@@ -123,7 +124,25 @@ def probe_gemms(
     say: Callable[[str], None] = lambda _: None,
     few: int | None = None,
 ) -> list[Rate]:
-    """The rates of both sides; `few`: only so many shapes of each table."""
+    """The rates of both sides; `few`: only so many shapes of each table.
+
+    The whole table is gone through several times, and the median counts: what disturbs a machine
+    for some seconds would fall on all samples of one shape otherwise.
+    """
+    passes = [_once(timing.part(), quantise, call, say, few) for _ in range(timing.passes)]
+    return merged(
+        replace(same[0], seconds=statistics.median(rate.seconds for rate in same))
+        for same in zip(*passes, strict=True)
+    )
+
+
+def _once(
+    timing: Timing,
+    quantise: Quantise,
+    call: dict[tuple[str, str], float],
+    say: Callable[[str], None],
+    few: int | None,
+) -> list[Rate]:
     found: list[Rate] = []
     usual, update = get_recipe(RECIPE).spec, eight_bit_updates()
     for side in ("torch", "native"):
@@ -152,7 +171,7 @@ def probe_gemms(
         for batch, steps, units in shapes.RECURRENTS[:few]:
             say(f"{side}: recurrent {batch} x {steps} x {units}")
             found += _recurrent(side, batch, steps, units, timing)
-    return merged(found)
+    return found
 
 
 def _rates(

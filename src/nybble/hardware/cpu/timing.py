@@ -26,7 +26,7 @@ from __future__ import annotations
 import statistics
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
 import torch
@@ -48,8 +48,21 @@ Part = Callable[[], tuple[float, int]]
 class Timing:
     """How long a probe looks: `repeats` samples of at least `floor` CPU seconds each."""
 
-    repeats: int = 5
+    repeats: int = 6
     floor: float = 0.010
+
+    @property
+    def passes(self) -> int:
+        """How often a table of probes is gone through: samples of one row are spread over time.
+
+        >>> Timing(6).passes, Timing(6).part().repeats, Timing(1).passes
+        (3, 2, 1)
+        """
+        return max(1, min(3, self.repeats))
+
+    def part(self) -> Timing:
+        """What each pass takes of the samples."""
+        return replace(self, repeats=-(-max(1, self.repeats) // self.passes))
 
     def seconds(self, part: Part) -> float:
         """The median over samples of the mean CPU seconds of a call.

@@ -26,6 +26,7 @@ from __future__ import annotations
 
 import gc
 import math
+import statistics
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
@@ -40,6 +41,7 @@ from nybble.hardware.cpu.by_layer import LayerTime, layer_times
 from nybble.hardware.cpu.describe import chip_of, row_dicts
 from nybble.hardware.cpu.measure import (
     RECIPE,
+    Layer,
     Sides,
     distinct_layers,
     make_sides,
@@ -264,14 +266,22 @@ def _gemms(
     checked: Checked, side: str, sides: Sides, prediction: _Prediction, timing: Timing
 ) -> list[dict[str, Any]]:
     times = prediction.layers[side]
-    rows = []
+    found: list[tuple[LayerTime, list[str], Layer]] = []
     for layer in distinct_layers(sides.models[side], sides.steps[side]):
         known = [name for name in layer.names if name in times]
-        if not known:
-            continue
-        time = times[known[0]]
-        judged = _most(time, known, prediction.gemms[side]) >= SHARE
-        measured = measure_layer(layer, timing if judged else replace(timing, repeats=1))
+        if known:
+            found.append((times[known[0]], known, layer))
+    samples: list[list[dict[str, float]]] = [[] for _ in found]
+    for turn in range(timing.passes):
+        for own, (time, known, layer) in zip(samples, found, strict=True):
+            judged = _most(time, known, prediction.gemms[side]) >= SHARE
+            if judged:
+                own.append(measure_layer(layer, timing.part()))
+            elif turn == 0:
+                own.append(measure_layer(layer, replace(timing, repeats=1)))
+    rows = []
+    for own, (time, known, _) in zip(samples, found, strict=True):
+        measured = {which: statistics.median(one[which] for one in own) for which in own[0]}
         rows += _rows(checked, side, prediction, time, known, measured)
     alike: dict[tuple[Any, ...], list[str]] = {}
     for name, time in times.items():
