@@ -78,7 +78,8 @@ def _section(
     if name not in records:
         return [_MISSING]
     record = records[name]
-    return [f"Record: `results/{name}.json`", "", *write(record), "", origin(record)]
+    note = [f"- note: {record['note']}"] if record.get("note") else []
+    return [f"Record: `results/{name}.json`", "", *write(record), *note, "", origin(record)]
 
 
 def _row(record: Record, network: str, form: str) -> Record:
