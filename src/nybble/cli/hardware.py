@@ -226,7 +226,7 @@ def validate_command(
         found = run(advance, rounds=rounds, networks=chosen)
     finish({**found, "schema": "nybble.hardware/1"}, plain, json, record, note)
     if save is not None:
-        save_chip(save, rows_of(found["rows"], "nybble hardware validate"))
+        save_chip(save, rows_of(found["rows"], "nybble hardware validate"), found["peaks"])
         typer.echo(f"written to {save}", err=True)
     if not all(found["passed"].values()):
         raise typer.Exit(1)
