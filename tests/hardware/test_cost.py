@@ -12,13 +12,16 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from nybble.errors import UserError
-from nybble.hardware.chip import Chip, Figure, get_chip, parse_chip
+from nybble.hardware.chip import Chip, Figure
+from nybble.hardware.chip_file import get_chip, parse_chip
 from nybble.hardware.comparison import Traced, compare, estimate_network, scaled
-from nybble.hardware.cost import estimate, peak_bytes
+from nybble.hardware.cost import peak_bytes
 from nybble.hardware.kinds import COMMUNICATION
+from nybble.hardware.machine import estimate
 from nybble.hardware.networks import get_network
-from nybble.hardware.trace import Access, Gemm
-from nybble.hardware.workload import Task, Use, Workload, plan
+from nybble.hardware.operation import Access, Gemm
+from nybble.hardware.tasks import Task, Use, Workload
+from nybble.hardware.workload import plan
 
 CHIP = """
 name = "t"

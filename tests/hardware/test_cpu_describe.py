@@ -9,7 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nybble.errors import UserError
-from nybble.hardware.chip import OPERANDS, Figure, Measured, get_chip, parse_chip
+from nybble.hardware.chip import OPERANDS, Figure, Measured
+from nybble.hardware.chip_file import get_chip, parse_chip
 from nybble.hardware.comparison import estimate_network
 from nybble.hardware.cpu.describe import chip_of, describe, row_dicts, rows_of, save
 from nybble.hardware.kinds import GEMMS

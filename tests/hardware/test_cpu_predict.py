@@ -14,13 +14,16 @@ from hypothesis import strategies as st
 from torch import nn
 
 from nybble.errors import UserError
-from nybble.hardware.chip import Chip, Figure, Measured, get_chip
-from nybble.hardware.cost import Estimate, estimate
+from nybble.hardware.chip import Chip, Figure, Measured
+from nybble.hardware.chip_file import get_chip
+from nybble.hardware.cost import Estimate
 from nybble.hardware.cpu.by_layer import layer_times
 from nybble.hardware.cpu.kernels import kernel_of, size_of
 from nybble.hardware.cpu.predict import BANDWIDTH, COVERED, predict
 from nybble.hardware.kinds import GEMMS
-from nybble.hardware.workload import Workload, plan
+from nybble.hardware.machine import estimate
+from nybble.hardware.tasks import Workload
+from nybble.hardware.workload import plan
 
 WEIGHT, INPUT = "int4_sym·sawb(ibm15)", "uint4·pact(unsigned)"
 GRADIENT = "fp4_radix4·gradscale(delayed)·log-nearest(1.6)"

@@ -7,7 +7,8 @@ import itertools
 import pytest
 
 from nybble.errors import UserError
-from nybble.hardware.chip import CONFIDENCES, get_chip
+from nybble.hardware.chip import CONFIDENCES
+from nybble.hardware.chip_file import get_chip
 from nybble.hardware.energy import fp16_over_fp4, get_node, mac, node_names
 
 INTEGERS = ("int2", "int4", "table4", "int8")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from nybble.errors import UserError
-from nybble.hardware.chip import get_chip
+from nybble.hardware.chip_file import get_chip
 from nybble.hardware.claim import FORMS, take_apart
 from nybble.hardware.comparison import Traced
 from nybble.hardware.networks import get_network

@@ -13,7 +13,9 @@ from nybble.errors import UserError
 from nybble.hardware.kinds import OPTIMIZER, QUANTISE, UNCOVERED
 from nybble.hardware.networks import NETWORKS, check_network, get_network
 from nybble.hardware.quantise import operand_of, work_of
-from nybble.hardware.workload import Task, Workload, merge_time, plan
+from nybble.hardware.recurrent import merge_time
+from nybble.hardware.tasks import Task, Workload
+from nybble.hardware.workload import plan
 from nybble.recipes import RECIPES, get_recipe
 
 Step = tuple[nn.Module, Callable[[nn.Module], Tensor]]

@@ -72,7 +72,7 @@ def estimate_command(
     Example: nybble hardware estimate resnet50 --chip rapid-fp4 --against rapid-fp16 --recipes sun2020,hfp8 --batch 512
     """  # noqa: E501
     from nybble.cli.shared.output import bar, check, finish
-    from nybble.hardware.chip import get_chip
+    from nybble.hardware.chip_file import get_chip
     from nybble.hardware.comparison import Comparison, Traced, scaled
     from nybble.hardware.networks import get_network
     from nybble.reports.hardware import plain_estimate
@@ -104,14 +104,7 @@ def estimate_command(
             found = traced.estimate(machine, name, count, link_bits)
             entry = _entry(found)
             if base is not None:
-                pair = Comparison(found, base)
-                entry["against"] = {
-                    "speedup": pair.speedup,
-                    "gemm_speedup": pair.gemm_speedup,
-                    "ideal_speedup": pair.ideal_speedup,
-                    "energy_ratio": pair.energy_ratio,
-                    "gemm_energy_ratio": pair.gemm_energy_ratio,
-                }
+                entry["against"] = Comparison(found, base).ratios()
             entries.append(entry)
     record = {
         "hardware": "estimate",
@@ -246,7 +239,7 @@ def scale_command(
     Example: nybble hardware scale resnet50 --over chips --chip rapid-fp4 --batch 512
     """
     from nybble.cli.shared.output import bar, check, finish
-    from nybble.hardware.chip import get_chip
+    from nybble.hardware.chip_file import get_chip
     from nybble.hardware.comparison import Traced
     from nybble.hardware.networks import get_network
     from nybble.hardware.scaling import scaling
@@ -279,7 +272,7 @@ def chips_command(
 
     Example: nybble hardware chips rapid
     """
-    from nybble.hardware.chip import chip_names, get_chip
+    from nybble.hardware.chip_file import chip_names, get_chip
     from nybble.reports.hardware import aligned, plain_chip
 
     if name is not None:

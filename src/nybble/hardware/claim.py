@@ -21,7 +21,8 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any, Final
 
-from nybble.hardware.chip import Chip, get_chip
+from nybble.hardware.chip import Chip
+from nybble.hardware.chip_file import get_chip
 from nybble.hardware.comparison import Comparison, Traced, scaled
 from nybble.hardware.kinds import GEMMS, QUANTISE
 from nybble.hardware.networks import get_network

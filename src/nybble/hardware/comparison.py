@@ -13,12 +13,15 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from nybble.errors import UserError
-from nybble.hardware.chip import Chip, Figure, get_chip
-from nybble.hardware.cost import Estimate, estimate
+from nybble.hardware.chip import Chip, Figure
+from nybble.hardware.chip_file import get_chip
+from nybble.hardware.cost import Estimate
 from nybble.hardware.kinds import GEMMS
+from nybble.hardware.machine import estimate
 from nybble.hardware.networks import Network, get_network
+from nybble.hardware.tasks import Workload
 from nybble.hardware.trace import Trace, trace_step
-from nybble.hardware.workload import Workload, plan
+from nybble.hardware.workload import plan
 
 __all__ = ["Comparison", "Traced", "compare", "estimate_network", "scaled"]
 
@@ -139,17 +142,19 @@ class Comparison:
         ]
         return sums[0] * self.other.chip.chips.value / (sums[1] * self.one.chip.chips.value)
 
-    def to_dict(self) -> dict[str, Any]:
-        """JSON-able: both estimates and the ratios."""
+    def ratios(self) -> dict[str, float]:
+        """All of the above by name."""
         return {
             "speedup": self.speedup,
             "gemm_speedup": self.gemm_speedup,
             "ideal_speedup": self.ideal_speedup,
             "energy_ratio": self.energy_ratio,
             "gemm_energy_ratio": self.gemm_energy_ratio,
-            "one": self.one.to_dict(),
-            "other": self.other.to_dict(),
         }
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-able: both estimates and the ratios."""
+        return {**self.ratios(), "one": self.one.to_dict(), "other": self.other.to_dict()}
 
 
 def compare(

@@ -16,7 +16,7 @@ from collections.abc import Hashable
 from dataclasses import replace
 
 from nybble.hardware.kinds import LOSS, QUANTISE
-from nybble.hardware.workload import Task, Use, Workload
+from nybble.hardware.tasks import Task, Use, Workload
 
 __all__ = ["forward_only"]
 

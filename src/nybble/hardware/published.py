@@ -18,10 +18,10 @@ import statistics
 from collections.abc import Callable
 from typing import Any, Final
 
-from nybble.hardware.chip import get_chip
+from nybble.hardware.chip_file import get_chip
 from nybble.hardware.comparison import Traced, scaled
-from nybble.hardware.cost import estimate
 from nybble.hardware.forward import forward_only
+from nybble.hardware.machine import estimate
 from nybble.hardware.networks import get_network
 
 __all__ = ["LIST", "check_published"]

@@ -7,7 +7,7 @@
                        link: share of the step that adding them up takes if nothing of it is
                        hidden behind backward
 
-Source: the model (cost.py). Not done here: a machine with other proportions; write a chip file.
+Source: the model (machine.py). Not done here: a machine with other proportions; write a chip file.
 """
 
 from __future__ import annotations

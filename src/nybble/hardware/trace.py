@@ -8,16 +8,7 @@ backward the one whose forward made the autograd node that now runs (both have o
 A Gemm's second operand decides its layer where it is a parameter: that is how the Gemms of
 `nn.MultiheadAttention` and `nn.LSTM` get names of their own.
 
-Which product a Gemm of the backward pass is follows from its operands: that of the forward Gemm of
-the same autograd node that it shares memory with. Where copies hide that, the shape of the result
-decides: that of the second operand makes it grad_weight.
-
-    output       [M, K] x [K, N]      activation x weight
-    grad_input   [M, N] x [N, K]      gradient x weight
-    grad_weight  [N, M] x [M, K]      gradient x activation
-
-A convolution is the Gemm of its output pixels: M = batch x output pixels, K = input channels x
-taps, with every input element held once, not once a tap.
+Which product a Gemm is, and its shape: gemms.py.
 
 Not done here: models whose control flow looks at values, which `meta` tensors do not have;
 operators without a shape function. Both end in one clear line. Attention's fused kernels are
@@ -29,7 +20,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from math import prod
 from typing import Any
 
 import torch
@@ -37,7 +27,9 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from nybble.errors import UserError
+from nybble.hardware.gemms import Forward, convolution, factors, product, role_in_backward
 from nybble.hardware.kinds import (
+    ADD,
     GEMM_OPERATORS,
     GRAD_INPUT,
     GRAD_WEIGHT,
@@ -46,65 +38,10 @@ from nybble.hardware.kinds import (
     VIEWS,
     kind_of,
 )
+from nybble.hardware.operation import Access, Gemm, Op
+from nybble.hardware.storages import Storages
 
-__all__ = ["Access", "Gemm", "Op", "Trace", "trace_step"]
-
-
-@dataclass(frozen=True)
-class Access:
-    """A tensor that is read or written: which storage, how many elements of it, and whether they
-    are numbers (whose width the machine chooses) or indices and masks of `bits` bits."""
-
-    storage: int
-    elements: int
-    bits: int | None = None
-    parameter: str = ""
-
-
-@dataclass(frozen=True)
-class Gemm:
-    """`count` products [m, k] x [k, n] of one shape.
-
-    taps: of a convolution; a factor of the dimension `tapped` ("k" or "n"). left, right, result are
-    the operands and the result with the elements that really exist. image: pixels of one
-    example's input, of a convolution.
-    """
-
-    which: str
-    count: int
-    m: int
-    n: int
-    k: int
-    left: Access
-    right: Access
-    result: Access
-    taps: int = 1
-    tapped: str = "k"
-    kernel: str = "matmul"
-    stride: int = 1
-    image: int = 0
-
-    @property
-    def macs(self) -> int:
-        """Multiply-adds."""
-        return self.count * self.m * self.n * self.k
-
-
-@dataclass(frozen=True)
-class Op:
-    """One operator: its layer, where in the step, and what it touches."""
-
-    name: str
-    layer: str
-    phase: str
-    cause: str
-    elements: int
-    operations: int
-    passes: int
-    reads: tuple[Access, ...]
-    writes: tuple[Access, ...]
-    gemm: Gemm | None = None
-    module: str = ""
+__all__ = ["Step", "Trace", "trace_step"]
 
 
 @dataclass
@@ -176,17 +113,8 @@ def trace_step(build: Callable[[], Step], name: str = "the model") -> Trace:
             "operator needs a shape function (torch.library.register_fake)."
         ) from error
     recorder.finish()
-    return Trace(recorder.ops, recorder.modules, recorder.parameters, recorder.signs, recorder.kept)
-
-
-@dataclass
-class _Forward:
-    """What is known of a forward Gemm when its backward runs."""
-
-    layer: str
-    left: int
-    right: int
-    right_shape: tuple[int, ...]
+    storages = recorder.storages
+    return Trace(recorder.ops, recorder.modules, storages.parameters, recorder.signs, storages.kept)
 
 
 class _Recorder(TorchDispatchMode):
@@ -197,24 +125,12 @@ class _Recorder(TorchDispatchMode):
         self.model = model
         self.phase = "forward"
         self.ops: list[Op] = []
-        self.kept: list[Any] = []
+        self.storages = Storages(model)
         self.stack: list[str] = [""]
         self.modules = {n: type(m).__name__ for n, m in model.named_modules()}
-        self.parameters: dict[str, Access] = {}
-        self._numbers: dict[int, int] = {}
-        self._tied: dict[int, set[str]] = {}  # every name of a storage: tied weights have several
-        self._of_storage: dict[int, str] = {}
-        for parameter_name, p in model.named_parameters():
-            access = self._access(p)
-            self.parameters[parameter_name] = Access(
-                access.storage, access.elements, access.bits, parameter_name
-            )
-            self._of_storage[access.storage] = parameter_name
-        for parameter_name, p in model.named_parameters(remove_duplicate=False):
-            self._tied.setdefault(self._key(p), set()).add(parameter_name)
         self.signs: dict[int, str] = {}
         self._layers: dict[int, str] = {}  # sequence number -> the module that ran
-        self._forwards: dict[int, _Forward] = {}
+        self._forwards: dict[int, Forward] = {}
 
     @contextmanager
     def watching(self) -> Iterator[None]:
@@ -270,12 +186,12 @@ class _Recorder(TorchDispatchMode):
 
     def finish(self) -> None:
         """Add the optimizer's place: one operation a parameter that has a gradient."""
-        for name, access in self.parameters.items():
+        for name, access in self.storages.parameters.items():
             owner, _, _ = name.rpartition(".")
             parameter = self.model.get_parameter(name)
             if parameter.grad is None:
                 continue
-            gradient = self._access(parameter.grad)
+            gradient = self.storages.access(parameter.grad)
             self.ops.append(
                 Op(
                     *("step", owner, "step", OPTIMIZER, access.elements, 0, 1),
@@ -287,25 +203,12 @@ class _Recorder(TorchDispatchMode):
 
     # ---- one operator -------------------------------------------------------------------------
 
-    def _key(self, x: Tensor) -> int:
-        """A number for a tensor's storage, the same at every run."""
-        return self._numbers.setdefault(x.untyped_storage()._cdata, len(self._numbers))
-
-    def _access(self, x: Tensor) -> Access:
-        storage = x.untyped_storage()
-        self.kept.append(storage)
-        held = storage.nbytes() // max(1, x.element_size())
-        floating = x.dtype.is_floating_point
-        bits = None if floating else 8 * x.element_size()
-        key = self._key(x)
-        return Access(key, min(x.numel(), held), bits, self._of_storage.get(key, ""))
-
     def _plain(
         self, name: str, layer: str, args: tuple[Any, ...], kwargs: dict[str, Any], result: Any
     ) -> None:
         kind = kind_of(name)
         tensors = [*_tensors(args), *_tensors(kwargs.values())]
-        written = [self._access(x) for x in _tensors((result,))]
+        written = [self.storages.access(x) for x in _tensors((result,))]
         if not written:
             return
         if name in ("embedding", "index_select", "gather", "index"):
@@ -315,7 +218,7 @@ class _Recorder(TorchDispatchMode):
             tensors = tensors[-1:] if name == "copy_" else tensors[:1]
         if kind.inputs is not None:
             tensors = tensors[: kind.inputs]
-        reads = tuple(_unique([self._access(x) for x in tensors]))
+        reads = tuple(_unique([self.storages.access(x) for x in tensors]))
         if name in _MASKED and len(reads) > 1:  # all it needs of its input is a bit an element
             reads = (reads[0], replace(reads[1], bits=1), *reads[2:])
         if name in _PLACES:
@@ -362,108 +265,58 @@ class _Recorder(TorchDispatchMode):
     ) -> None:
         if name == "convolution":
             x, w = args[0], args[1]
-            owner = self._owner(w, layer)
-            self._forwards[sequence] = self._forward_of(owner, x, w)
-            self._add(name, owner, self._convolution(OUTPUT, x, w, result, args))
-            return
-        if name == "convolution_backward":
-            g, x, w = args[0], args[1], args[2]
-            owner = self._owner(w, layer)
-            grad_input, grad_weight, grad_bias = result
-            rest = (x, w, None, *args[4:])
-            if grad_input is not None:
-                self._add(name, owner, self._convolution(GRAD_INPUT, g, w, grad_input, rest, x, g))
-            if grad_weight is not None:
-                self._add(
-                    name, owner, self._convolution(GRAD_WEIGHT, g, x, grad_weight, rest, x, g)
-                )
-            if grad_bias is not None:
-                reads = (self._access(g),)
-                self.ops.append(
-                    Op("sum", owner, self.phase, "additions", reads[0].elements, 1, 1, reads,
-                       (self._access(grad_bias),), module=self.modules.get(owner, ""))
-                )  # fmt: skip
-            return
-        a, b = args[1:3] if name in ("addmm", "baddbmm", "addmv") else args[:2]
-        if not backward:
-            if self._is_parameter(a) and not self._is_parameter(b):
-                a, b = b, a
-            owner = self._owner(b, layer)
-            self._forwards[sequence] = self._forward_of(owner, a, b)
-            self._add(name, owner, self._product(OUTPUT, args, name, result, a, b))
-            return
-        known = self._forwards.get(sequence)
-        owner = known.layer if known else self._owner(b, layer)
-        which, left, right = self._which(known, a, b, result)
-        self._add(name, owner, self._product(which, args, name, result, left, right))
-
-    def _which(
-        self, known: _Forward | None, a: Tensor, b: Tensor, result: Tensor
-    ) -> tuple[str, Tensor, Tensor]:
-        """(product, gradient, the other operand) of a Gemm in the backward pass."""
-        if known is not None:
-            for gradient, other in ((a, b), (b, a)):
-                key = self._key(other)
-                if key == known.right and key != known.left:
-                    return GRAD_INPUT, gradient, other
-                if key == known.left and key != known.right:
-                    return GRAD_WEIGHT, gradient, other
-            if sorted(result.shape) == sorted(known.right_shape):
-                return GRAD_WEIGHT, b, a
-        return GRAD_INPUT, a, b
-
-    def _product(
-        self, which: str, args: tuple[Any, ...], name: str, result: Tensor, a: Tensor, b: Tensor
-    ) -> Gemm:
-        first, second = args[1:3] if name in ("addmm", "baddbmm", "addmv") else args[:2]
-        count = prod(first.shape[:-2]) if first.dim() > 2 else 1
-        m, k = first.shape[-2:]
-        n = second.shape[-1] if second.dim() > 1 else 1
-        if first is not a:  # the transposed product, so that the first operand is the first again
-            m, n = n, m
-        return Gemm(
-            *(which, count, m, n, k), self._access(a), self._access(b), self._access(result)
-        )
-
-    def _convolution(
-        self,
-        which: str,
-        a: Tensor,
-        b: Tensor,
-        result: Tensor,
-        args: tuple[Any, ...],
-        x: Tensor | None = None,
-        g: Tensor | None = None,
-    ) -> Gemm:
-        x = args[0] if x is None else x
-        w, transposed, groups = args[1], bool(args[6]), int(args[8])
-        output = result if which == OUTPUT else g
-        if transposed:  # the convolution whose gradient this is
-            x, output = output, x
-        assert isinstance(x, Tensor) and isinstance(output, Tensor)
-        taps = prod(w.shape[2:])
-        outs, ins = w.shape[0] // groups, w.shape[1]
-        pixels = output.shape[0] * prod(output.shape[2:])
-        role = {OUTPUT: GRAD_INPUT, GRAD_INPUT: OUTPUT}.get(which, which) if transposed else which
-        if role == OUTPUT:
-            m, n, k, tapped = pixels, outs, ins * taps, "k"
-        elif role == GRAD_INPUT:
-            m, n, k, tapped = pixels, ins, outs * taps, "k"
+            owner = self._begin(sequence, layer, x, w)
+            self._add(
+                name, owner, convolution(OUTPUT, (x, w, result), x, w, result, args, self.storages)
+            )
+        elif name == "convolution_backward":
+            self._convolution_backward(layer, args, result)
         else:
-            m, n, k, tapped = outs, ins * taps, pixels, "n"
-        kernel = "conv"
-        if groups > 1 and ins == 1:
-            kernel = "depthwise"
-        elif taps == 1:
-            kernel = "conv1x1"
-        return Gemm(
-            *(which, groups, m, n, k, self._access(a), self._access(b), self._access(result)),
-            taps=taps,
-            tapped=tapped,
-            kernel=kernel,
-            stride=max(args[3]) if args[3] else 1,
-            image=prod(x.shape[2:]),
-        )
+            self._matmul(name, layer, sequence, backward, factors(name, args), result)
+
+    def _matmul(
+        self,
+        name: str,
+        layer: str,
+        sequence: int,
+        backward: bool,
+        pair: tuple[Tensor, Tensor],
+        result: Tensor,
+    ) -> None:
+        a, b = pair
+        storages = self.storages
+        if not backward:
+            left, right = a, b
+            if storages.is_parameter(a) and not storages.is_parameter(b):
+                left, right = b, a
+            owner = self._begin(sequence, layer, left, right)
+            which = OUTPUT
+        else:
+            known = self._forwards.get(sequence)
+            owner = known.layer if known else storages.owner(b, layer)
+            which, left, _ = role_in_backward(known, a, b, result, storages)
+        self._add(name, owner, product(which, a, b, result, left, storages))
+
+    def _convolution_backward(self, layer: str, args: tuple[Any, ...], result: Any) -> None:
+        name = "convolution_backward"
+        g, x, w = args[0], args[1], args[2]
+        owner = self.storages.owner(w, layer)
+        grad_input, grad_weight, grad_bias = result
+        forward = (x, w, None, *args[4:])  # as the forward operator was called
+        for which, other, made in ((GRAD_INPUT, w, grad_input), (GRAD_WEIGHT, x, grad_weight)):
+            if made is not None:
+                gemm = convolution(which, (g, other, made), x, w, g, forward, self.storages)
+                self._add(name, owner, gemm)
+        if grad_bias is not None:
+            read, written = self.storages.access(g), self.storages.access(grad_bias)
+            self.ops.append(
+                Op(
+                    *("sum", owner, self.phase, ADD, read.elements, 1, 1),
+                    reads=(read,),
+                    writes=(written,),
+                    module=self.modules.get(owner, ""),
+                )
+            )
 
     def _add(self, name: str, layer: str, gemm: Gemm) -> None:
         self.ops.append(
@@ -476,22 +329,12 @@ class _Recorder(TorchDispatchMode):
             )
         )
 
-    def _forward_of(self, layer: str, a: Tensor, b: Tensor) -> _Forward:
-        keys = [self._key(x) for x in (a, b)]
-        return _Forward(layer, keys[0], keys[1], tuple(b.shape))
-
-    def _is_parameter(self, x: Tensor) -> bool:
-        return self._key(x) in self._of_storage
-
-    def _owner(self, operand: Tensor, layer: str) -> str:
-        """The layer of a Gemm: where its second operand is the parameter `p` of the module that
-        runs, the module's name; of a module with several, the parameter's own name."""
-        key = self._key(operand)
-        name = self._of_storage.get(key)
-        if name is None or f"{layer}.weight" in self._tied[key]:
-            return layer
-        owner, _, leaf = name.rpartition(".")
-        return owner if leaf == "weight" else f"{owner}.{leaf}" if owner else leaf
+    def _begin(self, sequence: int, layer: str, left: Tensor, right: Tensor) -> str:
+        """Note a forward Gemm for its backward, and name its layer."""
+        owner = self.storages.owner(right, layer)
+        keys = (self.storages.key(left), self.storages.key(right))
+        self._forwards[sequence] = Forward(owner, *keys, tuple(right.shape))
+        return owner
 
 
 def _tensors(values: Any) -> list[Tensor]:

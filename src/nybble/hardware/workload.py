@@ -18,7 +18,7 @@ accumulation over several batches.
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Final
 
 import torch
@@ -33,75 +33,21 @@ from nybble.hardware.kinds import (
     QUANTISE,
     UNCOVERED,
 )
-from nybble.hardware.quantise import Operand, operand_of, work_of
-from nybble.hardware.trace import Access, Gemm, Op, Step, Trace, trace_step
+from nybble.hardware.operation import Access, Gemm, Op
+from nybble.hardware.quantise import operand_of, work_of
+from nybble.hardware.recurrent import merge_time
+from nybble.hardware.tasks import FLOAT32, Task, Use, Workload
+from nybble.hardware.trace import Step, Trace, trace_step
 from nybble.nn.inputs import SIGNED, SKEWED, UNSIGNED
 from nybble.nn.registry import quantized_layers
 from nybble.ops.spec import LayerSpec, Slot
 from nybble.quantizers import Quantizer
 from nybble.recipes import Recipe, get_recipe
 
-__all__ = ["Task", "Use", "Workload", "layer_specs", "make_tasks", "plan"]
+__all__ = ["layer_specs", "make_tasks", "plan"]
 
 MASTER_BITS: Final = 32
-FLOAT32: Final = Operand("fp32", 32)
 OPTIMIZERS: Final = {"sgd": (4, 1), "adamw": (14, 2)}
-
-Forms = dict[str, LayerSpec]
-
-
-@dataclass(frozen=True)
-class Use:
-    """A tensor of so many bytes that is read (`passes` times) or written."""
-
-    key: Hashable
-    bytes: float
-    passes: int = 1
-
-
-@dataclass(frozen=True)
-class Task:
-    """One piece of work: a Gemm, or operations on elements."""
-
-    cause: str
-    layer: str
-    module: str
-    phase: str
-    name: str
-    reads: tuple[Use, ...]
-    writes: tuple[Use, ...]
-    elements: int = 0
-    operations: float = 0.0
-    gemm: Gemm | None = None
-    left: Operand = FLOAT32
-    right: Operand = FLOAT32
-    repeat: int = 1
-    converted: bool = False
-
-    @property
-    def macs(self) -> int:
-        """Multiply-adds, of every repetition."""
-        return self.gemm.macs * self.repeat if self.gemm else 0
-
-
-@dataclass(frozen=True)
-class Workload:
-    """The tasks of one step. `uncovered`: (operator, layer, module) that no table knows;
-    `float_layers`: layers whose Gemms the recipe leaves in float32."""
-
-    name: str
-    recipe: str
-    batch: int
-    tasks: tuple[Task, ...]
-    uncovered: tuple[tuple[str, str, str], ...]
-    float_layers: tuple[tuple[str, str], ...]
-    parameters: int
-    notes: tuple[str, ...] = ()
-
-    @property
-    def macs(self) -> int:
-        """Multiply-adds of all Gemms."""
-        return sum(task.macs for task in self.tasks)
 
 
 def plan(
@@ -401,61 +347,3 @@ def _nybble_name(layer: str, specs: dict[str, dict[int, LayerSpec]]) -> str:
         if full in specs:
             return full
     return layer
-
-
-# ---- time loops ---------------------------------------------------------------------------------
-
-
-def merge_time(ops: list[Op]) -> list[Op]:
-    """Join the Gemms of a recurrent layer that do not wait for the step before; see the module.
-
-    The sums of a weight's gradient over the steps, which torch adds one by one, go with them.
-    """
-    groups: dict[tuple[str, str], list[int]] = {}
-    sizes: dict[str, set[int]] = {}
-    for place, op in enumerate(ops):
-        leaf = op.layer.rpartition(".")[2]
-        if op.gemm is None or not leaf.startswith(("weight_ih", "weight_hh", "weight_hr")):
-            continue
-        if leaf.startswith("weight_ih") or op.gemm.which == GRAD_WEIGHT:
-            groups.setdefault((op.layer, op.gemm.which), []).append(place)
-        if op.gemm.which == OUTPUT:
-            sizes.setdefault(op.module or _owner(op.layer), set()).add(op.gemm.right.elements)
-    if not groups:
-        return ops
-    gone: set[int] = set()
-    merged: dict[int, Op] = {}
-    for (_, which), places in groups.items():
-        keep = places[0] if which == OUTPUT else places[-1]
-        gone.update(places)
-        gone.discard(keep)
-        merged[keep] = _joined(ops[keep], [ops[p] for p in places])
-    weights = {size for found in sizes.values() for size in found}
-    result = []
-    for place, op in enumerate(ops):
-        if place in gone:
-            continue
-        adds = op.name in ("add", "add_") and op.phase == "backward" and op.elements in weights
-        if not adds:
-            result.append(merged.get(place, op))
-    return result
-
-
-def _owner(layer: str) -> str:
-    return layer.rpartition(".")[0]
-
-
-def _joined(op: Op, parts: list[Op]) -> Op:
-    gemms = [part.gemm for part in parts if part.gemm is not None]
-    first = op.gemm
-    assert first is not None
-    grown = "k" if first.which == GRAD_WEIGHT else "m"
-    left = replace(first.left, elements=sum(g.left.elements for g in gemms))
-    right, result = first.right, first.result
-    if grown == "k":
-        right = replace(right, elements=sum(g.right.elements for g in gemms))
-    else:
-        result = replace(result, elements=sum(g.result.elements for g in gemms))
-    sizes = {grown: sum(getattr(g, grown) for g in gemms)}
-    gemm = replace(first, left=left, right=right, result=result, kernel="matmul", **sizes)
-    return replace(op, gemm=gemm, reads=(left, right), writes=(result,), elements=result.elements)

@@ -17,8 +17,8 @@ from nybble.hardware.cpu.kernels import ATTENTION, RECURRENT, is_recurrent, kern
 from nybble.hardware.cpu.predict import Predictor
 from nybble.hardware.cpu.timing import BACKWARD
 from nybble.hardware.kinds import OUTPUT, QUANTISE
-from nybble.hardware.trace import Gemm
-from nybble.hardware.workload import Workload
+from nybble.hardware.operation import Gemm
+from nybble.hardware.tasks import Workload
 
 __all__ = ["LayerTime", "layer_times"]
 

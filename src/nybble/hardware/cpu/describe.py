@@ -16,7 +16,8 @@ from pathlib import Path
 from typing import Any
 
 from nybble.errors import UserError
-from nybble.hardware.chip import Chip, Figure, Measured, get_chip
+from nybble.hardware.chip import Chip, Figure, Measured
+from nybble.hardware.chip_file import get_chip
 
 __all__ = ["SHIPPED", "chip_of", "describe", "row_dicts", "rows_of", "save"]
 

@@ -8,6 +8,9 @@ conv, conv_stride   k x k convolutions of stride 1, and of a larger one
 conv1x1             and conv1x1_stride: one tap
 conv1x1_wide        of them output or grad_input with more results than sums (n > k): such a product
                     writes most of what it moves, and writing costs more than reading
+conv1x1_long        of them grad_weight whose sum is at least 16 times as long as the result is on
+                    its longer side, and conv1x1_short, where it is less than half of that: a long
+                    sum reads, a short one writes
 depthwise           and depthwise_stride: one input channel a group
 depthwise_small     the same on images of fewer pixels than the kernel has taps, for which torch's
                     library has no fast gradient of weights
@@ -38,8 +41,8 @@ import math
 from typing import Final
 
 from nybble.hardware.kinds import GRAD_INPUT, GRAD_WEIGHT
-from nybble.hardware.trace import Gemm
-from nybble.hardware.workload import Task
+from nybble.hardware.operation import Gemm
+from nybble.hardware.tasks import Task
 
 __all__ = ["ATTENTION", "RECURRENT", "channels", "is_recurrent", "kernel_of", "owner_of", "size_of"]
 
@@ -47,6 +50,8 @@ ATTENTION: Final = "attention"
 RECURRENT: Final = "recurrent"
 STEM_CHANNELS: Final = 4
 LANES: Final = 8
+LONG: Final = 16.0
+SHORT: Final = 0.5
 _WEIGHTS: Final = ("weight_ih", "weight_hh", "weight_hr")
 
 
@@ -91,16 +96,22 @@ def kernel_of(task: Task, causal: bool = False) -> str:
         return "stem"
     if gemm.kernel == "depthwise" and 0 < gemm.image < gemm.taps:
         return "depthwise_small"
-    wide = gemm.stride == 1 and gemm.which != GRAD_WEIGHT and gemm.n > gemm.k
-    if gemm.kernel == "conv1x1" and wide:
-        return "conv1x1_wide"
+    if gemm.kernel == "conv1x1" and gemm.stride == 1:
+        return _one_by_one(gemm)
     return f"{gemm.kernel}_stride" if gemm.stride > 1 else gemm.kernel
+
+
+def _one_by_one(gemm: Gemm) -> str:
+    if gemm.which != GRAD_WEIGHT:
+        return "conv1x1_wide" if gemm.n > gemm.k else "conv1x1"
+    times = gemm.k / max(gemm.m, gemm.n)
+    return "conv1x1_long" if times >= LONG else "conv1x1_short" if times < SHORT else "conv1x1"
 
 
 def size_of(gemm: Gemm, kernel: str) -> float:
     """What the rate of `kernel` is looked up by; see the module.
 
-    >>> from nybble.hardware.trace import Access
+    >>> from nybble.hardware.operation import Access
     >>> x = Access(0, 1)
     >>> size_of(Gemm("output", 1, 64, 64, 64, x, x, x), "matmul")
     64.0

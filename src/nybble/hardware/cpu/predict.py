@@ -40,7 +40,7 @@ from typing import Final
 
 from nybble.errors import UserError
 from nybble.hardware.chip import Chip
-from nybble.hardware.cost import PICO, Cost, Estimate, peak_bytes
+from nybble.hardware.cost import Cost, Estimate, peak_bytes
 from nybble.hardware.cpu.kernels import (
     ATTENTION,
     RECURRENT,
@@ -52,8 +52,9 @@ from nybble.hardware.cpu.kernels import (
 from nybble.hardware.cpu.probe_modules import JOINED, MODULES
 from nybble.hardware.cpu.probe_quantisers import beside, joined
 from nybble.hardware.kinds import MOVE, OPTIMIZER, OUTPUT, QUANTISE
-from nybble.hardware.trace import Gemm
-from nybble.hardware.workload import Task, Workload
+from nybble.hardware.machine import PICO
+from nybble.hardware.operation import Gemm
+from nybble.hardware.tasks import Task, Workload
 
 __all__ = ["Predictor", "predict"]
 

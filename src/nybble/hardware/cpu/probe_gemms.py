@@ -33,8 +33,8 @@ from nybble.hardware.cpu.kernels import ATTENTION, RECURRENT, kernel_of, size_of
 from nybble.hardware.cpu.probe_quantisers import RECIPE, beside, eight_bit_updates
 from nybble.hardware.cpu.timing import BACKWARD, Timing, time_layer, time_passes
 from nybble.hardware.kinds import GEMMS, GRAD_INPUT, GRAD_WEIGHT, OUTPUT
-from nybble.hardware.trace import Access, Gemm
-from nybble.hardware.workload import Task
+from nybble.hardware.operation import Access, Gemm
+from nybble.hardware.tasks import Task
 from nybble.nn.memory import attention
 from nybble.ops.spec import LayerSpec
 from nybble.recipes import get_recipe

@@ -28,7 +28,7 @@ from nybble.formats import get_format
 from nybble.hardware.cpu.shapes import COLUMNS, QUANTISED
 from nybble.hardware.cpu.timing import Timing, call_of
 from nybble.hardware.kinds import GRAD_INPUT, GRAD_WEIGHT
-from nybble.hardware.trace import Gemm
+from nybble.hardware.operation import Gemm
 from nybble.ops.native.gradient import quantize_gradient
 from nybble.ops.native.operand import mask_gradient_, quantize_kept
 from nybble.ops.reference.operand import INPUT, Draw, restore

@@ -110,7 +110,7 @@ class _Table:
         """Seconds of a name for so many elements, from the rows so far."""
         from dataclasses import replace
 
-        from nybble.hardware.chip import get_chip
+        from nybble.hardware.chip_file import get_chip
 
         chip = replace(get_chip("cpu-avx2"), measured=tuple(self.rows))
 
