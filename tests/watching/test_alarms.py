@@ -160,6 +160,24 @@ def test_stop() -> None:
     seen.close()
 
 
+def test_stop_in_the_last_step() -> None:
+    model = network()
+    with torch.no_grad():
+        layer(model, "2").weight[3, 3] = float("nan")
+    with (
+        pytest.raises(AlarmError, match="layer '2', weight: non-finite"),
+        nybble.watch(model, every=1, on_alarm="stop", say=lambda text: None),
+    ):
+        model(torch.randn(4, 12)).sum().backward()
+    assert layer(model, "2").nybble_observer is None
+    with (
+        pytest.raises(ValueError, match="of their own"),  # an alarm never hides another error
+        nybble.watch(model, every=1, on_alarm="stop", say=lambda text: None),
+    ):
+        model(torch.randn(4, 12)).sum().backward()
+        raise ValueError("of their own")
+
+
 def test_raise_precision_moves_the_layer_and_says_so() -> None:
     model = network()
     broken = layer(model, "4")

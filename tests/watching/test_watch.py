@@ -178,6 +178,11 @@ def test_lines_of_json(tmp_path: Path) -> None:
     with nybble.watch(nybble.convert(network(), "sun2020"), every=2, to=path):
         pass
     assert path.read_text().endswith('"la\n')
+    with path.open("a") as file:  # lines of JSON that are no look, and a look after them
+        file.write('5\nnull\n["alarm"]\n"operand"\n{"operand": "input"}\n' + "[" * 9999 + "\n")
+        file.write(looks[0].to_json().replace('"step":1', '"step":99') + "\n")
+    after = read_records(path)[1]
+    assert len(after) == len(looks) + 1 and after[-1].step == 99
     (tmp_path / "other").write_text('{"schema": "nybble.watch/9"}\n')
     with pytest.raises(UserError, match=r"nybble\.watch/9"):
         read_records(tmp_path / "other")
@@ -259,6 +264,8 @@ def test_a_watched_model_can_be_pickled_reverted_and_written_to_a_bad_place(
 
 
 def test_mistakes() -> None:
+    with pytest.raises(UserError, match=r"give a model, a torch\.nn\.Module, not 5"):
+        nybble.watch(5)  # type: ignore[arg-type]
     model = nybble.convert(network(), "sun2020")
     for every in (0, -1, 1.5, True):
         with pytest.raises(UserError, match="every must be a whole number"):

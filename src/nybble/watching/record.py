@@ -26,6 +26,7 @@ from nybble.errors import UserError
 __all__ = ["OPERANDS", "SCHEMA", "Record", "read_records"]
 
 SCHEMA: Final = "nybble.watch/1"
+_NEEDED: Final = {"step", "layer", "operand", "format", "bits"}
 OPERANDS: Final = ("input", "weight", "grad_input", "grad_weight")
 
 
@@ -83,9 +84,19 @@ def _short(value: Any) -> Any:
     return value
 
 
+def _object(line: str) -> dict[str, Any]:
+    """The object of a line, empty where it holds none."""
+    try:
+        data = json.loads(line)
+    except (ValueError, RecursionError):  # also numbers of 5000 digits, and [[[[...
+        return {}
+    return data if isinstance(data, dict) else {}
+
+
 def read_records(path: Path) -> tuple[dict[str, Any], list[Record], list[dict[str, Any]]]:
-    """(the first line, looks, alarms) of a `watch.jsonl`. A last line that was cut off by a crash
-    is left out; of a step that was run twice, the later look counts.
+    """(the first line, looks, alarms) of a `watch.jsonl`. Lines that were cut off by a crash (the
+    last, or one after which a resumed run went on) and lines that are no look are left out; of a
+    step that was run twice, the later look counts.
 
     Raises:
         UserError: no such file, or one that begins otherwise.
@@ -98,14 +109,9 @@ def read_records(path: Path) -> tuple[dict[str, Any], list[Record], list[dict[st
     looks: dict[tuple[int, str, str], Record] = {}
     alarms: list[dict[str, Any]] = []
     for place, line in enumerate(lines):
-        try:
-            data = json.loads(line)
-        except json.JSONDecodeError:
-            if place == len(lines) - 1:
-                break
-            continue
+        data = _object(line)
         if place == 0:
-            head = data if isinstance(data, dict) else {}
+            head = data
             if head.get("schema") != SCHEMA:
                 raise UserError(
                     f"{path} is not a record of looks of this version ({SCHEMA}); it says "
@@ -113,7 +119,7 @@ def read_records(path: Path) -> tuple[dict[str, Any], list[Record], list[dict[st
                 )
         elif "alarm" in data:
             alarms.append(data)
-        elif "operand" in data:
+        elif data.keys() >= _NEEDED:
             found = Record.from_dict(data)
             looks[found.step, found.layer, found.operand] = found
     return head, list(looks.values()), alarms

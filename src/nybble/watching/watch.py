@@ -123,6 +123,8 @@ class Watch:
                 f"watch: on_alarm is {', '.join(choices)}, not {on_alarm!r}."
                 f"{suggest(str(on_alarm), choices)}"
             )
+        if not isinstance(model, nn.Module):
+            raise UserError(f"watch: give a model, a torch.nn.Module, not {model!r:.60}.")
         self.model, self.every, self.on_alarm = model, every, on_alarm
         self.step = 0
         self.keep, self._steps = keep, steps
@@ -348,3 +350,5 @@ class Watch:
         trace: TracebackType | None,
     ) -> None:
         self.close()
+        if kind is None:
+            self.check()  # an alarm of the last step
