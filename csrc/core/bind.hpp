@@ -23,6 +23,7 @@ void bind_winograd(nanobind::module_& m);
 void bind_conv(nanobind::module_& m);
 void bind_quantize(nanobind::module_& m);
 void bind_lines(nanobind::module_& m);
+void bind_blocks(nanobind::module_& m);
 void bind_norm(nanobind::module_& m);
 void bind_recurrent(nanobind::module_& m);
 void bind_pool(nanobind::module_& m);

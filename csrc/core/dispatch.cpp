@@ -3,6 +3,7 @@
 #include <atomic>
 #include <stdexcept>
 
+#include "blocks/kernels.hpp"
 #include "conv/pack.hpp"
 #include "cpu_features.hpp"
 #include "decode.hpp"
@@ -32,6 +33,7 @@ const std::vector<Kernels>& compiled_sets() {
        &kStreamAvx2,
        &kSumAvx2,
        &kLineAvx2,
+       &kBlockAvx2,
        &kNormAvx2,
        &kGatesAvx2},
 #endif
@@ -47,6 +49,7 @@ const std::vector<Kernels>& compiled_sets() {
        &kStreamGeneric,
        &kSumGeneric,
        &kLineGeneric,
+       &kBlockGeneric,
        &kNormGeneric,
        &kGatesGeneric},
       {"neon",
@@ -60,6 +63,7 @@ const std::vector<Kernels>& compiled_sets() {
        &kStreamGeneric,
        &kSumGeneric,
        &kLineGeneric,
+       &kBlockGeneric,
        &kNormGeneric,
        &kGatesGeneric},
 #endif
@@ -74,6 +78,7 @@ const std::vector<Kernels>& compiled_sets() {
        &kStreamGeneric,
        &kSumGeneric,
        &kLineGeneric,
+       &kBlockGeneric,
        &kNormGeneric,
        &kGatesGeneric},
   };

@@ -20,6 +20,7 @@ struct QuantizeKernels;
 struct StreamKernels;
 struct SumKernels;
 struct LineKernels;
+struct BlockKernels;
 struct NormKernels;
 struct GateKernels;
 
@@ -36,6 +37,7 @@ struct Kernels {
   const StreamKernels* streams;    // quantize/streams.hpp
   const SumKernels* sums;          // quantize/sums.hpp
   const LineKernels* lines;        // lines/kernels.hpp
+  const BlockKernels* blocks;      // blocks/kernels.hpp
   const NormKernels* norm;         // norm/kernels.hpp
   const GateKernels* gates;        // recurrent/gates.hpp
 };

@@ -101,6 +101,7 @@ NB_MODULE(_core, m) {
   nybble::bind_gemm(m);
   nybble::bind_quantize(m);
   nybble::bind_lines(m);
+  nybble::bind_blocks(m);
   nybble::bind_norm(m);
   nybble::bind_recurrent(m);
   nybble::bind_pool(m);

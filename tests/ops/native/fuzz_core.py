@@ -20,8 +20,8 @@ import torch
 from torch import Tensor
 
 import nybble._core as core
-from nybble.formats import LogFormat, LogNearest, get_format
-from nybble.ops.native import lines, rules
+from nybble.formats import LogFormat, LogNearest, Nearest, get_format
+from nybble.ops.native import blocks, lines, rules
 from nybble.quantizers import get_quantizer
 
 CANARY = 64
@@ -265,6 +265,32 @@ def column_sums(a: Arena) -> list[Any]:
 
 def add_outer(a: Arena) -> list[Any]:
     return [a.floats(_ROWS * 9), _ROWS, 9, a.floats(_ROWS), a.floats(9), THREADS]
+
+
+def block_tops(a: Arena) -> list[Any]:
+    return [a.floats(3 * 40 * 4), [(3, 1), (40, 16), (4, 1)], a.floats(3 * 3 * 4), THREADS]
+
+
+def scale_blocks(a: Arena) -> list[Any]:
+    x, scales, y = a.floats(6 * 40), a.floats(2 * 3), a.floats(6 * 40)
+    return [x, [(6, 4), (40, 16)], scales, y, THREADS]
+
+
+def round_nearest(a: Arena) -> list[Any]:
+    rule = blocks._nearest(get_format("fp4_e2m1"), Nearest())
+    return [a.floats(6 * 40), [(6, 1), (40, 16)], a.floats(6 * 3), rule, a.floats(6 * 40), THREADS]
+
+
+def round_stochastic(a: Arena) -> list[Any]:
+    rule = blocks._stochastic(get_format("fp4_e2m1"))
+    x, inv, y = a.floats(2 * 40 * 6), a.floats(2 * 40), a.floats(2 * 40 * 6)
+    grid = [(80, 1), (6, 16)]
+    return [x, grid, inv, rule, (1, 2, 3, 4, 5), 0, 6, 40, y, THREADS]
+
+
+def hadamard(a: Arena) -> list[Any]:
+    x, y = a.floats(3 * 2 * 22 * 9), a.floats(3 * 2 * 22 * 9)
+    return [x, 3, 2, 22, 9, 16, a.floats(22), False, y, THREADS]
 
 
 def batch_norm_forward(a: Arena) -> list[Any]:

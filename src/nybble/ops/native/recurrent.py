@@ -24,6 +24,7 @@ from nybble.errors import NybbleError
 from nybble.formats import Integer, LogFormat
 from nybble.ops.geometry import Geometry
 from nybble.ops.native import quantize
+from nybble.ops.native.block_operand import quantize as block_quantize
 from nybble.ops.native.buffers import require, span, threads
 from nybble.ops.native.codes import Codes, table_of
 from nybble.ops.native.layer import facing, keep
@@ -88,7 +89,7 @@ def forward(
     spec, draw = gemms[0].spec, gemms[0].draw
     if not _runs(spec, "output", weights, gx):
         exact = replace(sequence, accumulate="exact")
-        return reference.forward(gx, h0, c0, weights, exact, gemms, save)
+        return reference.forward(gx, h0, c0, weights, exact, gemms, save, block_quantize)
     slot_x, slot_w = _known(spec.output_input), _known(spec.output_weight)
     weight = weights.hh.contiguous()
     kept_w = quantize_kept(weight, slot_w, draw, WEIGHT, None, want_inside=save)
@@ -140,7 +141,9 @@ def backward(
     spec, kept = gemms[0].spec, tape.kept[0]
     if not _runs(spec, "grad_input", weights, dh) or rereads(spec.slot("grad_input_weight")):
         exact = replace(sequence, accumulate="exact")
-        return reference.backward(dy, dh, dc, tape, weights, exact, gemms, scales, need_dalpha)
+        return reference.backward(
+            *(dy, dh, dc, tape, weights, exact, gemms, scales, need_dalpha), block_quantize
+        )
     slot_g, slot_w = _known(spec.grad_input_grad), _known(spec.slot("grad_input_weight"))
     wide, hidden = weights.hh.shape
     w = codes_of(kept[4:], slot_w, (wide, hidden), False, _LINEAR)

@@ -22,6 +22,7 @@ from nybble.ops.exactness import finish_
 from nybble.ops.geometry import Geometry
 from nybble.ops.reference import gemm
 from nybble.ops.reference.composite_operand import (
+    Make,
     Streams,
     quantize,
     store,
@@ -62,15 +63,12 @@ def output_operands(
     draw: Draw,
     *,
     want_inside: bool,
+    make: Make = quantize,
 ) -> tuple[Quantized, Quantized]:
     """Both operands of the output Gemm."""
     place_x, place_w = places(geometry, "output")
-    qx = quantize(
-        x, spec.output_input, place_x, Streams(draw, INPUT), alpha, want_inside=want_inside
-    )
-    qw = quantize(
-        weight, spec.output_weight, place_w, Streams(draw, WEIGHT), want_inside=want_inside
-    )
+    qx = make(x, spec.output_input, place_x, Streams(draw, INPUT), alpha, want_inside=want_inside)
+    qw = make(weight, spec.output_weight, place_w, Streams(draw, WEIGHT), want_inside=want_inside)
     return qx, qw
 
 
@@ -84,10 +82,14 @@ def layer_forward(
     accumulate: str,
     draw: Draw,
     save: bool,
+    make: Make = quantize,
 ) -> tuple[Tensor, list[Tensor]]:
-    """Output of the layer and, if `save`, what its backward needs (else an empty list)."""
+    """Output of the layer and, if `save`, what its backward needs (else an empty list). make: who
+    quantises."""
     inner, outer = split_outliers(x, spec.outliers)
-    qx, qw = output_operands(inner, weight, alpha, spec, geometry, draw, want_inside=save)
+    qx, qw = output_operands(
+        inner, weight, alpha, spec, geometry, draw, want_inside=save, make=make
+    )
     rank = x.dim()
     follow_x, follow_w = geometry.follow("output")
     tx, mx, limit_x = qx[0].facing(*follow_x, rank)
@@ -108,7 +110,7 @@ def layer_forward(
         y += bias.reshape((1, -1, *[1] * (rank - 2)) if geometry.convolves else (-1,))
     if not save:
         return y, []
-    return y, keep(inner, weight, qx, qw, spec, geometry, draw) + keep_outliers(
+    return y, keep(inner, weight, qx, qw, spec, geometry, draw, make) + keep_outliers(
         outer, spec.outliers
     )
 
@@ -126,24 +128,33 @@ def keep(
     spec: LayerSpec,
     geometry: Geometry,
     draw: Draw,
+    make: Make = quantize,
 ) -> list[Tensor]:
     """Four tensors of the input and four of the weight, as `layer.keep` has them."""
     _, place_x = places(geometry, "grad_weight")
     _, place_w = places(geometry, "grad_input")
-    kept_x = _keep(x, qx, "grad_weight_input", spec, place_x, Streams(draw, GRAD_WEIGHT_INPUT))
+    name, streams = "grad_weight_input", Streams(draw, GRAD_WEIGHT_INPUT)
+    kept_x = _keep(x, qx, name, spec, place_x, streams, make)
     if rereads(spec.kept("grad_input_weight")):
         last = is_channels_last(weight)
         return [*kept_x, *store(Operand(weight, None, None, qw[0].inside), None, None, last)]
-    kept_w = _keep(weight, qw, "grad_input_weight", spec, place_w, Streams(draw, GRAD_INPUT_WEIGHT))
+    name, streams = "grad_input_weight", Streams(draw, GRAD_INPUT_WEIGHT)
+    kept_w = _keep(weight, qw, name, spec, place_w, streams, make)
     return [*kept_x, *kept_w]
 
 
 def _keep(
-    tensor: Tensor, forward: Quantized, name: str, spec: LayerSpec, place: Place, streams: Streams
+    tensor: Tensor,
+    forward: Quantized,
+    name: str,
+    spec: LayerSpec,
+    place: Place,
+    streams: Streams,
+    make: Make,
 ) -> list[Tensor]:
     slot = spec.kept(name)
     if spec.reuses(name):
         return store(forward[0], slot, forward[1], is_channels_last(tensor))
-    found, fit = quantize(tensor, slot, place, streams)
+    found, fit = make(tensor, slot, place, streams)
     found.inside = forward[0].inside
     return store(found, slot, fit, is_channels_last(tensor))

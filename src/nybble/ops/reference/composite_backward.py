@@ -20,6 +20,7 @@ from nybble.ops.gradients import gradient_key, mean_
 from nybble.ops.reference import gemm
 from nybble.ops.reference.composite_operand import (
     Blocks,
+    Make,
     Streams,
     quantize,
     restore,
@@ -68,10 +69,12 @@ class Products(Protocol):
     def grad_weight(self) -> Callable[..., Tensor]: ...
 
 
-def layer_backward(grad: Tensor, call: BackwardCall, products: Products = gemm) -> Gradients:
-    """(dx, dw, dalpha, amax, scale). products: who multiplies."""
+def layer_backward(
+    grad: Tensor, call: BackwardCall, products: Products = gemm, make: Make = quantize
+) -> Gradients:
+    """(dx, dw, dalpha, amax, scale). products: who multiplies; make: who quantises."""
     need_dx, need_dw, need_dalpha = call.needs
-    spec, wanted, step = call.spec, call.wanted, _Backward(call, products)
+    spec, wanted, step = call.spec, call.wanted, _Backward(call, products, make)
     scaled = [
         want and slot is not None and isinstance(slot.scale, StatefulScale)
         for slot, want in zip((spec.grad_input_grad, spec.grad_weight_grad), wanted, strict=True)
@@ -99,12 +102,12 @@ def layer_backward(grad: Tensor, call: BackwardCall, products: Products = gemm) 
 class _Backward:
     """The two backward Gemms of one call; `last`: how input and weight lay, and their codes lie."""
 
-    def __init__(self, call: BackwardCall, products: Products) -> None:
+    def __init__(self, call: BackwardCall, products: Products, make: Make) -> None:
         self.x, self.weight, self.saved = call.x, call.weight, call.saved
         self.x_shape, self.weight_shape = call.x_shape, call.weight_shape
         self.spec, self.geometry = call.spec, call.geometry
         self.accumulate, self.draw, self.last = call.accumulate, call.draw, call.channels_last
-        self.products = products
+        self.products, self.make = products, make
 
     # -- operands
 
@@ -128,14 +131,14 @@ class _Backward:
             place, number = places(self.geometry, "output")[1], WEIGHT
         else:
             place, number = places(self.geometry, "grad_input")[1], GRAD_INPUT_WEIGHT
-        return quantize(weight, slot, place, Streams(self.draw, number))[0]
+        return self.make(weight, slot, place, Streams(self.draw, number))[0]
 
     def _partner(self, name: str, place: Place, number: int) -> Operand:
         """The weight or input of a backward Gemm."""
         kept, slot = self._restored(name), self.spec.slot(name)
         if not self.spec.double or slot is None or getattr(self.spec, name) == SAME:
             return kept
-        return quantize(values(kept), slot, place, Streams(self.draw, number))[0]
+        return self.make(values(kept), slot, place, Streams(self.draw, number))[0]
 
     def _fold(
         self, grad: Tensor, slot: Quantizer | None, partner: Operand, place: Place
@@ -173,7 +176,7 @@ class _Backward:
         z, partner = self._fold(grad, slot, partner, place_w)
         g = given
         if g is None:
-            g, _ = quantize(z, slot, place_g, Streams(self.draw, GRAD_INPUT_GRAD))
+            g, _ = self.make(z, slot, place_g, Streams(self.draw, GRAD_INPUT_GRAD))
         follow_g, follow_w = geometry.follow("grad_input")
         tg, mg, limit_g = g.facing(*follow_g, rank)
         tw, mw, limit_w = partner.facing(*follow_w, rank)
@@ -212,7 +215,7 @@ class _Backward:
         for sample, g in enumerate(given):
             if g is None:
                 streams = Streams(self.draw, gradient_key(spec, 1, sample))
-                g, _ = quantize(z, slot, place_g, streams)
+                g, _ = self.make(z, slot, place_g, streams)
             tg, mg, limit_g = g.facing(*follow_g, rank)
             acc = self.products.grad_weight(
                 tg,
@@ -286,6 +289,7 @@ def _of_steps(
     saved: Sequence[Tensor] = (),
     x_shape: tuple[int, ...] = (),
     weight_shape: tuple[int, ...] = (),
+    make: Make = quantize,
 ) -> _Backward:
     """What a time loop needs of a layer's backward step: operands, no Gemm."""
     call = BackwardCall(
@@ -302,12 +306,15 @@ def _of_steps(
         (False, False),
         [False, False, False],
     )
-    return _Backward(call, gemm)
+    return _Backward(call, gemm, make)
 
 
-def partner_of_steps(kept: list[Tensor], weight: Tensor, spec: LayerSpec, draw: Draw) -> Operand:
+def partner_of_steps(
+    kept: list[Tensor], weight: Tensor, spec: LayerSpec, draw: Draw, make: Make = quantize
+) -> Operand:
     """The weight of the grad_input Gemm of every step of a time loop."""
-    step = _of_steps(spec, draw, weight=weight, saved=kept, weight_shape=tuple(weight.shape))
+    shape = tuple(weight.shape)
+    step = _of_steps(spec, draw, weight=weight, saved=kept, weight_shape=shape, make=make)
     return step._partner("grad_input_weight", places(_LINEAR, "grad_input")[1], GRAD_INPUT_WEIGHT)
 
 
@@ -322,11 +329,16 @@ def input_of_steps(
 
 
 def grad_input_operands(
-    gradient: Tensor, spec: LayerSpec, geometry: Geometry, streams: Streams, partner: Operand
+    gradient: Tensor,
+    spec: LayerSpec,
+    geometry: Geometry,
+    streams: Streams,
+    partner: Operand,
+    make: Make = quantize,
 ) -> tuple[Operand, Operand]:
     """The gradient's operand and its partner for one step of a time loop."""
     step = _of_steps(spec, streams.draw, geometry)
     place_g, place_w = places(geometry, "grad_input")
     z, bare = step._fold(gradient, spec.grad_input_grad, partner, place_w)
-    found, _ = quantize(z, spec.grad_input_grad, place_g, streams)
+    found, _ = make(z, spec.grad_input_grad, place_g, streams)
     return found, bare

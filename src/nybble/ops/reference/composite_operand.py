@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from math import prod
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -27,7 +27,17 @@ from nybble.quantizers import PACT, Fit, Quantizer, ScaleConfig, SplitRows, Unit
 from nybble.quantizers.scales.fit import times_blocks
 from nybble.quantizers.transforms import ELEMENTS, SIGNS, STREAM, Bits, Hadamard
 
-__all__ = ["Blocks", "Streams", "quantize", "restore", "store", "turn", "values"]
+__all__ = [
+    "Blocks",
+    "Make",
+    "Streams",
+    "quantize",
+    "restore",
+    "store",
+    "turn",
+    "values",
+    "with_blocks",
+]
 
 
 @dataclass
@@ -137,14 +147,38 @@ def quantize(
         found = Operand(ints, fit.scale * (fmt.unit or 1.0), limit)
         if want_inside:
             found.inside = (fit.scaled(x).abs() <= fmt.max_value).float()
-    if found.multiplier is not None and not _broadcasts(found.multiplier, x.shape):
-        return _of_blocks(found, found.multiplier, slot), fit
+    return with_blocks(found, slot, fit)
+
+
+def with_blocks(
+    found: Operand, slot: Quantizer, fit: Fit, kind: type[Blocks] = Blocks
+) -> tuple[Operand, Fit | None]:
+    """An operand with its fit: as `kind` where its scales vary within its lines."""
+    if found.multiplier is not None and not _broadcasts(found.multiplier, found.tensor.shape):
+        return _of_blocks(found, found.multiplier, slot, kind), fit
     return found, fit if fit.scale_codes is not None else None
 
 
-def _of_blocks(found: Operand, multiplier: Tensor, slot: Quantizer) -> Blocks:
+class Make(Protocol):
+    """`quantize`, or a function with its results: who makes the operands of a layer."""
+
+    def __call__(
+        self,
+        x: Tensor,
+        slot: Quantizer | None,
+        place: Place,
+        streams: Streams,
+        alpha: Tensor | None = None,
+        *,
+        want_inside: bool = False,
+    ) -> tuple[Operand, Fit | None]: ...
+
+
+def _of_blocks(
+    found: Operand, multiplier: Tensor, slot: Quantizer, kind: type[Blocks] = Blocks
+) -> Blocks:
     block = int(getattr(slot.scale, "block", 0))
-    return Blocks(found.tensor, multiplier, found.limit, found.inside, block=block)
+    return kind(found.tensor, multiplier, found.limit, found.inside, block=block)
 
 
 def _broadcasts(scale: Tensor, shape: Sequence[int]) -> bool:

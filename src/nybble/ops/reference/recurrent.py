@@ -21,6 +21,7 @@ import torch
 from torch import Tensor
 
 from nybble.ops.recurrent import Sequence, StepGemm
+from nybble.ops.reference.composite_operand import Make, quantize
 from nybble.ops.reference.gates import sigmoid, tanh
 from nybble.ops.reference.steps import FloatGradient, StepGradient, StepOutput
 
@@ -87,6 +88,7 @@ def forward(
     sequence: Sequence,
     gemms: list[StepGemm],
     save: bool,
+    make: Make = quantize,
 ) -> Outputs:
     """`gemms`: hidden-hidden and, for an LSTM with projection, the projection."""
     rows, accumulate = sequence.rows, sequence.accumulate
@@ -94,7 +96,7 @@ def forward(
     if weights.hr is not None:
         pairs.append((weights.hr, None, weights.hr_alpha))
     steps = [
-        StepOutput(*pair, gemm, accumulate, rows, save)
+        StepOutput(*pair, gemm, accumulate, rows, save, make)
         for pair, gemm in zip(pairs, gemms, strict=True)
     ]
     found = _forward_loop(gx, h0, c0, sequence, steps, save)
@@ -181,6 +183,7 @@ def backward(
     gemms: list[StepGemm],
     scales: list[Tensor],
     need_dalpha: list[bool],
+    make: Make = quantize,
 ) -> Gradients:
     """`dy`, `dh`, `dc`: of y, h_n and c_n. `scales`: GradScale's number of each Gemm."""
     matrices = [weights.hh] if weights.hr is None else [weights.hh, weights.hr]
@@ -194,6 +197,7 @@ def backward(
             sequence.accumulate,
             sequence.rows,
             need_dalpha=need,
+            make=make,
         )
         for kept, weight, x, gemm, scale, need in zip(
             tape.kept, matrices, tape.inputs, gemms, scales, need_dalpha, strict=True

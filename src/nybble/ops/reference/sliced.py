@@ -27,6 +27,7 @@ from nybble.formats import Stochastic
 from nybble.ops.backward import BackwardCall, Gradients
 from nybble.ops.geometry import Geometry
 from nybble.ops.reference import composite, composite_backward, layer
+from nybble.ops.reference.composite_operand import Make, quantize
 from nybble.ops.reference.operand import Draw
 from nybble.ops.reference.storage import is_channels_last
 from nybble.ops.spec import LayerSpec
@@ -62,11 +63,13 @@ def layer_forward(
     draw: Draw,
     save: bool,
     memory: Empty = empty,
+    make: Make = quantize,
 ) -> tuple[Tensor, list[Tensor]]:
-    """As `layer.layer_forward`; a sliced output lies in `memory`."""
+    """As `layer.layer_forward`; a sliced output lies in `memory`. make: who quantises the operands
+    of `composite`."""
     if spec.composite:
         return composite.layer_forward(
-            x, weight, bias, alpha, spec, geometry, accumulate, draw, save
+            x, weight, bias, alpha, spec, geometry, accumulate, draw, save, make
         )
     rest = (weight, bias, alpha, spec, geometry, accumulate, draw, save)
     count = _slice(x, tuple(x.shape), tuple(weight.shape), spec, geometry)
@@ -87,10 +90,12 @@ def layer_forward(
     return y, saved if codes is None else [codes, *saved[1:]]
 
 
-def layer_backward(grad: Tensor, call: BackwardCall, memory: Empty = empty) -> Gradients:
+def layer_backward(
+    grad: Tensor, call: BackwardCall, memory: Empty = empty, make: Make = quantize
+) -> Gradients:
     """As `layer.layer_backward`; a sliced grad_input lies in `memory`."""
     if call.spec.composite:
-        return composite_backward.layer_backward(grad, call)
+        return composite_backward.layer_backward(grad, call, make=make)
     x_shape, needs = call.x_shape, call.needs
     count = _slice(grad, x_shape, call.weight_shape, call.spec, call.geometry)
     if count is None:

@@ -27,7 +27,7 @@ from nybble.ops.reference.composite_backward import (
     input_of_steps,
     partner_of_steps,
 )
-from nybble.ops.reference.composite_operand import Streams, quantize, values
+from nybble.ops.reference.composite_operand import Make, Streams, quantize, values
 from nybble.ops.reference.gradient import quantize_gradient
 from nybble.ops.reference.layer import clip_gradient, keep
 from nybble.ops.reference.operand import (
@@ -64,13 +64,14 @@ class StepOutput:
         accumulate: str,
         rows: int,
         save: bool,
+        make: Make = quantize,
     ) -> None:
         self.weight, self.bias, self.alpha = weight, bias, alpha
-        self.gemm, self.accumulate, self.rows = gemm, accumulate, rows
+        self.gemm, self.accumulate, self.rows, self.make = gemm, accumulate, rows, make
         spec, draw = gemm.spec, gemm.draw
         if spec.composite:
             streams, place = Streams(draw, WEIGHT), places(LINEAR, "output")[1]
-            self.composite = quantize(weight, spec.output_weight, place, streams, want_inside=save)
+            self.composite = make(weight, spec.output_weight, place, streams, want_inside=save)
             self.streams = Streams(draw, INPUT, total=rows)
             self.facing = self.composite[0].facing(0, 1, 2)
             self.fit = self.random = None
@@ -89,7 +90,7 @@ class StepOutput:
         if self.gemm.spec.composite:
             streams = self.streams.step(row, x.shape[0])
             inner, outer = split_outliers(x, self.gemm.spec.outliers)
-            qx, _ = quantize(inner, slot, places(LINEAR, "output")[0], streams, self.alpha)
+            qx, _ = self.make(inner, slot, places(LINEAR, "output")[0], streams, self.alpha)
         elif self.fit is not None and slot is not None:
             y = self.fit.scaled(x)
             qx = round_operand(y, slot.format, slot, random, self.fit, propagate=True)
@@ -122,8 +123,10 @@ class StepOutput:
         if spec.composite:
             place, streams = places(LINEAR, "output")[0], Streams(draw, INPUT)
             inner, outer = split_outliers(x, spec.outliers)
-            found = quantize(inner, spec.output_input, place, streams, self.alpha, want_inside=True)
-            kept = keep_composite(inner, self.weight, found, self.composite, spec, LINEAR, draw)
+            make, alpha = self.make, self.alpha
+            found = make(inner, spec.output_input, place, streams, alpha, want_inside=True)
+            operands = (inner, self.weight, found, self.composite)
+            kept = keep_composite(*operands, spec, LINEAR, draw, make)
             return kept + keep_outliers(outer, spec.outliers)
         qx = quantize_operand(x, spec.output_input, draw, INPUT, self.alpha, want_inside=True)
         return keep(x, self.weight, qx, self.qw, self.alpha, spec, draw)
@@ -143,12 +146,13 @@ class StepGradient:
         rows: int,
         *,
         need_dalpha: bool,
+        make: Make = quantize,
     ) -> None:
         spec = gemm.spec
-        self.gemm, self.scale, self.accumulate = gemm, scale, accumulate
+        self.gemm, self.scale, self.accumulate, self.make = gemm, scale, accumulate, make
         self.shape, self.need_dalpha = (rows, weight.shape[1]), need_dalpha
         self.rows = rows
-        self.qw = decoded_weight(kept, weight, gemm)
+        self.qw = decoded_weight(kept, weight, gemm, make)
         self.facing = self.qw.facing(1, 1, 2)
         self.qx: Operand | None = None
         if kept[3].numel():
@@ -171,7 +175,7 @@ class StepGradient:
         facing = self.facing
         if self.by_itself:
             streams = self.streams.step(row, dz.shape[0])
-            g, bare = grad_input_operands(dz, spec, LINEAR, streams, self.qw)
+            g, bare = grad_input_operands(dz, spec, LINEAR, streams, self.qw, self.make)
             amax, facing = dz.new_empty(0), bare.facing(1, 1, 2)
         else:
             found, _, amax, _ = quantize_gradient(
@@ -231,10 +235,12 @@ class FloatGradient:
         return dz @ self.weight
 
 
-def decoded_weight(kept: list[Tensor], weight: Tensor, gemm: StepGemm) -> Operand:
+def decoded_weight(
+    kept: list[Tensor], weight: Tensor, gemm: StepGemm, make: Make = quantize
+) -> Operand:
     """The operand of the grad_input Gemm from what `keep` kept."""
     if gemm.spec.composite:
-        return partner_of_steps(kept, weight, gemm.spec, gemm.draw)
+        return partner_of_steps(kept, weight, gemm.spec, gemm.draw, make)
     slot = gemm.spec.slot("grad_input_weight")
     raw = weight if rereads(slot) else None
     return restore(kept[4:], slot, raw, tuple(weight.shape), False)

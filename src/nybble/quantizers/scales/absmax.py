@@ -175,11 +175,15 @@ class AbsMax(ScaleConfig):
             top = tile_max(x, self.block)
         else:
             top = block_max(x, info["axis"], self.block)
+        return self.fit_tops(top, format, info)
+
+    def fit_tops(self, top: Tensor, format: Format, info: dict[str, Any]) -> Fit:
+        """Fit to the maxima of blocks or tiles; `info` is what `block_layout` says of them."""
         if self.scale_format == "e8m0":
             return mx_fit(top, format, info, self.exponent, self.headroom)
         if self.scale_format == "fp8_e4m3":
             if self.outer is not None:
-                info["outer"] = self.outer
+                info = {**info, "outer": self.outer}
             return nv_fit(top, format, info, self.limit, self.headroom)
         return self._fit(top, format, **info)
 

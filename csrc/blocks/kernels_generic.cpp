@@ -1,0 +1,8 @@
+#include "blocks/loops.hpp"
+
+namespace nybble {
+
+const BlockKernels kBlockGeneric = {Loops<Lane>::tops, Loops<Lane>::scaled, Loops<Lane>::nearest,
+                                    Loops<Lane>::stochastic, Loops<Lane>::turn};
+
+} // namespace nybble

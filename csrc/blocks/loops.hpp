@@ -1,0 +1,231 @@
+// The loops of kernels.hpp over a type of lanes. Included by one file for each instruction set; the
+// unnamed namespace keeps their instances apart. What whole registers leave is done by single
+// lanes.
+//
+// `V` has kLanes, load, store, set, strided, from24 (random * 2^-24), + - *, /, min, max, and
+//     magnitude(x)       x without its sign            with_sign(m, x)   m with the sign of x
+//     reached(x, t, d)   d where x >= t, else 0        below(x, t, d)    d where x < t, else 0
+//     known(x, y, z)     y where x is a number, else z
+//     joined(x, y, s)    x with those bits of y that s has
+#pragma once
+
+#include <algorithm>
+#include <cmath>
+#include <cstdint>
+#include <cstring>
+
+#include "blocks/kernels.hpp"
+
+namespace nybble {
+namespace {
+
+struct Lane {
+  static constexpr int kLanes = 1;
+  float v;
+  static Lane load(const float* at) { return {*at}; }
+  static Lane set(float x) { return {x}; }
+  static Lane strided(const float* at, int64_t) { return {*at}; }
+  static Lane from24(const int32_t* at) { return {float(*at) * 0x1p-24f}; }
+  void store(float* at) const { *at = v; }
+  void store_strided(float* at, int64_t) const { *at = v; }
+};
+inline Lane operator+(Lane a, Lane b) { return {a.v + b.v}; }
+inline Lane operator-(Lane a, Lane b) { return {a.v - b.v}; }
+inline Lane operator*(Lane a, Lane b) { return {a.v * b.v}; }
+inline Lane operator/(Lane a, Lane b) { return {a.v / b.v}; }
+inline Lane min(Lane a, Lane b) { return {a.v < b.v ? a.v : b.v}; }
+inline Lane max(Lane a, Lane b) { return {a.v > b.v ? a.v : b.v}; }
+inline Lane magnitude(Lane x) { return {std::fabs(x.v)}; }
+inline Lane with_sign(Lane m, Lane x) { return {std::copysign(m.v, x.v)}; }
+inline Lane reached(Lane x, Lane t, Lane d) { return {x.v >= t.v ? d.v : 0.0f}; }
+inline Lane below(Lane x, Lane t, Lane d) { return {x.v < t.v ? d.v : 0.0f}; }
+inline Lane known(Lane x, Lane y, Lane z) { return {x.v == x.v ? y.v : z.v}; }
+inline Lane joined(Lane x, Lane y, Lane s) {
+  uint32_t a, b, c;
+  std::memcpy(&a, &x.v, 4), std::memcpy(&b, &y.v, 4), std::memcpy(&c, &s.v, 4);
+  a |= b & c;
+  std::memcpy(&x.v, &a, 4);
+  return x;
+}
+
+// ---- rows ---------------------------------------------------------------------------------------
+
+// y[j] = op(x[j] * factor[j / run], j), by registers where a run is one number or many registers.
+template <class V, class Op, class One>
+inline void each(const float* x, int64_t n, const float* factor, int64_t run, float* y,
+                 const Op& op, const One& one) {
+  if (run == 1) {
+    int64_t j = 0;
+    for (; j + V::kLanes <= n; j += V::kLanes)
+      op(V::load(x + j) * V::load(factor + j), j).store(y + j);
+    for (; j < n; ++j)
+      one(Lane::load(x + j) * Lane::load(factor + j), j).store(y + j);
+    return;
+  }
+  for (int64_t start = 0; start < n; start += run, ++factor) {
+    const int64_t stop = std::min(start + run, n);
+    const V by = V::set(*factor);
+    int64_t j = start;
+    for (; j + V::kLanes <= stop; j += V::kLanes)
+      op(V::load(x + j) * by, j).store(y + j);
+    for (; j < stop; ++j)
+      one(Lane::load(x + j) * Lane::set(*factor), j).store(y + j);
+  }
+}
+
+template <class V>
+struct Nearest {
+  V t[15], rise[15], low, nan, sign;
+  explicit Nearest(const NearestLevels& l)
+      : low(V::set(l.low)), nan(V::set(l.nan)), sign(V::set(l.sign)) {
+    for (int k = 0; k < 15; ++k)
+      t[k] = V::set(l.thresholds[k]), rise[k] = V::set(l.rise[k]);
+  }
+  inline V operator()(V y, int64_t) const {
+    V level = low;
+#pragma GCC unroll 15
+    for (int k = 0; k < 15; ++k)
+      level = level + reached(y, t[k], rise[k]);
+    return known(y, joined(level, y, sign), nan);
+  }
+};
+
+template <class V, int kLevels>
+struct Drawn {
+  V t[kLevels], rise[kLevels], widen[kLevels], low, gap, least, most, per_unit, nan, zero;
+  const int32_t* random;
+  Drawn(const StochasticLevels& l, const int32_t* random)
+      : low(V::set(l.low)), gap(V::set(l.gap)), least(V::set(l.least)), most(V::set(l.most)),
+        per_unit(V::set(l.per_unit)), nan(V::set(l.nan)), zero(V::set(0.0f)), random(random) {
+    for (int k = 0; k < kLevels; ++k)
+      t[k] = V::set(l.level[k]), rise[k] = V::set(l.rise[k]), widen[k] = V::set(l.widen[k]);
+  }
+  inline V operator()(V y, int64_t j) const {
+    constexpr bool kMagnitude = kLevels == 7;
+    const V given = kMagnitude ? magnitude(y) : y;
+    const V m = max(min(given, most), least) * per_unit;
+    V lo = low, width = gap;
+#pragma GCC unroll 15
+    for (int k = 0; k < kLevels; ++k) {
+      lo = lo + reached(m, t[k], rise[k]);
+      width = width + reached(m, t[k], widen[k]);
+    }
+    const V level = lo + below(V::from24(random + j), (m - lo) / width, width);
+    // A sum with +0 makes a +0 of -0.
+    return known(y, kMagnitude ? with_sign(level, y) + zero : level, nan);
+  }
+};
+
+// ---- turns --------------------------------------------------------------------------------------
+
+constexpr int64_t kMostLines = 64; // elements of a block that are worked on as registers of lines
+
+// V::kLanes lines from `x`: neighbours with the same signs, or, with kApart, a block apart, where
+// each has signs of its own.
+template <class V, bool kApart>
+inline void turn_lines(const float* x, int64_t block, int64_t inner, const float* signs, float root,
+                       bool back, float* y) {
+  const auto sign = [&](int64_t i) {
+    return kApart ? V::strided(signs + i, block) : V::set(signs[i]);
+  };
+  V v[kMostLines];
+  for (int64_t i = 0; i < block; ++i) {
+    v[i] = kApart ? V::strided(x + i, block) : V::load(x + i * inner);
+    if (signs != nullptr && !back) v[i] = v[i] * sign(i);
+  }
+  for (int64_t width = 1; width < block; width *= 2)
+    for (int64_t at = 0; at < block; at += 2 * width)
+      for (int64_t i = at; i < at + width; ++i) {
+        const V u = v[i], w = v[i + width];
+        v[i] = u + w, v[i + width] = u - w;
+      }
+  for (int64_t i = 0; i < block; ++i) {
+    const V by = V::set(root);
+    const V out = v[i] * (signs != nullptr && back ? sign(i) * by : by);
+    if (kApart)
+      out.store_strided(y + i, block);
+    else
+      out.store(y + i * inner);
+  }
+}
+
+// A block of any size in place: copied, turned, multiplied.
+inline void turn_line(const float* x, int64_t block, int64_t inner, const float* signs, float root,
+                      bool back, float* y) {
+  for (int64_t i = 0; i < block; ++i)
+    y[i * inner] = signs != nullptr && !back ? x[i * inner] * signs[i] : x[i * inner];
+  for (int64_t width = 1; width < block; width *= 2)
+    for (int64_t at = 0; at < block; at += 2 * width)
+      for (int64_t i = at; i < at + width; ++i) {
+        const float u = y[i * inner], w = y[(i + width) * inner];
+        y[i * inner] = u + w, y[(i + width) * inner] = u - w;
+      }
+  for (int64_t i = 0; i < block; ++i)
+    y[i * inner] *= signs != nullptr && back ? signs[i] * root : root;
+}
+
+template <class V>
+struct Loops {
+  static void tops(const float* x, int64_t n, int64_t run, uint32_t* tops) {
+    for (int64_t start = 0; start < n; start += run, ++tops) {
+      const int64_t stop = std::min(start + run, n);
+      uint32_t top = *tops;
+      for (int64_t j = start; j < stop; ++j) {
+        uint32_t b;
+        std::memcpy(&b, x + j, 4);
+        top = std::max(top, b & 0x7fffffffu);
+      }
+      *tops = top;
+    }
+  }
+
+  static void scaled(const float* x, int64_t n, const float* scale, int64_t run, float* y) {
+    const auto same = [](auto v, int64_t) { return v; };
+    each<V>(x, n, scale, run, y, same, same);
+  }
+
+  static void nearest(const float* x, int64_t n, const float* inv, int64_t run,
+                      const NearestLevels& levels, float* y) {
+    each<V>(x, n, inv, run, y, Nearest<V>(levels), Nearest<Lane>(levels));
+  }
+
+  static void stochastic(const float* x, int64_t n, const float* inv, int64_t run,
+                         const StochasticLevels& l, const int32_t* random, float* y) {
+    if (l.magnitude)
+      each<V>(x, n, inv, run, y, Drawn<V, 7>(l, random), Drawn<Lane, 7>(l, random));
+    else
+      each<V>(x, n, inv, run, y, Drawn<V, 15>(l, random), Drawn<Lane, 15>(l, random));
+  }
+
+  static void turn(const float* x, int64_t count, int64_t block, int64_t inner, const float* signs,
+                   int64_t period, float root, bool back, float* y) {
+    const int64_t whole = block * inner;
+    const bool few = block <= kMostLines;
+    int64_t b = 0;
+    if (inner == 1) {
+      float own[V::kLanes * kMostLines];
+      for (; few && b + V::kLanes <= count; b += V::kLanes) {
+        if (signs != nullptr)
+          for (int l = 0; l < V::kLanes; ++l)
+            std::copy_n(of(signs, (b + l) % period * block), block, own + l * block);
+        turn_lines<V, true>(x + b * block, block, 1, signs == nullptr ? nullptr : own, root, back,
+                            y + b * block);
+      }
+    }
+    for (; b < count; ++b) {
+      const float* s = of(signs, b % period * block);
+      int64_t l = 0;
+      for (; few && l + V::kLanes <= inner; l += V::kLanes)
+        turn_lines<V, false>(x + b * whole + l, block, inner, s, root, back, y + b * whole + l);
+      for (; l < inner; ++l)
+        turn_line(x + b * whole + l, block, inner, s, root, back, y + b * whole + l);
+    }
+  }
+
+  static const float* of(const float* signs, int64_t at) {
+    return signs == nullptr ? nullptr : signs + at;
+  }
+};
+
+} // namespace
+} // namespace nybble
