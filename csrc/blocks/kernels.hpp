@@ -9,12 +9,10 @@
 
 namespace nybble {
 
-// Nearest: low + the sum of rise[k] over the thresholds that y has reached; NaN becomes `nan`. The
-// level 0 has the sign of y where `sign` is -0, as integers that are rounded in torch have.
+// Nearest: low + the sum of rise[k] over the thresholds that y has reached; NaN becomes `nan`.
 struct NearestLevels {
   float thresholds[15], nan; // ascending; those that are not used are NaN
   float rise[15], low;
-  float sign;
 };
 
 // Stochastic: the neighbours lo <= m <= hi of m = y / unit, or |y| / unit with the sign put back,

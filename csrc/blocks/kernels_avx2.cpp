@@ -47,9 +47,6 @@ inline Eight below(Eight x, Eight t, Eight d) {
 inline Eight known(Eight x, Eight y, Eight z) {
   return {_mm256_blendv_ps(z.v, y.v, _mm256_cmp_ps(x.v, x.v, _CMP_ORD_Q))};
 }
-inline Eight joined(Eight x, Eight y, Eight s) {
-  return {_mm256_or_ps(x.v, _mm256_and_ps(y.v, s.v))};
-}
 
 // The maxima of runs of whole registers, and of numbers beside one another.
 void tops(const float* x, int64_t n, int64_t run, uint32_t* tops) {

@@ -6,7 +6,6 @@
 //     magnitude(x)       x without its sign            with_sign(m, x)   m with the sign of x
 //     reached(x, t, d)   d where x >= t, else 0        below(x, t, d)    d where x < t, else 0
 //     known(x, y, z)     y where x is a number, else z
-//     joined(x, y, s)    x with those bits of y that s has
 #pragma once
 
 #include <algorithm>
@@ -40,13 +39,6 @@ inline Lane with_sign(Lane m, Lane x) { return {std::copysign(m.v, x.v)}; }
 inline Lane reached(Lane x, Lane t, Lane d) { return {x.v >= t.v ? d.v : 0.0f}; }
 inline Lane below(Lane x, Lane t, Lane d) { return {x.v < t.v ? d.v : 0.0f}; }
 inline Lane known(Lane x, Lane y, Lane z) { return {x.v == x.v ? y.v : z.v}; }
-inline Lane joined(Lane x, Lane y, Lane s) {
-  uint32_t a, b, c;
-  std::memcpy(&a, &x.v, 4), std::memcpy(&b, &y.v, 4), std::memcpy(&c, &s.v, 4);
-  a |= b & c;
-  std::memcpy(&x.v, &a, 4);
-  return x;
-}
 
 // ---- rows ---------------------------------------------------------------------------------------
 
@@ -75,9 +67,8 @@ inline void each(const float* x, int64_t n, const float* factor, int64_t run, fl
 
 template <class V>
 struct Nearest {
-  V t[15], rise[15], low, nan, sign;
-  explicit Nearest(const NearestLevels& l)
-      : low(V::set(l.low)), nan(V::set(l.nan)), sign(V::set(l.sign)) {
+  V t[15], rise[15], low, nan;
+  explicit Nearest(const NearestLevels& l) : low(V::set(l.low)), nan(V::set(l.nan)) {
     for (int k = 0; k < 15; ++k)
       t[k] = V::set(l.thresholds[k]), rise[k] = V::set(l.rise[k]);
   }
@@ -86,7 +77,7 @@ struct Nearest {
 #pragma GCC unroll 15
     for (int k = 0; k < 15; ++k)
       level = level + reached(y, t[k], rise[k]);
-    return known(y, joined(level, y, sign), nan);
+    return known(y, level, nan);
   }
 };
 

@@ -17,22 +17,19 @@ float from_bits(uint32_t bits) {
   return x;
 }
 
-// The magnitude that the largest level stands for.
-float bound_of(const Target& t, const FitRule& rule, float clip, int threads) {
-  const auto* x = static_cast<const float*>(t.x);
-  if (rule.statistic == int32_t(Statistic::Clip)) return clip < kLeast ? kLeast : clip;
+} // namespace
+
+float bound_of(const float* x, int64_t n, const FitRule& rule, int threads) {
   uint32_t top = 0;
   if (rule.statistic == int32_t(Statistic::AbsMax)) {
-    absmax(x, false, 1, t.n, &top, threads);
+    absmax(x, false, 1, n, &top, threads);
     return from_bits(top);
   }
-  if (t.n == 0) return 0.0f;
+  if (n == 0) return 0.0f;
   float squares, magnitudes;
-  moments(x, 1, t.n, &squares, &magnitudes, &top, threads);
-  return sawb_bound(squares, magnitudes, from_bits(top), t.n, rule.c1, rule.c2);
+  moments(x, 1, n, &squares, &magnitudes, &top, threads);
+  return sawb_bound(squares, magnitudes, from_bits(top), n, rule.c1, rule.c2);
 }
-
-} // namespace
 
 float scale_of(float bound, float levels) {
   const float scale = bound / levels;
@@ -50,13 +47,17 @@ float sawb_bound(float squares, float magnitudes, float largest, int64_t n, floa
 }
 
 float quantize_integer(Target target, const FitRule& rule, float clip, int threads) {
-  const float scale = scale_of(bound_of(target, rule, clip, threads), rule.levels);
+  const bool learned = rule.statistic == int32_t(Statistic::Clip);
+  const auto* x = static_cast<const float*>(target.x);
+  const float bound =
+      learned ? (clip < kLeast ? kLeast : clip) : bound_of(x, target.n, rule, threads);
+  const float scale = scale_of(bound, rule.levels);
   const float inverse = 1.0f / scale;
   const IntegerRule integer{rule.low, rule.high, (1u << rule.bits) - 1u, false, 0.0f};
   target.inside_low = float(rule.low), target.inside_high = float(rule.high);
   const Packed packed = pack_integer(target, {&inverse, 1, 1}, integer, threads);
   // Statistics of the tensor are NaN already where it is not finite; a learned clip is not.
-  if (rule.statistic == int32_t(Statistic::Clip) && !packed.finite) return kNaN;
+  if (learned && !packed.finite) return kNaN;
   return rule.unit == 1.0f ? scale : scale * rule.unit;
 }
 

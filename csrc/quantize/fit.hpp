@@ -30,6 +30,10 @@ float scale_of(float bound, float levels);
 // SAWB's clip from the sums of squares and magnitudes and the largest magnitude of n elements.
 float sawb_bound(float squares, float magnitudes, float largest, int64_t n, float c1, float c2);
 
+// The magnitude that the largest level stands for, by the rule's statistic (not a clip) of n
+// numbers; NaN where one is not finite.
+float bound_of(const float* x, int64_t n, const FitRule& rule, int threads);
+
 // Packs target.x (float32) and returns the multiplier fl(scale * unit), NaN where x or the clip is
 // not finite. `clip`: for Statistic::Clip only.
 float quantize_integer(Target target, const FitRule& rule, float clip, int threads);

@@ -11,6 +11,7 @@
 #include <vector>
 
 #include "core/bind.hpp"
+#include "quantize/bind_rules.hpp"
 #include "recurrent/sequence.hpp"
 
 namespace nb = nanobind;
@@ -21,8 +22,11 @@ namespace {
 using Span = std::tuple<uintptr_t, size_t>;
 // packed, table, bits, low, high, whether the contraction is contiguous
 using Operand = std::tuple<Span, Span, int, int64_t, int64_t, bool>;
-// kind (0 integer, 1 log, 2 thresholds), the rule, factor, multiplier; then table, low, high
-using Rule = std::tuple<int, nb::bytes, float, float, Span, int64_t, int64_t>;
+// kind (0 integer, 1 log, 2 thresholds, 3 stochastic), the rule, factor, multiplier; table, low,
+// high; fit (0 none, 1 whole, 2 rows, 3 best), its rule, the unit, the fold; the random stream
+using Stream = std::tuple<uint64_t, int64_t, int64_t, int64_t, int64_t>;
+using Rule = std::tuple<int, nb::bytes, float, float, Span, int64_t, int64_t, int, nb::bytes, float,
+                        Span, Stream>;
 // cell, sizes, reverse, hidden, threads
 using Shape = std::tuple<int, std::vector<int64_t>, bool, int64_t, int>;
 
@@ -59,8 +63,9 @@ void read(T& rule, const nb::bytes& bytes) {
   std::memcpy(&rule, bytes.c_str(), sizeof(T));
 }
 
-StepRule rule_of(const Rule& given) {
-  const auto& [kind, bytes, factor, multiplier, table, low, high] = given;
+StepRule rule_of(const Rule& given, int64_t columns) {
+  const auto& [kind, bytes, factor, multiplier, table, low, high, fit, fitted, unit, fold, stream] =
+      given;
   StepRule rule{};
   rule.kind = StepRule::Kind(kind);
   rule.factor = factor, rule.multiplier = multiplier;
@@ -70,8 +75,22 @@ StepRule rule_of(const Rule& given) {
     read(rule.log, bytes);
   else if (kind == 2)
     read(rule.thresholds, bytes);
+  else if (kind == 3)
+    rule.stochastic = stochastic_rule_of(bytes, "sequence");
   else
-    throw std::invalid_argument("sequence: kinds of rules are 0 to 2");
+    throw std::invalid_argument("sequence: kinds of rules are 0 to 3");
+  if (fit < 0 || fit > 3) throw std::invalid_argument("sequence: kinds of fits are 0 to 3");
+  rule.fit = StepRule::Fit(fit);
+  if (rule.fit == StepRule::Fit::Best)
+    read(rule.best, fitted);
+  else if (rule.fit != StepRule::Fit::Fixed)
+    read(rule.whole, fitted);
+  rule.unit = unit;
+  if (std::get<0>(fold) != 0)
+    rule.fold =
+        checked_array<const float>(std::get<0>(fold), std::get<1>(fold), columns, "sequence fold");
+  const auto& [seed, rank, layer, call, operand] = stream;
+  rule.stream = stream_of(seed, rank, layer, call, operand);
   return rule;
 }
 
@@ -82,8 +101,8 @@ Bounds bounds_of(int64_t low, int64_t high) {
 }
 
 StepCodes codes_of(const Rule& given) {
-  const auto& [kind, bytes, factor, multiplier, table, low, high] = given;
-  const auto& [address, size] = table;
+  const auto& [address, size] = std::get<4>(given);
+  const int64_t low = std::get<5>(given), high = std::get<6>(given);
   return {checked_array<const int16_t>(address, size, 16, "sequence table"), bounds_of(low, high)};
 }
 
@@ -136,7 +155,7 @@ void bind_recurrent(nb::module_& m) {
           const SequenceShape shape = shape_of(given);
           const int64_t rows = rows_of(shape), batch = batch_of(shape), n = shape.hidden;
           const int64_t wide = shape.wide();
-          const StepRule rule = rule_of(rule_given);
+          const StepRule rule = rule_of(rule_given, n);
           const bool lstm = shape.cell == Cell::Lstm;
           const ForwardData data{array<const float>(gx, rows, wide, "sequence gx"),
                                  array<float>(h, batch, n, "sequence h"),
@@ -162,7 +181,7 @@ void bind_recurrent(nb::module_& m) {
     const int64_t rows = rows_of(shape), batch = batch_of(shape), n = shape.hidden;
     const int64_t wide = shape.wide();
     const bool lstm = shape.cell == Cell::Lstm, kept = shape.kept() > 0;
-    const StepRule rule = rule_of(rule_given);
+    const StepRule rule = rule_of(rule_given, wide);
     const BackwardData data{kept ? nullptr : array<const float>(y, rows, n, "sequence y"),
                             kept ? array<const float>(gates, rows, shape.kept(), "sequence gates")
                                  : nullptr,

@@ -71,7 +71,8 @@ StepProduct::StepProduct(const Matrix& weights, const StepCodes& codes, int64_t 
   });
 }
 
-void StepProduct::run(const uint8_t* codes, int64_t m, float multiplier, float* out) {
+void StepProduct::run(const uint8_t* codes, int64_t m, const float* multipliers, int64_t apart,
+                      float* out) {
   if (m == 0 || n_ == 0) return;
   const Matrix rows{codes, 4, codes_.table, codes_.bounds, m, true};
   const Source a(rows, k_, plan_.shift_a, plan_.size());
@@ -93,8 +94,6 @@ void StepProduct::run(const uint8_t* codes, int64_t m, float multiplier, float* 
     }
   });
   const FinishKernels& finish = *active().gemm->finish;
-  float scale_a[kRows];
-  std::fill(scale_a, scale_a + kRows, multiplier);
   work(threads, panels, [&](int t, int64_t j) {
     int32_t* acc = acc_ + t * kTiles * kTile;
     const int64_t column = j * kColumns;
@@ -107,10 +106,14 @@ void StepProduct::run(const uint8_t* codes, int64_t m, float multiplier, float* 
         for (int64_t i = i0; i < until; ++i)
           multiply(plan_, piece.groups, piece.a + i * piece.a_stride, piece.b + j * piece.b_stride,
                    acc + (i - i0) * kTile);
-      for (int64_t i = i0; i < until; ++i)
-        finish.tile(acc + (i - i0) * kTile, int(std::min<int64_t>(kRows, m - i * kRows)), width,
-                    scale_a, scale_.data() + column, has_bias_ ? bias_.data() + column : nullptr,
-                    out + i * kRows * n_ + column, n_);
+      for (int64_t i = i0; i < until; ++i) {
+        const int count = int(std::min<int64_t>(kRows, m - i * kRows));
+        float scale_a[kRows] = {};
+        for (int r = 0; r < count; ++r)
+          scale_a[r] = multipliers[(i * kRows + r) * apart];
+        finish.tile(acc + (i - i0) * kTile, count, width, scale_a, scale_.data() + column,
+                    has_bias_ ? bias_.data() + column : nullptr, out + i * kRows * n_ + column, n_);
+      }
     }
   });
 }

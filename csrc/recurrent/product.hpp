@@ -28,8 +28,9 @@ public:
 
   static bool fits(Bounds a, Bounds b, int64_t k);
 
-  // out[m, n] = codes[m, k] weights * (multiplier * scale) + bias
-  void run(const uint8_t* codes, int64_t m, float multiplier, float* out);
+  // out[m, n] = codes[m, k] weights * (multiplier * scale) + bias; that of row i is
+  // multipliers[i * apart]
+  void run(const uint8_t* codes, int64_t m, const float* multipliers, int64_t apart, float* out);
 
 private:
   struct Piece {

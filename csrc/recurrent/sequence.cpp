@@ -2,7 +2,6 @@
 
 #include <algorithm>
 #include <cstring>
-#include <limits>
 #include <vector>
 
 #include "core/decode.hpp"
@@ -13,7 +12,6 @@
 namespace nybble {
 namespace {
 
-constexpr uint32_t kInfinity = 0x7f800000u;
 constexpr int64_t kGateWork = 1 << 13; // units of a task of the elementwise part
 
 struct Step {
@@ -80,14 +78,6 @@ private:
 
 } // namespace
 
-Packed StepRule::pack(const float* x, int64_t n, uint8_t* codes, int threads) const {
-  const Target target{x, false, n, codes, nullptr, nullptr, 0.0f, 0.0f};
-  const Factors factors{&factor, 1, 1};
-  if (kind == Kind::Integer) return pack_integer(target, factors, integer, threads);
-  if (kind == Kind::Log) return pack_log(target, factors, log, threads);
-  return pack_thresholds(target, factors, thresholds, threads);
-}
-
 void sequence_forward(const SequenceShape& shape, const StepRule& rule, StepProduct& product,
                       const ForwardData& data) {
   const GateKernels& gates = *active().gates;
@@ -95,15 +85,14 @@ void sequence_forward(const SequenceShape& shape, const StepRule& rule, StepProd
   const int64_t most = most_rows(shape);
   std::vector<float> gh(size_t(most * wide)),
       scratch(data.gates == nullptr ? size_t(most * kept) : 0);
-  std::vector<uint8_t> codes(size_t(code_bytes(most * n)));
+  StepOperand operand(rule, most, n, true, shape.threads);
   for (const Step& step : steps_of(shape)) {
     if (data.multiplied != nullptr)
       std::memcpy(data.multiplied + step.row * n, data.h, size_t(step.count * n) * sizeof(float));
     if (data.before != nullptr)
       std::memcpy(data.before + step.row * n, data.c, size_t(step.count * n) * sizeof(float));
-    const Packed packed = rule.pack(data.h, step.count * n, codes.data(), shape.threads);
-    const float nan = std::numeric_limits<float>::quiet_NaN();
-    product.run(codes.data(), step.count, packed.finite ? rule.multiplier : nan, gh.data());
+    operand.pack(data.h, step.row, step.count);
+    product.run(operand.codes(), step.count, operand.multipliers(), operand.apart(), gh.data());
     float* into = data.gates == nullptr ? scratch.data() : data.gates + step.row * kept;
     each_row(shape, step.count, [&](int64_t r) {
       const float* gx = data.gx + (step.row + r) * wide;
@@ -128,7 +117,7 @@ BackwardResult sequence_backward(const SequenceShape& shape, const StepRule& rul
   const bool gru = shape.cell == Cell::Gru;
   std::vector<float> dx(size_t(most * n)), sums(size_t(most * n)),
       direct(gru ? size_t(most * n) : 0);
-  std::vector<uint8_t> codes(size_t(code_bytes(most * wide)));
+  StepOperand operand(rule, most, wide, false, shape.threads);
   Slices slices(most * n);
   BackwardResult result;
   std::vector<Step> steps = steps_of(shape);
@@ -152,12 +141,9 @@ BackwardResult sequence_backward(const SequenceShape& shape, const StepRule& rul
       else
         gates.plain_grad(n, shape.cell == Cell::Relu, data.y + row * n, d, data.dgx + row * wide);
     });
-    const Packed packed =
-        rule.pack(data.dgh + step.row * wide, step.count * wide, codes.data(), shape.threads);
-    result.top = std::max(result.top, packed.top);
-    const bool bad = packed.top >= kInfinity;
-    product.run(codes.data(), step.count,
-                bad ? std::numeric_limits<float>::quiet_NaN() : rule.multiplier, dx.data());
+    operand.pack(data.dgh + step.row * wide, step.row, step.count);
+    result.top = std::max(result.top, operand.top());
+    product.run(operand.codes(), step.count, operand.multipliers(), operand.apart(), dx.data());
     if (clip.mask != nullptr) {
       const int64_t start = step.row * n, count = step.count * n;
       float sides[2] = {0.0f, 0.0f};

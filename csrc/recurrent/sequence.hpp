@@ -8,7 +8,7 @@
 
 #include <cstdint>
 
-#include "quantize/drivers.hpp"
+#include "recurrent/operand.hpp"
 #include "recurrent/product.hpp"
 
 namespace nybble {
@@ -27,17 +27,6 @@ struct SequenceShape {
     return (cell == Cell::Lstm ? 4 : cell == Cell::Gru ? 3 : 1) * hidden;
   }
   int64_t kept() const { return cell == Cell::Lstm || cell == Cell::Gru ? 4 * hidden : 0; }
-};
-
-// How a step's operand becomes codes: code = rule(x * factor), integer * multiplier ~ x.
-struct StepRule {
-  enum class Kind { Integer, Log, Thresholds } kind;
-  IntegerRule integer;
-  LogRule log;
-  ThresholdRule thresholds;
-  float factor, multiplier;
-
-  Packed pack(const float* x, int64_t n, uint8_t* codes, int threads) const;
 };
 
 struct ForwardData {

@@ -136,6 +136,64 @@ def test_other_recipes_and_projections(recipe: str) -> None:
     compare(net, recipe, torch.randn(4, 5, 9), states_of(net, 5))
 
 
+BY_STEP = (
+    "luq",
+    "luq:inputs=pact",
+    "luq:pair=each",
+    "luq:samples=2",
+    "nybble4",
+    "nybble4:weights=int4",
+)
+
+
+@settings(max_examples=20)
+@given(
+    recipe=st.sampled_from(BY_STEP),
+    kind=st.sampled_from(sorted(KINDS)),
+    sizes=st.tuples(st.integers(1, 40), st.integers(1, 70), st.integers(1, 2)),
+    lengths=st.lists(st.integers(1, 6), min_size=1, max_size=9),
+    bidirectional=st.booleans(),
+    threads=st.integers(1, 3),
+    isa=st.sampled_from(["", "generic"]),
+)
+def test_scales_of_steps_and_rows(
+    recipe: str, kind: str, sizes, lengths, bidirectional, threads, isa
+) -> None:
+    torch.manual_seed(5)
+    cls, extra = KINDS[kind]
+    inputs, hidden, layers = sizes
+    net = cls(inputs, hidden, layers, bidirectional=bidirectional, **extra)
+    x = torch.randn(max(lengths), len(lengths), inputs)
+    packed = pack_padded_sequence(x, torch.tensor(lengths), enforce_sorted=False)
+    compare(net, same(recipe), packed, states_of(net, len(lengths)), threads=threads, isa=isa)
+
+
+def same(recipe: str) -> str:
+    """The recipe with its few bits in the first and last layer too."""
+    return recipe + ("+" if ":" in recipe else ":") + "first_last=same"
+
+
+@pytest.mark.parametrize("recipe", BY_STEP)
+def test_loops_of_other_recipes_run_in_cpp(recipe: str) -> None:
+    net = nybble.convert(nn.LSTM(4, 8), same(recipe), strict=True)
+    net(torch.randn(3, 2, 4))
+    spec = net.hh_l0._resolved_spec()
+    assert why_not_native(spec, "output") is None
+    assert why_not_native(spec, "grad_input") is None
+
+
+@pytest.mark.parametrize("what", [float("nan"), float("inf"), 3e38, 1e-42])
+@pytest.mark.parametrize("recipe", ["luq", "nybble4"])
+@pytest.mark.parametrize("kind", sorted(KINDS))
+def test_bad_numbers_in_fitted_steps(kind: str, recipe: str, what: float) -> None:
+    torch.manual_seed(3)
+    cls, extra = KINDS[kind]
+    net = cls(6, 11, **extra)
+    states = states_of(net, 3)
+    states[0][0, 1, 2] = what
+    compare(net, same(recipe), torch.randn(5, 3, 6), states)
+
+
 def test_large_steps_on_two_threads() -> None:
     torch.manual_seed(2)
     net = nn.LSTM(64, 200)
@@ -200,9 +258,9 @@ def test_the_loop_of_the_paper_runs_in_cpp_and_falls_back_by_name() -> None:
     assert why_not_native(spec, "output") is None
     assert why_not_native(spec, "grad_input") is None
     assert "projection" in why_not_native(spec, "output", True).text
-    absmax = Quantizer(get_format("int4_sym"), AbsMax())
-    fitted = LayerSpec(output_input=absmax, output_weight=absmax)
-    assert "fitted in each step" in why_not_native(fitted, "output").text
+    rounded_up = Quantizer(get_format("int4_sym"), AbsMax(power_of_two=True))
+    fitted = LayerSpec(output_input=rounded_up, output_weight=rounded_up)
+    assert "scale of output_input in each step" in why_not_native(fitted, "output").text
     wide = Quantizer(get_format("fp16"), Unit())
     assert why_not_native(LayerSpec(wide, wide), "output").by_recipe
     with pytest.raises(nybble.UserError, match="projection inside the time loop"):

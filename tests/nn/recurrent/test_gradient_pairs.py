@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from tests.nn.recurrent.test_backends import KINDS, compare, states_of
@@ -53,12 +55,17 @@ def test_a_random_phase_changes_from_call_to_call() -> None:
     assert len({tuple(g.flatten().tolist()) for g in found["even-even"][2:]}) == 1
 
 
-def test_summary_says_where_the_loop_of_luq_runs() -> None:
-    net = nybble.convert(nn.LSTM(6, 8), "luq:first_last=same", backend="native")
-    rows = {(r.layer, r.gemm): r for r in nybble.summary(net, torch.randn(4, 2, 6)).rows}
-    assert "each step" in rows["hh_l0", "output"].fallback
-    assert "each step" in rows["hh_l0", "grad_input"].fallback
+def test_summary_says_where_a_loop_runs() -> None:
+    def rows_of(recipe: str) -> dict[tuple[str, str], Any]:
+        net = nybble.convert(nn.LSTM(6, 8), f"{recipe}first_last=same", backend="native")
+        return {(r.layer, r.gemm): r for r in nybble.summary(net, torch.randn(4, 2, 6)).rows}
+
+    rows = rows_of("luq:scale=hindsight+")
+    assert rows["hh_l0", "output"].backend.startswith("native")
+    assert "in each step" in rows["hh_l0", "grad_input"].fallback
     assert rows["hh_l0", "grad_weight"].backend.startswith("native")
     assert all(
         rows["ih_l0", gemm].backend.startswith("native") for gemm in ("output", "grad_input")
     )
+    rows = rows_of("luq:")
+    assert not any(row.fallback for row in rows.values())

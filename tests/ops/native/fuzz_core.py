@@ -21,7 +21,7 @@ from torch import Tensor
 
 import nybble._core as core
 from nybble.formats import LogFormat, LogNearest, Nearest, get_format
-from nybble.ops.native import blocks, lines, rules
+from nybble.ops.native import blocks, lines, recurrent, rules
 from nybble.quantizers import get_quantizer
 
 CANARY = 64
@@ -254,7 +254,7 @@ def folded_pack(a: Arena) -> list[Any]:
 
 
 def best_of_two(a: Arena) -> list[Any]:
-    rule = lines._best_rule(get_format("w20"), 0.1362)
+    rule = lines.best_rule(get_format("w20"), 0.1362)
     return [a.floats(_ROWS * 100), _ROWS, 100, rule, a.floats(_ROWS), a.floats(_ROWS), THREADS]
 
 
@@ -333,9 +333,16 @@ def slope_grad(a: Arena) -> list[Any]:
 
 def _sequence(a: Arena, cell: int, high: int) -> list[Any]:
     shape = (cell, [3, 3, 2], False, 9, THREADS)
-    rule = rules.threshold_rule(get_format("fp4_e2m1"), get_format("fp4_e2m1").default_rounding)
     table = a.array(16, torch.int16, 1)
-    return [shape, (2, rule, 1.0, 0.5, table, -high, high)]
+    stream = (1, 2, 3, 4, 5)
+    if cell == 2:  # the better of two scales for each row, to nearest
+        fmt = get_format("w20")
+        rule = rules.threshold_rule(fmt, fmt.default_rounding)
+        best = lines.best_rule(fmt, 0.1362)
+        return [shape, (2, rule, 1.0, 0.5, table, -high, high, 3, best, 1.0, (0, 0), stream)]
+    rule = rules.stochastic_rule(get_format("g31"), 0.0)
+    fit, fold = recurrent._statistic(2, 31.0), a.floats(27)
+    return [shape, (3, rule, 1.0, 0.5, table, -high, high, 2, fit, 1.0, fold, stream)]
 
 
 def sequence_forward(a: Arena) -> list[Any]:

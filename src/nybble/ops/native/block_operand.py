@@ -1,8 +1,9 @@
 """Operands in blocks, and turned ones, as `ops/reference/composite_operand.py` makes them.
 
+    turn        the Hadamard of a Gemm, as a kernel (blocks.py)
     quantize    the same function with the same result: the turn, the maxima, and the rounding of
-                the elements are kernels (blocks.py); the scales of the blocks, one number in 16 or
-                32, are the reference's own code
+                the elements are kernels; the scales of the blocks, one number in 16 or 32, are the
+                reference's own code
 
 The Gemm of such operands is one of values: torch's, on both backends, since scales vary along its
 sum. What this does not have (scales that are tried out, learned or split; formats of more than 16
@@ -21,14 +22,14 @@ from torch import Tensor
 from nybble.ops.native.blocks import block_tops, hadamard, has_levels, round_blocks, scale_blocks
 from nybble.ops.reference import composite_operand as reference
 from nybble.ops.reference.composite_operand import Blocks, Streams
-from nybble.ops.reference.operand import SAMPLE, Operand
+from nybble.ops.reference.operand import SAMPLE, Draw, Operand
 from nybble.ops.reference.places import FIRST_SLOT, Place
 from nybble.quantizers import AbsMax, Fit, Quantizer, Stochastic
 from nybble.quantizers.layout import is_channels_last
 from nybble.quantizers.scales.blocks import block_layout
 from nybble.quantizers.transforms import ELEMENTS, STREAM, Hadamard
 
-__all__ = ["quantize"]
+__all__ = ["quantize", "turn"]
 
 
 class _Blocks(Blocks):
@@ -39,6 +40,19 @@ class _Blocks(Blocks):
     ) -> tuple[Tensor, Tensor | None, int | None]:
         assert self.multiplier is not None  # blocks have scales
         return scale_blocks(self.tensor, self.multiplier, self.block), None, None
+
+
+def turn(
+    x: Tensor, transform: Hadamard | None, place: Place, draw: Draw, *, back: bool = False
+) -> Tensor:
+    """x in (or `back` from) the basis of a Gemm's transform, as the reference's `turn`."""
+    if transform is None or transform.order != "consecutive" or not _readable(x):
+        return reference.turn(x, transform, place, draw, back=back)
+    size = x.shape[place.contraction] // place.groups
+    bits = Streams(draw, FIRST_SLOT[place.gemm]).on(x.device)
+    signs = transform.sign_vector(size, bits, x.device)
+    axis = place.contraction % x.dim()
+    return hadamard(x, axis, transform.block, signs, place.groups, back=back)
 
 
 def quantize(
@@ -53,10 +67,9 @@ def quantize(
     """The operand, and its fit, as the reference's `quantize`."""
     if slot is None or not _readable(x):
         return reference.quantize(x, slot, place, streams, alpha, want_inside=want_inside)
-    transform = slot.transform
-    if transform is not None and transform.order == "consecutive":
-        x, slot = _turn(x, transform, place, streams), _unturned(slot)
-    if slot.transform is None and _in_blocks(slot) and x.numel():
+    if slot.transform is not None:
+        x, slot = turn(x, slot.transform, place, streams.draw), _unturned(slot)
+    if _in_blocks(slot) and x.numel():
         return _quantize(x, slot, place, streams)
     return reference.quantize(x, slot, place, streams, alpha, want_inside=want_inside)
 
@@ -76,14 +89,6 @@ def _in_blocks(slot: Quantizer) -> bool:
     scale = slot.scale
     known = type(scale) is AbsMax and scale.granularity in ("block", "tile")
     return known and has_levels(slot.format)
-
-
-def _turn(x: Tensor, transform: Hadamard, place: Place, streams: Streams) -> Tensor:
-    size = x.shape[place.contraction] // place.groups
-    bits = Streams(streams.draw, FIRST_SLOT[place.gemm]).on(x.device)
-    signs = transform.sign_vector(size, bits, x.device)
-    axis = place.contraction % x.dim()
-    return hadamard(x, axis, transform.block, signs, place.groups, back=False)
 
 
 def _quantize(

@@ -10,8 +10,8 @@ where they are as long, each has its own; where there is one number, all share i
 neighbours do. Scales lie in memory in the order of the tensor's own dimensions.
 
 All of them give the bits of the torch code that their tests compare them with. Not done here:
-unsigned integers, formats without an integer form or of more than 16 codes, units that are no power
-of two, Hadamards of strided blocks.
+formats without an integer form or of more than 16 codes, units that are no power of two, Hadamards
+of strided blocks.
 """
 
 from __future__ import annotations
@@ -200,8 +200,6 @@ def has_levels(fmt: Format) -> bool:
         return False
     if isinstance(fmt, Minifloat) and fmt.specials != "none":
         return False
-    if isinstance(fmt, Integer) and fmt.low == 0:
-        return False  # torch's clamp gives -0 or +0 of a -0, as its loops happen to end
     return math.frexp(fmt.unit)[0] == 0.5 and fmt.max_integer < _LARGEST
 
 
@@ -219,10 +217,7 @@ def _nearest(fmt: Format, rounding: Rounding) -> bytes:
     rise = np.zeros(15, dtype=np.float32)
     rise[: len(levels) - 1] = np.diff(levels)
     nan = np.float32(_integer(fmt, int(found.nan)))
-    # The reference rounds clamped integers, which keeps the sign of a zero.
-    sign = -0.0 if isinstance(fmt, Integer) else 0.0
-    ends = struct.pack("<ff", levels[0], sign)
-    return thresholds.tobytes() + nan.tobytes() + rise.tobytes() + ends
+    return thresholds.tobytes() + nan.tobytes() + rise.tobytes() + struct.pack("<f", levels[0])
 
 
 @lru_cache(maxsize=256)

@@ -16,8 +16,7 @@ from nybble.ops.backward import BackwardCall, Gradients
 from nybble.ops.exactness import finish_
 from nybble.ops.geometry import Geometry
 from nybble.ops.gradients import drawn, gradient_operands, mean_
-from nybble.ops.native import convolution, integers, shaped
-from nybble.ops.native.block_operand import quantize as block_quantize
+from nybble.ops.native import block_operand, convolution, integers, shaped
 from nybble.ops.native.buffers import NO_FLOATS
 from nybble.ops.native.composite import forward_slots
 from nybble.ops.native.composite_conv import composite_backward
@@ -64,7 +63,7 @@ def layer_forward(
     """Output of the layer and, if `save`, what its backward needs (else an empty list)."""
     if why_not(spec, geometry, "output") is not None:
         return reference.layer_forward(
-            x, weight, bias, alpha, spec, geometry, "exact", draw, save, image, block_quantize
+            x, weight, bias, alpha, spec, geometry, "exact", draw, save, image, block_operand
         )
     slot_x, slot_w = forward_slots(spec, geometry)
     x, weight = _dense(x), _dense(weight)
@@ -128,11 +127,11 @@ def layer_backward(grad: Tensor, call: BackwardCall, overwrite: bool = False) ->
     native_dx = wanted[0] and why_not(spec, geometry, "grad_input") is None
     native_dw = wanted[1] and why_not(spec, geometry, "grad_weight") is None
     if not (native_dx or native_dw):
-        return reference.layer_backward(grad, call, image, block_quantize)
+        return reference.layer_backward(grad, call, image, block_operand)
     given, grad = grad, _dense(grad)
     overwrite = overwrite or grad is not given
     if spec.composite and spec.double:
-        return rounded_again.layer_backward(grad, call, integers, block_quantize)
+        return rounded_again.layer_backward(grad, call, integers, block_operand)
     step, saved = _Backward(grad, call), call.saved
     dx = dw = dalpha = NO_FLOATS
     if spec.composite:

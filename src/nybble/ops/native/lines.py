@@ -39,6 +39,7 @@ __all__ = [
     "Folded",
     "add_outer_",
     "best_of_two",
+    "best_rule",
     "column_sums",
     "folded_pack",
     "folded_statistics",
@@ -162,13 +163,14 @@ def best_of_two(x: Tensor, fmt: Format, rms: float) -> tuple[Tensor, Tensor]:
     scale = torch.empty(m, dtype=torch.float32)
     inv = torch.empty(m, dtype=torch.float32)
     require().best_of_two(
-        span(x, torch.float32, "x"), m, k, _best_rule(fmt, rms), own(scale), own(inv), threads()
+        span(x, torch.float32, "x"), m, k, best_rule(fmt, rms), own(scale), own(inv), threads()
     )
     return scale, inv
 
 
 @lru_cache(maxsize=64)
-def _best_rule(fmt: Format, rms: float) -> bytes:
+def best_rule(fmt: Format, rms: float) -> bytes:
+    """BestOfTwo of csrc/lines/lines.hpp."""
     empty = float(largest_scale(torch.zeros(()), fmt))
     return level_rule(fmt, Nearest()) + struct.pack("<fff", fmt.max_value, rms, empty)
 

@@ -2,12 +2,15 @@
 
 csrc/recurrent keeps the weights as panels across all steps and does the rest of a step (quantising,
 the product, gates, the clip's mask) without leaving C++. The results are those of the reference
-with exact sums, bit for bit, and so is what is kept for backward. A loop whose quantizers the C++
-does not have runs as the reference's; `why_not_native` says which, and `nybble.summary` shows it:
+with exact sums, bit for bit, and so is what is kept for backward. Scales: a learned clip or
+GradScale, which all steps share; SAWB or the largest magnitude of each step; the better of two, or
+the largest magnitude, of each row (layers of scales by line, with the weights' scales folded into
+the gradient). A loop whose quantizers the C++ does not have runs as the reference's;
+`why_not_native` says which, and `nybble.summary` shows it:
 
     operands that are no integers of at most 8 bits, or an accumulator that rounds (by recipe)
-    an input scale that is fitted to each step (all but a learned clip), stochastic rounding,
-    gradients without GradScale, projections (fall-backs)
+    operands of more than 4 bits that come step by step, other scales, a transform, projections
+    (fall-backs)
 """
 
 from __future__ import annotations
@@ -23,22 +26,35 @@ from torch import Tensor
 from nybble.errors import NybbleError
 from nybble.formats import Integer, LogFormat
 from nybble.ops.geometry import Geometry
-from nybble.ops.native import quantize
-from nybble.ops.native.block_operand import quantize as block_quantize
+from nybble.ops.native import block_operand, quantize
 from nybble.ops.native.buffers import require, span, threads
 from nybble.ops.native.codes import Codes, table_of
+from nybble.ops.native.composite import forward_slots, times_unit
 from nybble.ops.native.layer import facing, keep
+from nybble.ops.native.lines import best_rule
 from nybble.ops.native.operand import codes_of, quantize_kept
 from nybble.ops.native.plan import Reason, why_not
 from nybble.ops.native.pool import kept as kept_bytes
 from nybble.ops.native.pool import result
-from nybble.ops.native.rules import log_rule, threshold_rule
+from nybble.ops.native.rules import log_rule, stochastic_rule, threshold_rule
 from nybble.ops.recurrent import GATES, Sequence, StepGemm
 from nybble.ops.reference import recurrent as reference
-from nybble.ops.reference.operand import INPUT, WEIGHT, fit_slot, rereads
+from nybble.ops.reference.operand import GRAD_INPUT_GRAD, INPUT, WEIGHT, Draw, fit_slot, rereads
 from nybble.ops.reference.recurrent import Gradients, Outputs, Weights
 from nybble.ops.spec import LayerSpec, Slot
-from nybble.quantizers import PACT, GradScale, Quantizer, Stochastic
+from nybble.quantizers import (
+    PACT,
+    SAWB,
+    AbsMax,
+    BestOfTwo,
+    GradScale,
+    Quantizer,
+    RandomKey,
+    StatefulScale,
+    Stochastic,
+)
+from nybble.quantizers.scales.fit import value_range
+from nybble.quantizers.scales.sawb import COEFFICIENTS
 
 __all__ = ["CELLS", "backward", "forward", "step_rule", "why_not_native"]
 
@@ -57,23 +73,51 @@ def why_not_native(spec: LayerSpec, gemm: str, projected: bool = False) -> Reaso
     reason = why_not(spec, _LINEAR, gemm)
     if reason is not None:
         return reason
-    if spec.composite:
-        return Reason("scales of rows inside the time loop", by_recipe=False)
     if projected:
         return Reason("a projection inside the time loop", by_recipe=False)
     name = "output_input" if gemm == "output" else "grad_input_grad"
     slot = spec.slot(name)
+    if spec.composite and (spec.double or slot is None or slot.transform is not None):
+        return Reason("operands are made of codes in each step", by_recipe=False)
     if slot is None or not quantize.packs(slot.format):
         return Reason(f"{name} has more than 4 bits", by_recipe=False)
-    if isinstance(slot.rounding, Stochastic):
-        return Reason(f"{name} is rounded stochastically in each step", by_recipe=False)
-    if not isinstance(slot.scale, PACT if gemm == "output" else GradScale):
-        return Reason(f"the scale of {name} is fitted in each step", by_recipe=False)
+    if _fit_of(slot, spec) is None:
+        return Reason(f"the scale of {name} in each step", by_recipe=False)
     if gemm == "grad_input" and _clips(spec):
         kept = spec.slot("grad_weight_input")
         if kept is None or not quantize.packs(kept.format):
             return Reason("the clip of an input that is not kept in 4 bits", by_recipe=False)
     return None
+
+
+_FIXED, _WHOLE, _ROWS, _BEST = range(4)
+
+
+@lru_cache(maxsize=256)
+def _fit_of(slot: Quantizer, spec: LayerSpec) -> tuple[int, bytes] | None:
+    """(how the scale of a step is found, the rule of it), or None where C++ does not have it."""
+    scale, fmt = slot.scale, slot.format
+    if isinstance(scale, PACT | GradScale):
+        return _FIXED, b""
+    if isinstance(scale, BestOfTwo) and spec.composite and scale.granularity == "free":
+        return _BEST, best_rule(fmt, scale.rms)
+    if isinstance(scale, SAWB) and not scale.per_channel:
+        if spec.composite or value_range(fmt)[1] != COEFFICIENTS[scale.coefficients][2]:
+            return None  # the scale itself says what is wrong
+        c1, c2, levels = COEFFICIENTS[scale.coefficients]
+        return _WHOLE, _statistic(1, levels, c1, c2)
+    if not isinstance(scale, AbsMax) or scale.power_of_two:
+        return None
+    levels = fmt.max_value / scale.headroom
+    if scale.granularity == "tensor":
+        return _WHOLE, _statistic(2, levels)
+    by_row = spec.composite and scale.granularity == "free"
+    return (_ROWS, _statistic(2, levels)) if by_row else None
+
+
+def _statistic(kind: int, levels: float, c1: float = 0.0, c2: float = 0.0) -> bytes:
+    """FitRule of csrc/quantize/fit.hpp, of which only the statistic counts here."""
+    return struct.pack("<iffffiii", kind, levels, c1, c2, 1.0, 0, 0, 4)
 
 
 def forward(
@@ -89,17 +133,12 @@ def forward(
     spec, draw = gemms[0].spec, gemms[0].draw
     if not _runs(spec, "output", weights, gx):
         exact = replace(sequence, accumulate="exact")
-        return reference.forward(gx, h0, c0, weights, exact, gemms, save, block_quantize)
-    slot_x, slot_w = _known(spec.output_input), _known(spec.output_weight)
+        return reference.forward(gx, h0, c0, weights, exact, gemms, save, block_operand)
+    slot_x, slot_w = forward_slots(spec, _LINEAR)
     weight = weights.hh.contiguous()
     kept_w = quantize_kept(weight, slot_w, draw, WEIGHT, None, want_inside=save)
     w = codes_of(kept_w, slot_w, tuple(weight.shape), False, _LINEAR)
-    fit = fit_slot(weight, slot_x, weights.hh_alpha)
-    zero = None if fit.zero_point is None else float(fit.zero_point)
-    table = table_of(slot_x.format, int(zero or 0))
-    unit = slot_x.format.unit or 1.0
-    multiplier = fit.scale if unit == 1.0 else fit.scale * unit
-    rule = step_rule(slot_x, float(fit.inv), float(multiplier), zero, table)
+    rule = _forward_rule(spec, weight, weights.hh_alpha)
     hidden, rows = weight.shape[1], sequence.rows
     lstm, gated = sequence.mode == "lstm", sequence.mode in ("lstm", "gru")
     gx = gx.contiguous()
@@ -122,7 +161,10 @@ def forward(
     if save:
         kept_x = quantize_kept(inputs, slot_x, draw, INPUT, weights.hh_alpha, want_inside=True)
         out.inputs = [inputs]
-        out.kept = [keep(inputs, weight, kept_x, kept_w, weights.hh_alpha, spec, draw)]
+        if spec.composite:  # its backward slots are "same"
+            out.kept = [[*kept_x, *kept_w]]
+        else:
+            out.kept = [keep(inputs, weight, kept_x, kept_w, weights.hh_alpha, spec, draw)]
     return out
 
 
@@ -142,21 +184,16 @@ def backward(
     if not _runs(spec, "grad_input", weights, dh) or rereads(spec.slot("grad_input_weight")):
         exact = replace(sequence, accumulate="exact")
         return reference.backward(
-            *(dy, dh, dc, tape, weights, exact, gemms, scales, need_dalpha), block_quantize
+            *(dy, dh, dc, tape, weights, exact, gemms, scales, need_dalpha), block_operand
         )
     slot_g, slot_w = _known(spec.grad_input_grad), _known(spec.slot("grad_input_weight"))
     wide, hidden = weights.hh.shape
     w = codes_of(kept[4:], slot_w, (wide, hidden), False, _LINEAR)
-    # The state that all steps use; 0 where no gradient has been fit for a scale: 1 then.
-    state = float(scales[0])
-    used = scales[0] if state > 0 else torch.ones_like(scales[0])
-    multiplier = used.reciprocal() * (slot_g.format.unit or 1.0)
-    rule = step_rule(slot_g, float(used), float(multiplier), None, table_of(slot_g.format))
+    rule, scale, _fold = _backward_rule(spec, gemms[0].draw, kept, scales[0])
     dh = dh.clone()
     dc = dh.new_empty(0) if dc is None else dc.clone()
     dgx = result((sequence.rows, wide))
     dgh = result((sequence.rows, wide)) if sequence.mode == "gru" else dgx
-    scale = facing(kept[5], 1)
     mask, codes, sides, two_sided = _clip(spec, kept, need_dalpha[0])
     empty = dh.new_empty(0)
     plain = sequence.mode in ("tanh", "relu")
@@ -178,7 +215,38 @@ def backward(
     if codes != _NOTHING:
         values = [first, second] if two_sided else [first]
         dalpha = torch.tensor(values, dtype=torch.float32)
-    return Gradients(dgx, [dgh], dh, dc, [dalpha], [torch.tensor([amax], dtype=torch.float32)])
+    stateful = isinstance(slot_g.scale, StatefulScale)
+    noted = torch.tensor([amax], dtype=torch.float32) if stateful else None
+    return Gradients(dgx, [dgh], dh, dc, [dalpha], [noted])
+
+
+def _forward_rule(spec: LayerSpec, weight: Tensor, alpha: Tensor | None) -> tuple[Any, ...]:
+    slot = _known(spec.output_input)
+    if not isinstance(slot.scale, PACT):
+        return step_rule(slot, spec)
+    fit = fit_slot(weight, slot, alpha)
+    zero = None if fit.zero_point is None else float(fit.zero_point)
+    multiplier = times_unit(fit.scale, slot)
+    return step_rule(slot, spec, float(fit.inv), float(multiplier), zero)
+
+
+def _backward_rule(
+    spec: LayerSpec, draw: Draw, kept: list[Tensor], state: Tensor
+) -> tuple[tuple[Any, ...], Tensor | None, Tensor | None]:
+    """(rule, what is left of the weights' scale for the result, memory that the rule points at)."""
+    slot = _known(spec.grad_input_grad)
+    key = draw.key(GRAD_INPUT_GRAD)
+    if not isinstance(slot.scale, GradScale):
+        fold = kept[5].reshape(-1).contiguous() if spec.composite else None
+        if fold is not None and fold.numel() == 1:
+            return step_rule(slot, spec, key=key), fold, None
+        left = facing(kept[5], 1) if fold is None else None
+        return step_rule(slot, spec, key=key, fold=fold), left, fold
+    # The state that all steps use; 0 where no gradient has been fit for a scale: 1 then.
+    used = state if float(state) > 0 else torch.ones_like(state)
+    multiplier = times_unit(used.reciprocal(), slot)
+    rule = step_rule(slot, spec, float(used), float(multiplier), key=key)
+    return rule, facing(kept[5], 1), None
 
 
 def _runs(spec: LayerSpec, gemm: str, weights: Weights, x: Tensor) -> bool:
@@ -232,25 +300,42 @@ def _operand(w: Codes, *, contiguous: bool) -> tuple[Any, ...]:
     return packed, span(w.table, torch.int16, "table"), w.bits, w.low, w.high, contiguous
 
 
+_NO_KEY = RandomKey(seed=0)
+
+
 def step_rule(
     slot: Quantizer,
-    factor: float,
-    multiplier: float,
-    zero: float | None,
-    table: tuple[Tensor, int, int],
+    spec: LayerSpec,
+    factor: float = 1.0,
+    multiplier: float = 1.0,
+    zero: float | None = None,
+    *,
+    key: RandomKey = _NO_KEY,
+    fold: Tensor | None = None,
 ) -> tuple[Any, ...]:
     """How a step's operand becomes codes, and integers: the `Rule` of csrc/recurrent."""
     fmt = slot.format
-    values, low, high = table
-    tail = (factor, multiplier, span(values, torch.int16, "table"), low, high)
+    rounding = slot.rounding or fmt.default_rounding
+    values, low, high = table_of(fmt, int(zero or 0))
+    found = _fit_of(slot, spec)
+    if found is None:
+        raise NybbleError(f"a native time loop does not have {slot.short}")
+    tail = (
+        *(factor, multiplier, span(values, torch.int16, "table"), low, high),
+        *(*found, fmt.unit or 1.0),
+        _NOTHING if fold is None else span(fold, torch.float32, "fold"),
+        (key.seed, key.rank, key.layer, key.call, key.operand),
+    )
+    if isinstance(rounding, Stochastic):
+        return 3, stochastic_rule(fmt, 0.0), *tail
     if isinstance(fmt, Integer):
         nibble = (1 << fmt.bits) - 1
         packed = struct.pack("<iiI?3xf", fmt.low, fmt.high, nibble, zero is not None, zero or 0.0)
         return 0, packed, *tail
-    found = log_rule(fmt, None, slot.rounding) if isinstance(fmt, LogFormat) else None
-    if found is not None:
-        return 1, found, *tail
-    return 2, threshold_rule(fmt, slot.rounding), *tail
+    rule = log_rule(fmt, None, rounding) if isinstance(fmt, LogFormat) else None
+    if rule is not None:
+        return 1, rule, *tail
+    return 2, threshold_rule(fmt, rounding), *tail
 
 
 def _clips(spec: LayerSpec) -> bool:

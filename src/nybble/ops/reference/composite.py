@@ -20,13 +20,12 @@ from torch import Tensor
 
 from nybble.ops.exactness import finish_
 from nybble.ops.geometry import Geometry
+from nybble.ops.reference import composite_operand as operands
 from nybble.ops.reference import gemm
 from nybble.ops.reference.composite_operand import (
     Make,
     Streams,
-    quantize,
     store,
-    turn,
     values,
 )
 from nybble.ops.reference.operand import (
@@ -63,12 +62,16 @@ def output_operands(
     draw: Draw,
     *,
     want_inside: bool,
-    make: Make = quantize,
+    make: Make = operands,
 ) -> tuple[Quantized, Quantized]:
     """Both operands of the output Gemm."""
     place_x, place_w = places(geometry, "output")
-    qx = make(x, spec.output_input, place_x, Streams(draw, INPUT), alpha, want_inside=want_inside)
-    qw = make(weight, spec.output_weight, place_w, Streams(draw, WEIGHT), want_inside=want_inside)
+    qx = make.quantize(
+        x, spec.output_input, place_x, Streams(draw, INPUT), alpha, want_inside=want_inside
+    )
+    qw = make.quantize(
+        weight, spec.output_weight, place_w, Streams(draw, WEIGHT), want_inside=want_inside
+    )
     return qx, qw
 
 
@@ -82,7 +85,7 @@ def layer_forward(
     accumulate: str,
     draw: Draw,
     save: bool,
-    make: Make = quantize,
+    make: Make = operands,
 ) -> tuple[Tensor, list[Tensor]]:
     """Output of the layer and, if `save`, what its backward needs (else an empty list). make: who
     quantises."""
@@ -105,7 +108,8 @@ def layer_forward(
     )
     y = finish_(acc, mx, mw)
     if outer is not None:
-        y += multiply_outliers(outer, decoded_weight(qw[0], spec, geometry, draw), geometry)
+        weights = decoded_weight(qw[0], spec, geometry, draw, make)
+        y += multiply_outliers(outer, weights, geometry)
     if bias is not None:
         y += bias.reshape((1, -1, *[1] * (rank - 2)) if geometry.convolves else (-1,))
     if not save:
@@ -115,9 +119,11 @@ def layer_forward(
     )
 
 
-def decoded_weight(qw: Operand, spec: LayerSpec, geometry: Geometry, draw: Draw) -> Tensor:
+def decoded_weight(
+    qw: Operand, spec: LayerSpec, geometry: Geometry, draw: Draw, make: Make = operands
+) -> Tensor:
     """The weight's values, in its own basis."""
-    return turn(values(qw), spec.transform, places(geometry, "output")[1], draw, back=True)
+    return make.turn(values(qw), spec.transform, places(geometry, "output")[1], draw, back=True)
 
 
 def keep(
@@ -128,7 +134,7 @@ def keep(
     spec: LayerSpec,
     geometry: Geometry,
     draw: Draw,
-    make: Make = quantize,
+    make: Make = operands,
 ) -> list[Tensor]:
     """Four tensors of the input and four of the weight, as `layer.keep` has them."""
     _, place_x = places(geometry, "grad_weight")
@@ -155,6 +161,6 @@ def _keep(
     slot = spec.kept(name)
     if spec.reuses(name):
         return store(forward[0], slot, forward[1], is_channels_last(tensor))
-    found, fit = make(tensor, slot, place, streams)
+    found, fit = make.quantize(tensor, slot, place, streams)
     found.inside = forward[0].inside
     return store(found, slot, fit, is_channels_last(tensor))

@@ -17,15 +17,14 @@ from nybble.ops.backward import BackwardCall, Gradients
 from nybble.ops.exactness import finish_
 from nybble.ops.geometry import Geometry
 from nybble.ops.gradients import gradient_key, mean_
+from nybble.ops.reference import composite_operand as operands
 from nybble.ops.reference import gemm
 from nybble.ops.reference.composite_operand import (
     Blocks,
     Make,
     Streams,
-    quantize,
     restore,
     restore_mask,
-    turn,
     values,
 )
 from nybble.ops.reference.control_variate import control_variate
@@ -70,7 +69,7 @@ class Products(Protocol):
 
 
 def layer_backward(
-    grad: Tensor, call: BackwardCall, products: Products = gemm, make: Make = quantize
+    grad: Tensor, call: BackwardCall, products: Products = gemm, make: Make = operands
 ) -> Gradients:
     """(dx, dw, dalpha, amax, scale). products: who multiplies; make: who quantises."""
     need_dx, need_dw, need_dalpha = call.needs
@@ -131,14 +130,14 @@ class _Backward:
             place, number = places(self.geometry, "output")[1], WEIGHT
         else:
             place, number = places(self.geometry, "grad_input")[1], GRAD_INPUT_WEIGHT
-        return self.make(weight, slot, place, Streams(self.draw, number))[0]
+        return self.make.quantize(weight, slot, place, Streams(self.draw, number))[0]
 
     def _partner(self, name: str, place: Place, number: int) -> Operand:
         """The weight or input of a backward Gemm."""
         kept, slot = self._restored(name), self.spec.slot(name)
         if not self.spec.double or slot is None or getattr(self.spec, name) == SAME:
             return kept
-        return self.make(values(kept), slot, place, Streams(self.draw, number))[0]
+        return self.make.quantize(values(kept), slot, place, Streams(self.draw, number))[0]
 
     def _fold(
         self, grad: Tensor, slot: Quantizer | None, partner: Operand, place: Place
@@ -176,7 +175,7 @@ class _Backward:
         z, partner = self._fold(grad, slot, partner, place_w)
         g = given
         if g is None:
-            g, _ = self.make(z, slot, place_g, Streams(self.draw, GRAD_INPUT_GRAD))
+            g, _ = self.make.quantize(z, slot, place_g, Streams(self.draw, GRAD_INPUT_GRAD))
         follow_g, follow_w = geometry.follow("grad_input")
         tg, mg, limit_g = g.facing(*follow_g, rank)
         tw, mw, limit_w = partner.facing(*follow_w, rank)
@@ -200,7 +199,7 @@ class _Backward:
                 kept.inside = inside
                 dalpha = poisoned(clip_gradient(dx, kept, spec.output_input), kept.multiplier)
             dx.mul_(inside)
-        return from_rotated(dx, spec, "grad_input_weight", self.draw, geometry), dalpha
+        return self._from_rotated(dx, "grad_input_weight"), dalpha
 
     def grad_weight(self, grad: Tensor, given: list[Operand | None]) -> Tensor:
         """dw. `given`: the gradient's operand for each sample where GradScale has made it."""
@@ -215,7 +214,7 @@ class _Backward:
         for sample, g in enumerate(given):
             if g is None:
                 streams = Streams(self.draw, gradient_key(spec, 1, sample))
-                g, _ = self.make(z, slot, place_g, streams)
+                g, _ = self.make.quantize(z, slot, place_g, streams)
             tg, mg, limit_g = g.facing(*follow_g, rank)
             acc = self.products.grad_weight(
                 tg,
@@ -235,14 +234,18 @@ class _Backward:
         inside = restore_mask(self.saved[7], self.weight_shape, self.last[1])
         if inside is not None:
             dw.mul_(inside)
-        dw = from_rotated(dw, spec, "grad_weight_input", self.draw, geometry)
+        dw = self._from_rotated(dw, "grad_weight_input")
         if len(self.saved) > 8:
             dw = dw + self._outlier_weight(grad)
         return dw if spec.weight_gradient is None else self._estimated(dw, spec.weight_gradient)
 
+    def _from_rotated(self, result: Tensor, name: str) -> Tensor:
+        return from_rotated(result, self.spec, name, self.draw, self.geometry, self.make)
+
     def _estimated(self, dw: Tensor, config: DGE) -> Tensor:
         """dw by the quantiser's estimated gradient, in the basis in which weights are rounded."""
         place, transform = places(self.geometry, "output")[1], self.spec.transform
+        turn = self.make.turn
         dw, weight = (turn(t, transform, place, self.draw) for t in (dw, _given(self.weight)))
         dw = dw * weight_factor(weight, self.spec.output_weight, place, config)
         return turn(dw, transform, place, self.draw, back=True)
@@ -256,7 +259,7 @@ class _Backward:
         if slot is not None and slot.transform is not None:  # means are those of the batch itself
             pair = zip((g, partner), places(self.geometry, "grad_weight"), strict=True)
             g, partner = (
-                Operand(turn(values(t), slot.transform, place, self.draw, back=True))
+                Operand(self.make.turn(values(t), slot.transform, place, self.draw, back=True))
                 for t, place in pair
             )
         return control_variate(z, g, partner, self.geometry, self.weight_shape)
@@ -269,14 +272,20 @@ def _given(tensor: Tensor | None) -> Tensor:
 
 
 def from_rotated(
-    result: Tensor, spec: LayerSpec, name: str, draw: Draw, geometry: Geometry = _LINEAR
+    result: Tensor,
+    spec: LayerSpec,
+    name: str,
+    draw: Draw,
+    geometry: Geometry = _LINEAR,
+    make: Make = operands,
 ) -> Tensor:
     """A backward Gemm's result in the layer's own basis. It is in that of the output Gemm's
     transform where the Gemm's weight or input (`name`) are forward codes."""
     if spec.transform is None or not spec.reuses(name):
         return result
     side = 0 if name == "grad_input_weight" else 1
-    return turn(result, spec.transform, places(geometry, "output")[side], draw, back=True)
+    place = places(geometry, "output")[side]
+    return make.turn(result, spec.transform, place, draw, back=True)
 
 
 def _of_steps(
@@ -289,7 +298,7 @@ def _of_steps(
     saved: Sequence[Tensor] = (),
     x_shape: tuple[int, ...] = (),
     weight_shape: tuple[int, ...] = (),
-    make: Make = quantize,
+    make: Make = operands,
 ) -> _Backward:
     """What a time loop needs of a layer's backward step: operands, no Gemm."""
     call = BackwardCall(
@@ -310,7 +319,7 @@ def _of_steps(
 
 
 def partner_of_steps(
-    kept: list[Tensor], weight: Tensor, spec: LayerSpec, draw: Draw, make: Make = quantize
+    kept: list[Tensor], weight: Tensor, spec: LayerSpec, draw: Draw, make: Make = operands
 ) -> Operand:
     """The weight of the grad_input Gemm of every step of a time loop."""
     shape = tuple(weight.shape)
@@ -334,11 +343,11 @@ def grad_input_operands(
     geometry: Geometry,
     streams: Streams,
     partner: Operand,
-    make: Make = quantize,
+    make: Make = operands,
 ) -> tuple[Operand, Operand]:
     """The gradient's operand and its partner for one step of a time loop."""
     step = _of_steps(spec, streams.draw, geometry)
     place_g, place_w = places(geometry, "grad_input")
     z, bare = step._fold(gradient, spec.grad_input_grad, partner, place_w)
-    found, _ = make(z, spec.grad_input_grad, place_g, streams)
+    found, _ = make.quantize(z, spec.grad_input_grad, place_g, streams)
     return found, bare

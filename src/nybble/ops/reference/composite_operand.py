@@ -160,7 +160,16 @@ def with_blocks(
 
 
 class Make(Protocol):
-    """`quantize`, or a function with its results: who makes the operands of a layer."""
+    """This module, or another with its results: who makes the operands of a layer."""
+
+    @property
+    def quantize(self) -> Quantize: ...
+    @property
+    def turn(self) -> Turn: ...
+
+
+class Quantize(Protocol):
+    """`quantize`."""
 
     def __call__(
         self,
@@ -172,6 +181,20 @@ class Make(Protocol):
         *,
         want_inside: bool = False,
     ) -> tuple[Operand, Fit | None]: ...
+
+
+class Turn(Protocol):
+    """`turn`."""
+
+    def __call__(
+        self,
+        x: Tensor,
+        transform: Hadamard | None,
+        place: Place,
+        draw: Draw,
+        *,
+        back: bool = False,
+    ) -> Tensor: ...
 
 
 def _of_blocks(

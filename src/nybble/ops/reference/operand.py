@@ -146,7 +146,7 @@ def round_operand(
         poison = _poison(y) if scale is None or propagate else None
         if want_inside:
             inside = (y == clamped).float() if fit is None else y.eq_(clamped)
-        ints = clamped.round_()
+        ints = clamped.round_().add_(0.0)  # an encoder has no -0
     else:
         if want_inside:
             inside = (y.abs() <= fmt.max_value).float()

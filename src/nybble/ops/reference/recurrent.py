@@ -21,7 +21,8 @@ import torch
 from torch import Tensor
 
 from nybble.ops.recurrent import Sequence, StepGemm
-from nybble.ops.reference.composite_operand import Make, quantize
+from nybble.ops.reference import composite_operand as operands
+from nybble.ops.reference.composite_operand import Make
 from nybble.ops.reference.gates import sigmoid, tanh
 from nybble.ops.reference.steps import FloatGradient, StepGradient, StepOutput
 
@@ -88,7 +89,7 @@ def forward(
     sequence: Sequence,
     gemms: list[StepGemm],
     save: bool,
-    make: Make = quantize,
+    make: Make = operands,
 ) -> Outputs:
     """`gemms`: hidden-hidden and, for an LSTM with projection, the projection."""
     rows, accumulate = sequence.rows, sequence.accumulate
@@ -183,7 +184,7 @@ def backward(
     gemms: list[StepGemm],
     scales: list[Tensor],
     need_dalpha: list[bool],
-    make: Make = quantize,
+    make: Make = operands,
 ) -> Gradients:
     """`dy`, `dh`, `dc`: of y, h_n and c_n. `scales`: GradScale's number of each Gemm."""
     matrices = [weights.hh] if weights.hr is None else [weights.hh, weights.hr]

@@ -27,7 +27,8 @@ from nybble.formats import Stochastic
 from nybble.ops.backward import BackwardCall, Gradients
 from nybble.ops.geometry import Geometry
 from nybble.ops.reference import composite, composite_backward, layer
-from nybble.ops.reference.composite_operand import Make, quantize
+from nybble.ops.reference import composite_operand as operands
+from nybble.ops.reference.composite_operand import Make
 from nybble.ops.reference.operand import Draw
 from nybble.ops.reference.storage import is_channels_last
 from nybble.ops.spec import LayerSpec
@@ -63,7 +64,7 @@ def layer_forward(
     draw: Draw,
     save: bool,
     memory: Empty = empty,
-    make: Make = quantize,
+    make: Make = operands,
 ) -> tuple[Tensor, list[Tensor]]:
     """As `layer.layer_forward`; a sliced output lies in `memory`. make: who quantises the operands
     of `composite`."""
@@ -91,7 +92,7 @@ def layer_forward(
 
 
 def layer_backward(
-    grad: Tensor, call: BackwardCall, memory: Empty = empty, make: Make = quantize
+    grad: Tensor, call: BackwardCall, memory: Empty = empty, make: Make = operands
 ) -> Gradients:
     """As `layer.layer_backward`; a sliced grad_input lies in `memory`."""
     if call.spec.composite:

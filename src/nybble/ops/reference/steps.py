@@ -18,6 +18,7 @@ from torch import Tensor
 from nybble.ops.exactness import finish_
 from nybble.ops.geometry import Geometry
 from nybble.ops.recurrent import StepGemm
+from nybble.ops.reference import composite_operand as operands
 from nybble.ops.reference import gemm as products
 from nybble.ops.reference.composite import decoded_weight as decoded_output_weight
 from nybble.ops.reference.composite import keep as keep_composite
@@ -27,7 +28,7 @@ from nybble.ops.reference.composite_backward import (
     input_of_steps,
     partner_of_steps,
 )
-from nybble.ops.reference.composite_operand import Make, Streams, quantize, values
+from nybble.ops.reference.composite_operand import Make, Streams, values
 from nybble.ops.reference.gradient import quantize_gradient
 from nybble.ops.reference.layer import clip_gradient, keep
 from nybble.ops.reference.operand import (
@@ -64,14 +65,16 @@ class StepOutput:
         accumulate: str,
         rows: int,
         save: bool,
-        make: Make = quantize,
+        make: Make = operands,
     ) -> None:
         self.weight, self.bias, self.alpha = weight, bias, alpha
         self.gemm, self.accumulate, self.rows, self.make = gemm, accumulate, rows, make
         spec, draw = gemm.spec, gemm.draw
         if spec.composite:
             streams, place = Streams(draw, WEIGHT), places(LINEAR, "output")[1]
-            self.composite = make(weight, spec.output_weight, place, streams, want_inside=save)
+            self.composite = make.quantize(
+                weight, spec.output_weight, place, streams, want_inside=save
+            )
             self.streams = Streams(draw, INPUT, total=rows)
             self.facing = self.composite[0].facing(0, 1, 2)
             self.fit = self.random = None
@@ -90,7 +93,9 @@ class StepOutput:
         if self.gemm.spec.composite:
             streams = self.streams.step(row, x.shape[0])
             inner, outer = split_outliers(x, self.gemm.spec.outliers)
-            qx, _ = self.make(inner, slot, places(LINEAR, "output")[0], streams, self.alpha)
+            qx, _ = self.make.quantize(
+                inner, slot, places(LINEAR, "output")[0], streams, self.alpha
+            )
         elif self.fit is not None and slot is not None:
             y = self.fit.scaled(x)
             qx = round_operand(y, slot.format, slot, random, self.fit, propagate=True)
@@ -113,7 +118,7 @@ class StepOutput:
         y = finish_(acc, mx, mw, self.bias)
         if outer is not None:
             qw, spec = self.composite[0], self.gemm.spec
-            weight = decoded_output_weight(qw, spec, LINEAR, self.gemm.draw)
+            weight = decoded_output_weight(qw, spec, LINEAR, self.gemm.draw, self.make)
             y += multiply_outliers(outer, weight, LINEAR)
         return y
 
@@ -124,7 +129,7 @@ class StepOutput:
             place, streams = places(LINEAR, "output")[0], Streams(draw, INPUT)
             inner, outer = split_outliers(x, spec.outliers)
             make, alpha = self.make, self.alpha
-            found = make(inner, spec.output_input, place, streams, alpha, want_inside=True)
+            found = make.quantize(inner, spec.output_input, place, streams, alpha, want_inside=True)
             operands = (inner, self.weight, found, self.composite)
             kept = keep_composite(*operands, spec, LINEAR, draw, make)
             return kept + keep_outliers(outer, spec.outliers)
@@ -146,7 +151,7 @@ class StepGradient:
         rows: int,
         *,
         need_dalpha: bool,
-        make: Make = quantize,
+        make: Make = operands,
     ) -> None:
         spec = gemm.spec
         self.gemm, self.scale, self.accumulate, self.make = gemm, scale, accumulate, make
@@ -216,7 +221,7 @@ class StepGradient:
                 self.dalpha = clips if self.dalpha is None else clips.add_(self.dalpha)
             dx.mul_(self.qx.inside[rows])
         if spec.composite:
-            dx = from_rotated(dx, spec, "grad_input_weight", self.gemm.draw)
+            dx = from_rotated(dx, spec, "grad_input_weight", self.gemm.draw, LINEAR, self.make)
         return dx
 
 
@@ -236,7 +241,7 @@ class FloatGradient:
 
 
 def decoded_weight(
-    kept: list[Tensor], weight: Tensor, gemm: StepGemm, make: Make = quantize
+    kept: list[Tensor], weight: Tensor, gemm: StepGemm, make: Make = operands
 ) -> Operand:
     """The operand of the grad_input Gemm from what `keep` kept."""
     if gemm.spec.composite:
