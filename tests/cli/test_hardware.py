@@ -191,3 +191,11 @@ def test_scale_claim_published_and_chips(capsys: pytest.CaptureFixture[str]) -> 
     assert main(shlex.split("hardware chips rapid")) == 0
     out = capsys.readouterr().out
     assert "104.9" in out and "published" in out and "static_w" in out
+
+
+def test_a_batch_that_only_the_other_machine_cannot_divide(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    line = error_line(capsys, "hardware estimate alexnet --chip rapid --batch 2")
+    assert "4 chips of rapid-fp16" in line and "or --against none" in line
+    assert main(shlex.split("hardware estimate alexnet --chip rapid --batch 2 --against none")) == 0

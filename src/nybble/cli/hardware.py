@@ -298,12 +298,19 @@ def _changed(chip: Chip, bandwidth: float, cores: int | None) -> Chip:
     return scaled(chip, cores=cores, bandwidth=bandwidth)
 
 
-def _batch(given: int | None, usual: int, *machines: Chip | None) -> int:
-    chips = max(int(m.chips.value) for m in machines if m is not None)
+def _batch(given: int | None, usual: int, machine: Chip, other: Chip | None) -> int:
+    chips = max(int(m.chips.value) for m in (machine, other) if m is not None)
     if given is None:
         return -(-usual // chips) * chips
     if given < 1:
         raise UserError(f"--batch must be at least 1, not {given}.")
+    theirs = 1 if other is None else int(other.chips.value)
+    if other is not None and given % theirs and not given % int(machine.chips.value):
+        raise UserError(
+            f"--batch {given} cannot be divided evenly over the {theirs} chips of {other.name}, "
+            f"with which {machine.name} is compared: give a multiple of {theirs} or "
+            "--against none."
+        )
     return given
 
 

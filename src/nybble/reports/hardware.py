@@ -114,12 +114,24 @@ def cause_rows(record: Record) -> tuple[list[str], list[list[str]]]:
     return head, rows
 
 
+def amount(count: float) -> str:
+    """A count in words.
+
+    >>> amount(25_557_032), amount(4810)
+    ('25.6 million', '4,810')
+    """
+    for size, word in ((1e12, "trillion"), (1e9, "billion"), (1e6, "million")):
+        if count >= size:
+            return f"{count / size:.1f} {word}"
+    return f"{count:,.0f}"
+
+
 def plain_estimate(record: Record) -> str:
     """The tables of `nybble hardware estimate`."""
     first = record["estimates"][0]
     lines = [
-        f"{record['network']}, batch {record['batch']}: {first['parameters'] / 1e6:.1f} million "
-        f"weights, {first['machine_macs'] / 1e9:.1f} G multiply-adds a step in Gemms",
+        f"{record['network']}, batch {record['batch']}: {amount(first['parameters'])} weights, "
+        f"{amount(first['machine_macs'])} multiply-adds a step in Gemms",
         "",
         *aligned(*estimate_rows(record)),
     ]
@@ -198,8 +210,10 @@ def plain_claim(record: Record) -> str:
 
 def claim_notes(record: Record) -> list[str]:
     """What the columns are, and which machine's figures do not fit it."""
+    alike = (record["chip"], record["against"]) == ("rapid-fp4", "rapid-fp16")
+    area = ", of equal area" if alike else ""
     lines = [
-        "density: multiply-adds a cycle of the engines, of equal area; at peak: every Gemm at the "
+        f"density: multiply-adds a cycle of the engines{area}; at peak: every Gemm at the "
         "peak of the engine that it runs on; Gemms: with shapes and memories; with codes: with "
         "the passes that quantise; whole step: with everything, gradients over the link included",
         "form: 4-bit has no exceptions, ends keeps the first and the last layer at 16 bits, recipe "
