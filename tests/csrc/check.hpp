@@ -9,6 +9,7 @@
 
 #include "golden.hpp"
 #include "memory.hpp"
+#include "quantize/streams.hpp"
 
 namespace nybble_tests {
 
@@ -49,6 +50,13 @@ void expect(const Case& one, const std::string& key, Output<T>& got) {
   expect(one, key, got.data(), got.count());
 }
 
+// seed, rank, layer, call, operand
+inline nybble::RandomStream stream_of(const Case& one, const std::string& key) {
+  const int64_t* s = one.data<int64_t>(key);
+  return {uint32_t(s[0]), uint32_t(s[0] >> 32), uint32_t(s[4] << 16), uint32_t(s[3]),
+          uint32_t(s[1] << 16 | s[2])};
+}
+
 // A family is one golden file and one function that computes a case with the active kernels.
 struct Family {
   const char* name;
@@ -62,5 +70,7 @@ void run_conv(const Case& one, int threads);
 void run_quantize(const Case& one, int threads);
 void run_norm(const Case& one, int threads);
 void run_recurrent(const Case& one, int threads);
+void run_lines(const Case& one, int threads);
+void run_blocks(const Case& one, int threads);
 
 } // namespace nybble_tests

@@ -24,7 +24,8 @@ const Family kFamilies[] = {
     {"decode", nybble_tests::run_decode},       {"micro", nybble_tests::run_micro},
     {"gemm", nybble_tests::run_gemm},           {"conv", nybble_tests::run_conv},
     {"quantize", nybble_tests::run_quantize},   {"norm", nybble_tests::run_norm},
-    {"recurrent", nybble_tests::run_recurrent},
+    {"recurrent", nybble_tests::run_recurrent}, {"lines", nybble_tests::run_lines},
+    {"blocks", nybble_tests::run_blocks},
 };
 
 bool wanted(const Family& family, int count, char** names) {

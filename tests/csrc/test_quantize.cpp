@@ -15,12 +15,6 @@ Rule rule_of(const Case& one) {
   return rule;
 }
 
-nybble::RandomStream stream_of(const Case& one) {
-  const int64_t* s = one.data<int64_t>("stream"); // seed, rank, layer, call, operand
-  return {uint32_t(s[0]), uint32_t(s[0] >> 32), uint32_t(s[4] << 16), uint32_t(s[3]),
-          uint32_t(s[1] << 16 | s[2])};
-}
-
 float number(uint32_t bits) {
   float x;
   std::memcpy(&x, &bits, 4);
@@ -58,7 +52,7 @@ void pack(const Case& one, const std::string& kind, int threads) {
     nybble::Order order;
     order.channels = one.integer("channels"), order.pixels = one.integer("pixels");
     got = nybble::pack_stochastic(target, factors, rule_of<nybble::StochasticRule>(one),
-                                  stream_of(one), order, threads);
+                                  stream_of(one, "stream"), order, threads);
   }
   expect(one, "codes", codes);
   if (one.has("second")) expect(one, "second", second);
@@ -105,7 +99,7 @@ void run_quantize(const Case& one, int threads) {
     mask(one, threads);
   } else if (kind == "random24") {
     Output<int32_t> random(one.array("random").count);
-    nybble::random24(stream_of(one), random.count(), random.data(), threads);
+    nybble::random24(stream_of(one, "stream"), random.count(), random.data(), threads);
     expect(one, "random", random);
   } else if (kind == "absmax") {
     const int64_t rows = one.array("x").sizes[0], run = one.array("x").sizes[1];

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 
-from golden_cases import conv, core, gemm, norm, quantize, recurrent
+from golden_cases import blocks, conv, core, gemm, lines, norm, quantize, recurrent
 from golden_cases.values import Case, Value
 
 __all__ = ["FAMILIES", "Case", "Value"]
@@ -17,4 +17,6 @@ FAMILIES: dict[str, Callable[[], Iterator[Case]]] = {
     "quantize": quantize.quantize,
     "norm": norm.norm,
     "recurrent": recurrent.recurrent,
+    "lines": lines.lines,
+    "blocks": blocks.blocks,
 }

@@ -109,7 +109,7 @@ def recurrent() -> Iterator[Case]:
             "sizes": list(sizes),
             "reverse": int(reverse),
             "hidden": hidden,
-            **_rule("x", step_rule(slot_x, float(fit.inv), float(fit.scale), zero, table), table),
+            **_rule("x", step_rule(slot_x, spec, float(fit.inv), float(fit.scale), zero), table),
             **_weights("x", Codes.of(forward_w[0], (wide, hidden), slot_w.format), forward_w[1]),
             "gx": gx,
             "h0": h0,
@@ -132,7 +132,7 @@ def recurrent() -> Iterator[Case]:
         dalpha, amax = found.dalpha[0], found.amax[0]
         assert dalpha is not None and amax is not None
         values |= {
-            **_rule("g", step_rule(slot_g, 64.0, unit / 64.0, None, table), table),
+            **_rule("g", step_rule(slot_g, spec, 64.0, unit / 64.0), table),
             **_weights("g", Codes.of(kept[4], (wide, hidden), slot_w.format), kept[5]),
             "mask": kept[3],
             "codes": kept[0],

@@ -277,12 +277,12 @@ def scale_blocks(a: Arena) -> list[Any]:
 
 
 def round_nearest(a: Arena) -> list[Any]:
-    rule = blocks._nearest(get_format("fp4_e2m1"), Nearest())
+    rule = blocks.nearest_levels(get_format("fp4_e2m1"), Nearest())
     return [a.floats(6 * 40), [(6, 1), (40, 16)], a.floats(6 * 3), rule, a.floats(6 * 40), THREADS]
 
 
 def round_stochastic(a: Arena) -> list[Any]:
-    rule = blocks._stochastic(get_format("fp4_e2m1"))
+    rule = blocks.stochastic_levels(get_format("fp4_e2m1"))
     x, inv, y = a.floats(2 * 40 * 6), a.floats(2 * 40), a.floats(2 * 40 * 6)
     grid = [(80, 1), (6, 16)]
     return [x, grid, inv, rule, (1, 2, 3, 4, 5), 0, 6, 40, y, THREADS]

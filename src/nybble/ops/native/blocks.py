@@ -37,8 +37,10 @@ __all__ = [
     "grid_of",
     "hadamard",
     "has_levels",
+    "nearest_levels",
     "round_blocks",
     "scale_blocks",
+    "stochastic_levels",
 ]
 
 _MOST_CODES = 16
@@ -138,7 +140,7 @@ def round_blocks(
     out = torch.empty_like(x)
     given, by = span(x, torch.float32, "x"), span(numbers, torch.float32, "inv")
     if not isinstance(rounding, Stochastic):
-        rule = _nearest(fmt, rounding)
+        rule = nearest_levels(fmt, rounding)
         require().round_nearest(given, grid, by, rule, own(out), threads())
         return out
     if key is None:
@@ -148,7 +150,7 @@ def round_blocks(
         channels, pixels = x.shape[1], x.shape[2] * x.shape[3]
     stream = (key.seed, key.rank, key.layer, key.call, key.operand)
     require().round_stochastic(
-        *(given, grid, by, _stochastic(fmt), stream, first, channels, pixels),
+        *(given, grid, by, stochastic_levels(fmt), stream, first, channels, pixels),
         *(own(out), threads()),
     )
     return out
@@ -208,7 +210,7 @@ def _integer(fmt: Format, code: int) -> float:
 
 
 @lru_cache(maxsize=256)
-def _nearest(fmt: Format, rounding: Rounding) -> bytes:
+def nearest_levels(fmt: Format, rounding: Rounding) -> bytes:
     """NearestLevels of csrc/blocks/kernels.hpp."""
     found = breakpoints(fmt, rounding)
     thresholds = np.full(15, np.nan, dtype=np.float32)
@@ -221,7 +223,7 @@ def _nearest(fmt: Format, rounding: Rounding) -> bytes:
 
 
 @lru_cache(maxsize=256)
-def _stochastic(fmt: Format) -> bytes:
+def stochastic_levels(fmt: Format) -> bytes:
     """StochasticLevels of csrc/blocks/kernels.hpp."""
     unit, values = fmt.require_unit(), fmt.values()
     magnitude = isinstance(fmt, LogFormat | Minifloat)
