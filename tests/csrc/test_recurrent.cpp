@@ -22,8 +22,19 @@ StepRule rule_of(const Case& one, const std::string& name) {
     read(one, key, rule.integer);
   else if (rule.kind == StepRule::Kind::Log)
     read(one, key, rule.log);
-  else
+  else if (rule.kind == StepRule::Kind::Thresholds)
     read(one, key, rule.thresholds);
+  else
+    read(one, key, rule.stochastic);
+  if (one.has("stream_" + name)) rule.stream = stream_of(one, "stream_" + name);
+  rule.fold = one.data<float>("fold_" + name); // or null
+  if (!one.has("fit_" + name)) return rule;
+  rule.fit = StepRule::Fit(one.integer("fit_" + name));
+  rule.unit = one.real("unit_" + name);
+  if (rule.fit == StepRule::Fit::Best)
+    read(one, "fitted_" + name, rule.best);
+  else
+    read(one, "fitted_" + name, rule.whole);
   return rule;
 }
 
@@ -91,8 +102,10 @@ void run_recurrent(const Case& one, int threads) {
   fill(dh, one, "dh0");
   if (lstm) fill(dc, one, "dc0");
   Clip clip{one.data<uint8_t>("mask"), one.data<uint8_t>("codes"), {}, false};
-  std::memcpy(clip.sides, one.data<int8_t>("sides"), 16);
-  clip.two_sided = one.integer("two_sided") != 0;
+  if (one.has("sides")) {
+    std::memcpy(clip.sides, one.data<int8_t>("sides"), 16);
+    clip.two_sided = one.integer("two_sided") != 0;
+  }
   StepProduct back = product_of(one, "g", hidden, wide, batch, false, threads);
   const float* states = gru ? multiplied.data() : before.data();
   const BackwardResult result =
@@ -103,6 +116,7 @@ void run_recurrent(const Case& one, int threads) {
   expect(one, "dgx", dgx);
   if (lstm) expect(one, "dc", dc);
   if (gru) expect(one, "dgh", dgh);
+  if (!one.has("dalpha")) return;
   expect(one, "dalpha", result.dalpha, clip.two_sided ? 2 : 1);
   float amax;
   std::memcpy(&amax, &result.top, 4);

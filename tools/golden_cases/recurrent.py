@@ -11,11 +11,13 @@ from torch import Tensor
 
 from golden_cases.values import Case, Value, generator
 from nybble.formats import get_format
+from nybble.ops.geometry import Geometry
 from nybble.ops.native.codes import Codes, table_of
+from nybble.ops.native.composite import forward_slots
 from nybble.ops.native.quantize import sides
 from nybble.ops.native.recurrent import CELLS, step_rule
 from nybble.ops.recurrent import GATES, Mode, Sequence, StepGemm
-from nybble.ops.reference.operand import Draw, fit_slot
+from nybble.ops.reference.operand import GRAD_INPUT_GRAD, Draw, fit_slot
 from nybble.ops.reference.recurrent import Weights, backward, forward
 from nybble.ops.spec import LayerSpec
 from nybble.quantizers import PACT, SAWB, GradScale, Quantizer
@@ -49,9 +51,16 @@ def _spec(kind: str, per_channel: bool) -> LayerSpec:
 
 def _rule(name: str, rule: tuple[object, ...], table: tuple[Tensor, int, int]) -> dict[str, Value]:
     kind, data, factor, multiplier = rule[:4]
-    assert isinstance(data, bytes) and isinstance(kind, int)
+    fit, fitted, unit = rule[7:10]
+    assert isinstance(data, bytes) and isinstance(kind, int) and isinstance(fit, int)
     assert isinstance(factor, float) and isinstance(multiplier, float)
+    more: dict[str, Value] = {}
+    if fit:
+        assert isinstance(fitted, bytes) and isinstance(unit, float)
+        bytes_of = torch.frombuffer(bytearray(fitted), dtype=torch.uint8)
+        more = {f"fit_{name}": fit, f"fitted_{name}": bytes_of, f"unit_{name}": unit}
     return {
+        **more,
         f"kind_{name}": kind,
         f"rule_{name}": torch.frombuffer(bytearray(data), dtype=torch.uint8),
         f"factor_{name}": factor,
@@ -73,6 +82,81 @@ def _weights(name: str, codes: Codes, scale: Tensor) -> dict[str, Value]:
 
 
 def recurrent() -> Iterator[Case]:
+    """Scales that all steps share, then those of a step or of its rows."""
+    yield from _shared()
+    yield from _fitted()
+
+
+FITTED: tuple[tuple[str, Mode, tuple[int, ...], bool, int], ...] = (
+    ("luq", "lstm", (3, 3, 2, 1), False, 21),
+    ("luq", "tanh", (7, 7), True, 64),
+    ("nybble4", "lstm", (5, 4, 4), True, 19),
+    ("nybble4", "gru", (9, 2), False, 40),
+)
+
+
+def _fitted() -> Iterator[Case]:
+    make = generator(17)
+    for recipe, mode, sizes, reverse, hidden in FITTED:
+        spec = get_recipe(recipe).spec
+        if spec.signed_slot is not None:  # a hidden state has both signs
+            spec = replace(spec, output_input=spec.signed_slot, signed_slot=None)
+        slot_x, slot_g = spec.output_input, spec.grad_input_grad
+        _, slot_w = forward_slots(spec, Geometry("linear"))
+        assert slot_x is not None and slot_g is not None
+        batch, rows, wide = sizes[0], sum(sizes), GATES[mode] * hidden
+        weight = torch.randn(wide, hidden, generator=make) / hidden**0.5
+        gx = torch.randn(rows, wide, generator=make)
+        h0 = torch.randn(batch, hidden, generator=make) * 0.5
+        c0 = torch.randn(batch, hidden, generator=make) if mode == "lstm" else None
+        sequence, draw = Sequence(mode, sizes, reverse, accumulate="exact"), Draw(2**33, 5, 6)
+        gemms, weights = [StepGemm(spec, draw)], Weights(weight, None, None)
+        out = forward(gx, h0, c0, weights, sequence, gemms, True)
+        kept, inputs = out.kept[0], out.inputs[0]
+        assert inputs is not None
+        codes, scale = Codes.of(kept[4], (wide, hidden), slot_w.format), kept[5].reshape(-1)
+        values: dict[str, Value] = {
+            "cell": CELLS[mode],
+            "sizes": list(sizes),
+            "reverse": int(reverse),
+            "hidden": hidden,
+            **_rule("x", step_rule(slot_x, spec), table_of(slot_x.format)),
+            **_weights("x", codes, scale),
+            "gx": gx,
+            "h0": h0,
+            "y": out.y,
+            "h": out.h,
+            "gates": out.gates,
+            "multiplied": inputs,
+        }
+        if c0 is not None:
+            values |= {"c0": c0, "c": out.c, "before": out.before}
+        dy = torch.randn(rows, hidden, generator=make)
+        dh = torch.randn(batch, hidden, generator=make)
+        dc = torch.randn(batch, hidden, generator=make) if c0 is not None else None
+        unused = [torch.zeros(1)]
+        found = backward(dy, dh, dc, out, weights, sequence, gemms, unused, [False])
+        key = draw.key(GRAD_INPUT_GRAD)
+        left = torch.ones(1) if spec.composite else scale
+        values |= {
+            **_rule("g", step_rule(slot_g, spec, key=key), table_of(slot_g.format)),
+            **_weights("g", codes, left),
+            "stream_g": [key.seed, key.rank, key.layer, key.call, key.operand],
+            "dy": dy,
+            "dh0": dh,
+            "dh": found.h,
+            "dgx": found.gx,
+            "dgh": found.results[0],
+        }
+        del values["packed_g"]  # those of x
+        if spec.composite:
+            values["fold_g"] = scale
+        if dc is not None:
+            values |= {"dc0": dc, "dc": found.c}
+        yield f"{recipe}: {mode} {len(sizes)}x{batch}x{hidden} reverse={reverse}", values
+
+
+def _shared() -> Iterator[Case]:
     """Lengths that differ, sizes that end inside a block of codes, clips that stop numbers."""
     make = generator(7)
     for mode, sizes, reverse, hidden, clip in SHAPES:
