@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import sqlite3
 import subprocess
@@ -87,6 +88,7 @@ def test_killed_and_started_again_it_ends_with_the_same_table() -> None:
     whole = begin("--out", "whole", "--jobs", "2")
     expected, said = whole.communicate(timeout=LONG)
     assert whole.returncode == 0, said
+    assert re.search(r"seed \d+: accuracy [\d.]+ %$", said, re.MULTILINE)
     assert "2 pairs" not in expected and "test-again.loss" in expected
 
     killed = begin("--out", "killed", "--jobs", "2")

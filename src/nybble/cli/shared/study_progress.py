@@ -7,6 +7,8 @@ import time
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from nybble.studies.outcome import Outcome
+    from nybble.studies.study.grid import Cell
     from nybble.studies.study.run import Progress
 
 
@@ -59,7 +61,7 @@ class Reporter:
         elif progress.reused and outcome.finished:
             pass  # told together, below
         else:
-            self.say(f"{head} {progress.cell.name}: {_verdict(outcome)}")
+            self.say(f"{head} {progress.cell.name}: {_verdict(progress.cell, outcome)}")
         if self._bar is not None:
             left = self._left(progress)
             self._bar.update(self._task, completed=progress.ended, total=progress.total, left=left)
@@ -74,7 +76,10 @@ class Reporter:
         return f"about {duration(each * (progress.total - progress.ended))} left"
 
 
-def _verdict(outcome: Any) -> str:
+def _verdict(cell: Cell, outcome: Outcome) -> str:
     if outcome.finished:
-        return f"{outcome.metric:.4g}"
+        from nybble.training.tasks import task_class
+
+        kind = task_class(cell.config.task)
+        return f"{kind.metric} {outcome.metric:.4g} {kind.unit}".rstrip()
     return f"{outcome.status}: {outcome.reason}" if outcome.reason else str(outcome.status)
