@@ -14,7 +14,7 @@ from nybble.formats import get_format
 from nybble.ops.geometry import Geometry
 from nybble.ops.native.codes import Codes, table_of
 from nybble.ops.native.composite import forward_slots
-from nybble.ops.native.quantize import sides
+from nybble.ops.native.mask import sides
 from nybble.ops.native.recurrent import CELLS, step_rule
 from nybble.ops.recurrent import GATES, Mode, Sequence, StepGemm
 from nybble.ops.reference.operand import GRAD_INPUT_GRAD, Draw, fit_slot

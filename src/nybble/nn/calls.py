@@ -18,7 +18,7 @@ from collections import OrderedDict
 import torch
 from torch import Tensor
 
-from nybble.ops.native import core, quantize
+from nybble.ops.native import core, streams
 from nybble.quantizers.layout import flatten
 
 KEPT = 1024
@@ -70,7 +70,7 @@ def fingerprint(x: Tensor) -> int:
     """
     flat = flatten(x.detach().to(torch.float32).resolve_neg())
     if type(x) in (Tensor, torch.nn.Parameter) and x.is_cpu and core()[0] is not None:
-        return quantize.fingerprint(flat)
+        return streams.fingerprint(flat)
     bits = flat.view(torch.int32).to(torch.int64)
     weights = torch.arange(bits.numel(), device=bits.device).mul_(2).add_(1)
     return int((bits * weights).sum().item())

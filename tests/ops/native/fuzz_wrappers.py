@@ -22,9 +22,10 @@ import nybble  # defines the operators
 from nybble.formats import get_format
 from nybble.nn.function import LayerCall
 from nybble.ops.geometry import Geometry
-from nybble.ops.native import conv, gemm, norm, quantize, shaped, winograd
+from nybble.ops.native import conv, gemm, norm, quantize, shaped, streams, winograd
 from nybble.ops.native import core as native_core
 from nybble.ops.native.codes import Codes, table_of
+from nybble.ops.native.mask import mask_gradient_
 from nybble.quantizers import AbsMax, Quantizer
 from nybble.quantizers.packing import packed_bytes
 from nybble.recipes import get_recipe
@@ -157,11 +158,11 @@ def packing() -> Iterator[tuple[str, Inputs, Call]]:
 
     def masked(t: Inputs) -> tuple[Tensor, Tensor | None]:
         dx = t["dx"].clone()
-        return dx, quantize.mask_gradient_(dx, t["mask"], t["codes"], int4)
+        return dx, mask_gradient_(dx, t["mask"], t["codes"], int4)
 
     mask = torch.randint(0, 256, (19,), generator=MAKE).to(torch.uint8)
     yield "mask_gradient_", {"dx": x, "mask": mask, "codes": packed(150)}, masked
-    yield "relayout", {"codes": packed(330)}, lambda t: quantize.relayout(t["codes"], 2, 5, 33)
+    yield "relayout", {"codes": packed(330)}, lambda t: streams.relayout(t["codes"], 2, 5, 33)
 
 
 def normalisation() -> Iterator[tuple[str, Inputs, Call]]:

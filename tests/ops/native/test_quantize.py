@@ -27,7 +27,8 @@ from nybble.formats import (
     two_phase_integers,
 )
 from nybble.formats.breakpoints import breakpoints
-from nybble.ops.native import core, quantize, statistics
+from nybble.ops.native import core, quantize, statistics, streams
+from nybble.ops.native.mask import mask_gradient_
 from nybble.ops.reference.layer import clip_gradient
 from nybble.ops.reference.operand import Draw, Operand, quantize_operand, restore, store
 from nybble.ops.reference.storage import flatten, is_channels_last, pack_mask
@@ -524,7 +525,7 @@ def test_mask_gradient(kind: str, isa_name: str) -> None:
         want = clip_gradient(dx, qx, slot)
         expected = dx * qx.inside
         point = int(zero.item()) if zero.numel() else 0
-        got = quantize.mask_gradient_(dx, mask, codes, fmt, point, two_sided=kind == "two_sided")
+        got = mask_gradient_(dx, mask, codes, fmt, point, two_sided=kind == "two_sided")
         assert got is not None
         if want.isnan().any():
             assert torch.equal(want.isnan(), got.isnan())
@@ -547,7 +548,7 @@ def test_mask_alone(n: int, isa: str) -> None:
     dx = numbers(n, 2)
     inside = (plain(n, 3) > 0).float()
     expected = dx * inside
-    assert quantize.mask_gradient_(dx, pack_mask(inside)) is None
+    assert mask_gradient_(dx, pack_mask(inside)) is None
     same(dx, expected)
 
 
@@ -559,7 +560,7 @@ def test_the_side_of_a_zero_point_follows_the_integers(isa: str) -> None:
         ints = fmt.integers(codes) - point
         operand = Operand(ints, torch.tensor(1.0), 16, torch.zeros(16))
         want = clip_gradient(dx, operand, Quantizer(fmt, PACT("two_sided")))
-        got = quantize.mask_gradient_(
+        got = mask_gradient_(
             dx.clone(), torch.zeros(2, dtype=torch.uint8), pack4(codes), fmt, point, two_sided=True
         )
         assert got is not None
@@ -576,7 +577,7 @@ def test_random24(n: int, isa: str) -> None:
         RandomKey(2**64 - 1, 2**16 - 1, 2**16 - 2, 2**32 - 1, 2**16 - 3),
         RandomKey(seed=12345678901234, rank=1, layer=2, call=3, operand=4),
     ):
-        same(quantize.random24(n, key), random24((n,), key))
+        same(streams.random24(n, key), random24((n,), key))
 
 
 @pytest.mark.parametrize("isa_name", ISAS)
@@ -591,14 +592,14 @@ def test_relayout(isa_name: str, n: int, rows: int, columns: int, count: int) ->
     use(isa_name, count)
     g = torch.Generator().manual_seed(n)
     codes = torch.randint(16, (n, rows, columns), generator=g, dtype=torch.uint8)
-    got = quantize.relayout(pack4(codes), n, rows, columns)
+    got = streams.relayout(pack4(codes), n, rows, columns)
     same(got, pack4(codes.transpose(1, 2).contiguous()))
 
 
 @pytest.mark.parametrize("shape", [(1, 3, 400_001), (2, 1_000_003, 1), (1, 65, 20_003)])
 def test_relayout_of_large_matrices(shape: tuple[int, int, int], isa: str) -> None:
     codes = torch.randint(16, shape, dtype=torch.uint8)
-    got = quantize.relayout(pack4(codes), *shape)
+    got = streams.relayout(pack4(codes), *shape)
     same(unpack4(got, codes.numel()), codes.transpose(1, 2).reshape(-1))
 
 
@@ -612,5 +613,5 @@ def test_fingerprint(isa, n, threads, seed):
     generator = torch.Generator().manual_seed(seed)
     bits = torch.randint(-(2**31), 2**31, (n,), generator=generator)
     weights = torch.arange(n).mul_(2).add_(1)
-    found = quantize.fingerprint(bits.to(torch.int32).view(torch.float32))
+    found = streams.fingerprint(bits.to(torch.int32).view(torch.float32))
     assert found == int((bits * weights).sum())

@@ -29,6 +29,7 @@ from nybble.errors import NybbleError
 from nybble.formats import Format, Integer, LogFormat, Minifloat, Rounding, Stochastic
 from nybble.formats.breakpoints import breakpoints, unkey
 from nybble.ops.native.buffers import own, require, span, threads
+from nybble.ops.native.streams import key_words
 from nybble.quantizers.layout import in_memory_order, is_channels_last
 from nybble.quantizers.random import RandomKey
 
@@ -52,24 +53,29 @@ def grid_of(shape: Sequence[int], scales: Sequence[int], block: int) -> list[tup
     joined where the kernels may take them as one.
 
     >>> grid_of((8, 4, 32), (8, 4, 2), 16), grid_of((8, 4, 32), (8, 1, 1), 16)
-    ([(1024, 16)], [(8, 1), (128, 128)])
+    ([(1024, 16)], [(1024, 128)])
     """
-    joined: list[tuple[int, int]] = []
+    alike: list[tuple[int, int]] = []  # neighbours that all share, or of which nobody does, as one
     for size, count in zip(shape, scales, strict=True):
         if size == 1:
             continue
         run = 1 if count == size else size if count == 1 else block
         if -(-size // run) != count:
             raise NybbleError(f"{tuple(scales)} scales of {block} for {tuple(shape)} elements")
-        if joined:
-            before, shared = joined[-1]
-            if shared == 1 and size % run == 0:
-                joined[-1] = (before * size, run)
-                continue
-            if shared == before and run == size:
-                joined[-1] = (before * size, before * size)
-                continue
-        joined.append((size, run))
+        before, shared = alike[-1] if alike else (0, 0)
+        if shared == run == 1:
+            alike[-1] = (before * size, 1)
+        elif alike and shared == before and run == size:
+            alike[-1] = (before * size, before * size)
+        else:
+            alike.append((size, run))
+    joined = alike[:1]
+    for size, run in alike[1:]:  # whole blocks behind lines of their own are one long line
+        before, shared = joined[-1]
+        if shared == 1 and size % run == 0:
+            joined[-1] = (before * size, run)
+        else:
+            joined.append((size, run))
     return joined or [(1, 1)]
 
 
@@ -148,7 +154,7 @@ def round_blocks(
     channels, pixels = 1, 1
     if is_channels_last(x):
         channels, pixels = x.shape[1], x.shape[2] * x.shape[3]
-    stream = (key.seed, key.rank, key.layer, key.call, key.operand)
+    stream = key_words(key)
     require().round_stochastic(
         *(given, grid, by, stochastic_levels(fmt), stream, first, channels, pixels),
         *(own(out), threads()),

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from nybble.formats import LogFormat, Stochastic
 from nybble.ops.gradients import gradient_key
-from nybble.ops.native import quantize
+from nybble.ops.native import quantize, streams
 from nybble.ops.native.buffers import NO_BYTES, NO_FLOATS
 from nybble.ops.native.operand import Kept, quantize_kept
 from nybble.ops.native.plan import is_code_slot
@@ -102,7 +102,7 @@ def _kept(grad: Tensor, slot: Quantizer, draw: Draw, number: int) -> Kept:
     """The codes of one operand; 8 bits have no packing kernel, but their random bits have one."""
     if quantize.packs(slot.format) or not isinstance(slot.rounding, Stochastic):
         return quantize_kept(grad, slot, draw, number, None, want_inside=False)
-    bits = quantize.random24(grad.numel(), draw.key(number)).view(grad.shape)
+    bits = streams.random24(grad.numel(), draw.key(number)).view(grad.shape)
     return store(
         quantize_operand(grad, slot, draw, number, None, want_inside=False, random=bits), slot, None
     )

@@ -30,6 +30,7 @@ from nybble.ops.native.buffers import own, require, span, threads, vector
 from nybble.ops.native.codes import Codes
 from nybble.ops.native.pool import kept
 from nybble.ops.native.rules import level_rule, stochastic_rule
+from nybble.ops.native.streams import key_words
 from nybble.quantizers.packing import packed_bytes
 from nybble.quantizers.random import RandomKey
 from nybble.quantizers.scales.groups import largest_scale
@@ -139,7 +140,7 @@ def _operand(folded: Folded | None, codes: Tensor | None) -> tuple[object, ...]:
         _factors(folded.fold),
         _factors(folded.inv),
         stochastic_rule(folded.format, 0.0),
-        (key.seed, key.rank, key.layer, key.call, key.operand),
+        key_words(key),
         own(codes),
     )
 

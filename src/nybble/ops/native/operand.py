@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from nybble.ops.geometry import Geometry
-from nybble.ops.native import quantize
+from nybble.ops.native import mask, quantize, streams
 from nybble.ops.native.buffers import NO_BYTES, NO_FLOATS
 from nybble.ops.native.codes import Codes
 from nybble.ops.native.lines import best_of_two
@@ -140,7 +140,7 @@ def relayout(packed: Tensor, n: int, rows: int, columns: int, bits: int) -> Tens
     [0, 3, 1, 4, 2, 5]
     """
     if bits <= 4:
-        return quantize.relayout(packed, n, rows, columns)
+        return streams.relayout(packed, n, rows, columns)
     codes = packed[: n * rows * columns].view(n, rows, columns)
     return codes.transpose(1, 2).contiguous().view(-1)
 
@@ -170,10 +170,10 @@ def mask_gradient_(
             dx.mul_(found.inside)
         return dalpha
     if not need_dalpha or pact is None or kept_slot is None:
-        quantize.mask_gradient_(dx, kept[3])
+        mask.mask_gradient_(dx, kept[3])
         return NO_FLOATS
     zero = int(kept[2].item()) if kept[2].numel() else 0
-    clips = quantize.mask_gradient_(
+    clips = mask.mask_gradient_(
         dx, kept[3], kept[0], kept_slot.format, zero, two_sided=pact.kind == "two_sided"
     )
     return NO_FLOATS if clips is None else clips
@@ -182,7 +182,7 @@ def mask_gradient_(
 def mask_(dw: Tensor, kept: Kept, channels_last: bool, operand: Callable[[], Operand]) -> None:
     """Zero `dw` where the weight was clipped, in place."""
     if dw.numel() and is_channels_last(dw) == channels_last:
-        quantize.mask_gradient_(dw, kept[3])
+        mask.mask_gradient_(dw, kept[3])
         return
     inside = operand().inside
     if inside is not None:

@@ -15,15 +15,14 @@ elements lie in memory (contiguous or channels-last), together with max|x| and `
 `poison` is 0.0, or NaN where an element of y is not finite: added to the scale it makes the result
 NaN. What the codes of such a tensor are is unspecified, here as in the reference.
 
-Also here: PACT's mask and clip gradient in one pass over dx, random bits, and the transpose of
-packed codes. The statistics come from `statistics.py`, the rules' bytes from `rules.py`.
+PACT's mask: mask.py. Random bits and the transpose of packed codes: streams.py. The statistics come
+from `statistics.py`, the rules' bytes from `rules.py`.
 
 Not done here: formats of more than 4 bits, and those without a unit.
 """
 
 from __future__ import annotations
 
-from functools import lru_cache
 from math import prod
 from typing import NamedTuple
 
@@ -41,7 +40,6 @@ from nybble.formats import (
     Stochastic,
 )
 from nybble.ops.native.buffers import FLOATS, own, require, span, threads
-from nybble.ops.native.codes import table_of
 from nybble.ops.native.pool import kept
 from nybble.ops.native.rules import log_rule, stochastic_rule, threshold_rule
 from nybble.ops.native.statistics import (
@@ -51,6 +49,7 @@ from nybble.ops.native.statistics import (
     tree_sum,
     tree_sum_last,
 )
+from nybble.ops.native.streams import key_words
 from nybble.ops.reference.storage import is_channels_last
 from nybble.quantizers.packing import packed_bytes, packed_bytes_bits
 from nybble.quantizers.random import RandomKey
@@ -59,8 +58,6 @@ __all__ = [
     "Packed",
     "absmax",
     "absmax_rows",
-    "fingerprint",
-    "mask_gradient_",
     "pack",
     "pack_integer",
     "pack_stochastic",
@@ -69,8 +66,6 @@ __all__ = [
     "packs",
     "quantize_gradient",
     "quantize_integer",
-    "random24",
-    "relayout",
     "sawb_statistics",
     "tree_sum",
     "tree_sum_last",
@@ -231,7 +226,7 @@ def pack_stochastic(
         *call.mask_span,
         *_inside(fmt, deterministic=False),
         stochastic_rule(fmt, zero),
-        *_key(key),
+        *key_words(key),
         channels,
         pixels,
         threads(),
@@ -393,101 +388,3 @@ def _inside(fmt: Format, deterministic: bool = True) -> tuple[float, float]:
     if isinstance(fmt, Integer) and deterministic:
         return float(fmt.low), float(fmt.high)
     return -fmt.max_value, fmt.max_value
-
-
-# ---- the clip and its gradient -------------------------------------------------------------------
-
-
-def mask_gradient_(
-    dx: Tensor,
-    mask: Tensor,
-    codes: Tensor | None = None,
-    fmt: Format | None = None,
-    zero_point: int = 0,
-    *,
-    two_sided: bool = False,
-) -> Tensor | None:
-    """dx *= inside, in place; with `codes` also PACT's gradient of the clip(s), in the same pass.
-
-    dx: float32, dense, in the memory order of the mask bits and the codes. codes: 4-bit codes of
-    `fmt` whose integers, less the zero point, tell by their sign on which side an element was
-    clipped. Returns the gradient `[1]`, or `[2]` (upper, lower) where `two_sided`; else None.
-
-    >>> dx, mask = torch.tensor([1.0, 2.0, 4.0]), torch.tensor([0b001], dtype=torch.uint8)
-    >>> codes = torch.zeros(32, dtype=torch.uint8)
-    >>> codes[1:3] = torch.tensor([7, 9])
-    >>> mask_gradient_(dx, mask, codes, Integer(4)), dx
-    (tensor([-2.]), tensor([1., 0., 0.]))
-    """
-    if codes is not None and (fmt is None or fmt.bits > 4):
-        raise NybbleError("mask_gradient_: codes need the 4-bit format that they are of")
-    if codes is not None and codes.numel() < packed_bytes(dx.numel(), 4):
-        raise NybbleError(f"mask_gradient_: {codes.numel()} bytes for {dx.numel()} codes")
-    by_side = bytes(16) if fmt is None else sides(fmt, int(zero_point))
-    first, second = require().mask_gradient(
-        *span(dx, torch.float32, "dx"),
-        dx.numel(),
-        *span(mask, torch.uint8, "mask"),
-        *((0, 0) if codes is None else span(codes, torch.uint8, "codes")),
-        by_side,
-        two_sided,
-        threads(),
-    )
-    if codes is None:
-        return None
-    return torch.tensor([first, second] if two_sided else [first], dtype=torch.float32)
-
-
-@lru_cache(maxsize=256)
-def sides(fmt: Format, zero_point: int) -> bytes:
-    table = table_of(fmt, zero_point, encoded=False)[0]
-    return bytes(table.sign().to(torch.int8).view(torch.uint8).tolist())
-
-
-# ---- random bits, layouts -----------------------------------------------------------------------
-
-
-def random24(n: int, key: RandomKey) -> Tensor:
-    """The first n of the integers of `quantizers.random24`: int32 `[n]`.
-
-    >>> random24(3, RandomKey(seed=0)).tolist()
-    [6694888, 14772677, 12343212]
-    """
-    out = torch.empty(n, dtype=torch.int32)
-    require().random24(*_key(key), n, *span(out, torch.int32, "out"), threads())
-    return out
-
-
-def fingerprint(x: Tensor) -> int:
-    """sum over i of bits(x_i) * (2 i + 1) modulo 2^64, signed, of a contiguous float32 tensor:
-    what `nn/calls.py` knows an input by.
-
-    >>> fingerprint(torch.tensor([1.0, 2.0])) == 0x3F800000 + 3 * 0x40000000
-    True
-    """
-    return int(require().fingerprint(*span(x, torch.float32, "x"), x.numel(), threads()))
-
-
-def relayout(codes: Tensor, n: int, rows: int, columns: int) -> Tensor:
-    """Packed codes of n matrices `[rows, columns]`, each transposed: NCHW to NHWC with rows = C and
-    columns = H W, back with the two exchanged.
-
-    >>> from nybble.quantizers.packing import pack4, unpack4
-    >>> codes = pack4(torch.arange(6, dtype=torch.uint8))
-    >>> unpack4(relayout(codes, 1, 2, 3), 6).tolist()
-    [0, 3, 1, 4, 2, 5]
-    """
-    out = torch.empty_like(codes)
-    require().relayout(
-        *span(codes, torch.uint8, "codes"),
-        n,
-        rows,
-        columns,
-        *span(out, torch.uint8, "out"),
-        threads(),
-    )
-    return out
-
-
-def _key(key: RandomKey) -> tuple[int, int, int, int, int]:
-    return key.seed, key.rank, key.layer, key.call, key.operand

@@ -32,11 +32,13 @@ from nybble.ops.native.codes import Codes, table_of
 from nybble.ops.native.composite import forward_slots, times_unit
 from nybble.ops.native.layer import facing, keep
 from nybble.ops.native.lines import best_rule
+from nybble.ops.native.mask import sides
 from nybble.ops.native.operand import codes_of, quantize_kept
 from nybble.ops.native.plan import Reason, why_not
 from nybble.ops.native.pool import kept as kept_bytes
 from nybble.ops.native.pool import result
 from nybble.ops.native.rules import log_rule, stochastic_rule, threshold_rule
+from nybble.ops.native.streams import key_words
 from nybble.ops.recurrent import GATES, Sequence, StepGemm
 from nybble.ops.reference import recurrent as reference
 from nybble.ops.reference.operand import GRAD_INPUT_GRAD, INPUT, WEIGHT, Draw, fit_slot, rereads
@@ -194,7 +196,7 @@ def backward(
     dc = dh.new_empty(0) if dc is None else dc.clone()
     dgx = result((sequence.rows, wide))
     dgh = result((sequence.rows, wide)) if sequence.mode == "gru" else dgx
-    mask, codes, sides, two_sided = _clip(spec, kept, need_dalpha[0])
+    mask, codes, by_side, two_sided = _clip(spec, kept, need_dalpha[0])
     empty = dh.new_empty(0)
     plain = sequence.mode in ("tanh", "relu")
     amax, first, second = require().sequence_backward(
@@ -204,7 +206,7 @@ def backward(
         _NOTHING if scale is None else span(scale.contiguous(), torch.float32, "scale"),
         mask,
         codes,
-        sides,
+        by_side,
         two_sided,
         _maybe(tape.y if plain else empty),
         *(_maybe(empty if plain else x) for x in (tape.gates, tape.before)),
@@ -324,7 +326,7 @@ def step_rule(
         *(factor, multiplier, span(values, torch.int16, "table"), low, high),
         *(*found, fmt.unit or 1.0),
         _NOTHING if fold is None else span(fold, torch.float32, "fold"),
-        (key.seed, key.rank, key.layer, key.call, key.operand),
+        key_words(key),
     )
     if isinstance(rounding, Stochastic):
         return 3, stochastic_rule(fmt, 0.0), *tail
@@ -353,6 +355,6 @@ def _clip(
     if not need_dalpha or not isinstance(slot.scale, PACT):
         return mask, _NOTHING, bytes(16), False
     zero = int(kept[2].item()) if kept[2].numel() else 0
-    sides = quantize.sides(_known(spec.slot("grad_weight_input")).format, zero)
+    by_side = sides(_known(spec.slot("grad_weight_input")).format, zero)
     codes = span(kept[0], torch.uint8, "codes")
-    return mask, codes, sides, slot.scale.kind == "two_sided"
+    return mask, codes, by_side, slot.scale.kind == "two_sided"
