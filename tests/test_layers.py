@@ -18,7 +18,7 @@ LAYERS = (
     {"ops", "numeric", "convolutions"},
     {"nn"},
     {"recipes"},
-    {"phases", "convert", "summary", "serialize"},
+    {"phases", "convert", "summary", "summary_table", "serialize"},
     {"watching"},
     {"training"},
     {"studies"},
