@@ -26,7 +26,7 @@ from nybble.ops.reference import composite_operand as reference
 from nybble.ops.reference.composite_operand import Blocks, Streams
 from nybble.ops.reference.operand import Draw, round_operand
 from nybble.ops.reference.places import places
-from nybble.quantizers import AbsMax, Hadamard, Quantizer, random24
+from nybble.quantizers import AbsMax, FourOverSix, Hadamard, Quantizer, random24
 from nybble.quantizers.random import RandomKey
 from nybble.quantizers.scales.blocks import block_max, tile_max
 from nybble.quantizers.scales.fit import times_blocks
@@ -166,6 +166,9 @@ SCALES = (
     AbsMax("tile", block=16, scale_format="fp8_e4m3"),
     AbsMax("block", block=16),
     AbsMax("block", block=16, power_of_two=True),
+    FourOverSix(),
+    FourOverSix(error="mae"),
+    FourOverSix(error="absmax"),
 )
 
 
@@ -187,7 +190,7 @@ def test_operands_are_the_references(
     shape = (2 + seed % 40, 3 + seed % 37)
     if kind == "conv2d":
         shape = (*shape, 3, 2)
-    name = "int4_sym" if scale.scale_format is None else "fp4_e2m1"
+    name = "int4_sym" if getattr(scale, "scale_format", "") is None else "fp4_e2m1"
     rounding = Stochastic() if drawn else Nearest()
     slot = Quantizer(get_format(name), scale, rounding, transform)
     place = places(Geometry(kind), gemm)[side]

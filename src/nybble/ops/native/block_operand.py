@@ -19,12 +19,13 @@ from math import prod
 import torch
 from torch import Tensor
 
+from nybble.formats import Format, Nearest
 from nybble.ops.native.blocks import block_tops, hadamard, has_levels, round_blocks, scale_blocks
 from nybble.ops.reference import composite_operand as reference
 from nybble.ops.reference.composite_operand import Blocks, Streams
 from nybble.ops.reference.operand import SAMPLE, Draw, Operand
 from nybble.ops.reference.places import FIRST_SLOT, Place
-from nybble.quantizers import AbsMax, Fit, Quantizer, Stochastic
+from nybble.quantizers import AbsMax, Fit, FourOverSix, Quantizer, Stochastic
 from nybble.quantizers.layout import is_channels_last
 from nybble.quantizers.scales.blocks import block_layout
 from nybble.quantizers.transforms import ELEMENTS, STREAM, Hadamard
@@ -87,8 +88,16 @@ def _unturned(slot: Quantizer) -> Quantizer:
 @lru_cache(maxsize=256)
 def _in_blocks(slot: Quantizer) -> bool:
     scale = slot.scale
-    known = type(scale) is AbsMax and scale.granularity in ("block", "tile")
+    known = isinstance(scale, FourOverSix) or (
+        isinstance(scale, AbsMax) and scale.granularity in ("block", "tile")
+    )
     return known and has_levels(slot.format)
+
+
+def _error(x: Tensor, fit: Fit, fmt: Format, scale: FourOverSix) -> Tensor:
+    """Of every block, rounded to nearest with one of two scales."""
+    values = round_blocks(x, fit.inv, scale.block, fmt, Nearest()).mul_(fmt.require_unit())
+    return scale.error_of_(scale_blocks(values, fit.scale, scale.block).sub_(x), fit.axis or 0)
 
 
 def _quantize(
@@ -96,10 +105,14 @@ def _quantize(
 ) -> tuple[Operand, Fit | None]:
     fmt, rounding = slot.format, slot.rounding or slot.format.default_rounding
     scale = slot.scale.along(place.contraction, place.free)
-    assert isinstance(scale, AbsMax)  # `_in_blocks`
-    info = block_layout("AbsMax", x, scale.granularity, scale.axis, scale.block)
+    assert isinstance(scale, AbsMax | FourOverSix)  # `_in_blocks`
+    info = block_layout(type(scale).__name__, x, scale.granularity, scale.axis, scale.block)
     dims = (0, 1) if scale.granularity == "tile" else (info["axis"],)
-    fit = scale.fit_tops(block_tops(x, dims, scale.block), fmt, info)
+    tops = block_tops(x, dims, scale.block)
+    if isinstance(scale, FourOverSix):
+        fit = scale.fit_tops(tops, fmt, info, lambda fit: _error(x, fit, fmt, scale))
+    else:
+        fit = scale.fit_tops(tops, fmt, info)
     key, first = None, 0
     if isinstance(rounding, Stochastic):
         number = streams.slot + STREAM * ELEMENTS + SAMPLE * streams.sample

@@ -25,8 +25,9 @@ Not done here: tiles (the code has 16x16 ones); other formats and scale formats 
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import torch
 from torch import Tensor
@@ -100,24 +101,31 @@ class FourOverSix(ScaleConfig):
         x = x.detach().to(torch.float32)
         info = block_layout("FourOverSix", x, "block", self.axis, self.block)
         top = block_max(x, info["axis"], self.block)
+        return self.fit_tops(top, format, info, lambda fit: self._error(x, fit, format))
+
+    def fit_tops(
+        self, top: Tensor, format: Format, info: dict[str, Any], error: Callable[[Fit], Tensor]
+    ) -> Fit:
+        """Fit to the maxima of blocks. error: of every block under one of the candidates."""
         whole = nv_whole(top, format, info, _LIMIT * 6.0)
         wanted = divide(top, 6.0) / whole
         six = nv_from_codes(nv_codes(wanted), whole, info)
         four = nv_from_codes(nv_codes(times(wanted, 1.5)), whole, info)
-        better = self._error(x, four, format) < self._error(x, six, format)
+        better = error(four) < error(six)
         assert six.scale_codes is not None
         assert four.scale_codes is not None
         codes = torch.where(better, four.scale_codes, six.scale_codes)
         return nv_from_codes(codes, whole, info)
 
     def _error(self, x: Tensor, fit: Fit, format: Format) -> Tensor:
-        difference = fit.dequantize(format.round(fit.scaled(x))).sub_(x)
+        return self.error_of_(fit.dequantize(format.round(fit.scaled(x))).sub_(x), fit.axis or 0)
+
+    def error_of_(self, difference: Tensor, axis: int) -> Tensor:
+        """The error of every block along `axis`; `difference` is written over."""
         if self.error == "absmax":
-            return block_rows(
-                difference, fit.axis or 0, self.block, lambda rows: rows.abs().amax(1)
-            )
+            return block_rows(difference, axis, self.block, lambda rows: rows.abs().amax(1))
         size = difference.abs_() if self.error == "mae" else difference.mul_(difference)
-        return block_rows(size, fit.axis or 0, self.block, tree_sum_last)
+        return block_rows(size, axis, self.block, tree_sum_last)
 
     @property
     def short(self) -> str:
