@@ -3,6 +3,7 @@
 #include <nanobind/stl/tuple.h>
 #include <nanobind/stl/vector.h>
 
+#include <algorithm>
 #include <stdexcept>
 #include <string>
 #include <tuple>
@@ -52,7 +53,8 @@ void bind_blocks(nb::module_& m) {
     auto* to = array<uint32_t>(tops, grid.scales(), what);
     nb::gil_scoped_release release;
     block_tops(from, grid, to, threads);
-    for (int64_t i = 0; i < grid.scales(); ++i)
+    const int64_t count = grid.scales();
+    for (int64_t i = 0; i < count; ++i)
       if (to[i] > 0x7f800000u) to[i] = 0x7fc00000u; // NaN is one number
   });
   m.def("scale_blocks",

@@ -2,7 +2,8 @@
 // unnamed namespace keeps their instances apart. What whole registers leave is done by single
 // lanes.
 //
-// `V` has kLanes, load, store, set, strided, from24 (random * 2^-24), + - *, /, min, max, and
+// `V` has kLanes, load, store, set, strided, store_strided, from24 (random * 2^-24), + - *, /, min,
+// max, and
 //     magnitude(x)       x without its sign            with_sign(m, x)   m with the sign of x
 //     reached(x, t, d)   d where x >= t, else 0        below(x, t, d)    d where x < t, else 0
 //     known(x, y, z)     y where x is a number, else z

@@ -55,26 +55,18 @@ int64_t batch_of(const SequenceShape& shape) {
   return most;
 }
 
-template <class T>
-void read(T& rule, const nb::bytes& bytes) {
-  if (bytes.size() != sizeof(T))
-    throw std::invalid_argument("sequence: a rule has " + std::to_string(sizeof(T)) +
-                                " bytes, got " + std::to_string(bytes.size()));
-  std::memcpy(&rule, bytes.c_str(), sizeof(T));
-}
-
-StepRule rule_of(const Rule& given, int64_t columns) {
+StepRule step_rule_of(const Rule& given, int64_t columns) {
   const auto& [kind, bytes, factor, multiplier, table, low, high, fit, fitted, unit, fold, stream] =
       given;
   StepRule rule{};
   rule.kind = StepRule::Kind(kind);
   rule.factor = factor, rule.multiplier = multiplier;
   if (kind == 0)
-    read(rule.integer, bytes);
+    rule.integer = rule_of<decltype(rule.integer)>(bytes, "sequence");
   else if (kind == 1)
-    read(rule.log, bytes);
+    rule.log = rule_of<decltype(rule.log)>(bytes, "sequence");
   else if (kind == 2)
-    read(rule.thresholds, bytes);
+    rule.thresholds = rule_of<decltype(rule.thresholds)>(bytes, "sequence");
   else if (kind == 3)
     rule.stochastic = stochastic_rule_of(bytes, "sequence");
   else
@@ -82,9 +74,9 @@ StepRule rule_of(const Rule& given, int64_t columns) {
   if (fit < 0 || fit > 3) throw std::invalid_argument("sequence: kinds of fits are 0 to 3");
   rule.fit = StepRule::Fit(fit);
   if (rule.fit == StepRule::Fit::Best)
-    read(rule.best, fitted);
+    rule.best = rule_of<decltype(rule.best)>(fitted, "sequence");
   else if (rule.fit != StepRule::Fit::Fixed)
-    read(rule.whole, fitted);
+    rule.whole = rule_of<decltype(rule.whole)>(fitted, "sequence");
   rule.unit = unit;
   if (std::get<0>(fold) != 0)
     rule.fold =
@@ -155,7 +147,7 @@ void bind_recurrent(nb::module_& m) {
           const SequenceShape shape = shape_of(given);
           const int64_t rows = rows_of(shape), batch = batch_of(shape), n = shape.hidden;
           const int64_t wide = shape.wide();
-          const StepRule rule = rule_of(rule_given, n);
+          const StepRule rule = step_rule_of(rule_given, n);
           const bool lstm = shape.cell == Cell::Lstm;
           const ForwardData data{array<const float>(gx, rows, wide, "sequence gx"),
                                  array<float>(h, batch, n, "sequence h"),
@@ -181,7 +173,7 @@ void bind_recurrent(nb::module_& m) {
     const int64_t rows = rows_of(shape), batch = batch_of(shape), n = shape.hidden;
     const int64_t wide = shape.wide();
     const bool lstm = shape.cell == Cell::Lstm, kept = shape.kept() > 0;
-    const StepRule rule = rule_of(rule_given, wide);
+    const StepRule rule = step_rule_of(rule_given, wide);
     const BackwardData data{kept ? nullptr : array<const float>(y, rows, n, "sequence y"),
                             kept ? array<const float>(gates, rows, shape.kept(), "sequence gates")
                                  : nullptr,

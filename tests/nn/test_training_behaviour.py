@@ -509,3 +509,34 @@ def test_per_channel_weights_scale_each_output():
     assert all(y[:, c].abs().sum() > 0 for c in range(4))
     y.sum().backward()
     assert each.weight.grad.isfinite().all()
+
+
+@pytest.mark.parametrize(
+    "recipe", ["luq:first_last=same", "sun2020:first_last=int4", "nvfp4:first_last=same"]
+)
+@pytest.mark.parametrize("backend", ["reference", "auto"])
+def test_backward_inside_autocast_is_that_outside(recipe: str, backend: str) -> None:
+    found = []
+    for inside in (False, True):
+        torch.manual_seed(0)
+        net = nn.Sequential(nn.Linear(24, 40), nn.ReLU(), nn.Linear(40, 24))
+        lstm = nn.LSTM(24, 16)
+        for part in (net, lstm):
+            nybble.convert(part, recipe, backend=backend, accumulate="exact")
+        x = torch.randn(6, 5, 24, requires_grad=True)
+        with torch.autocast("cpu", torch.bfloat16):
+            outputs = [net(x), lstm(x)[0]]
+            ones = [torch.ones_like(y) for y in outputs]
+            if inside:
+                torch.autograd.backward(outputs, ones)
+        if not inside:
+            torch.autograd.backward(outputs, ones)
+        found.append([x.grad, *(p.grad for p in [*net.parameters(), *lstm.parameters()])])
+    for one, two in zip(*found, strict=True):
+        assert torch.equal(one, two)
+
+
+def test_a_slice_of_columns_can_be_an_input_of_random_rounding() -> None:
+    net = nybble.convert(nn.Sequential(nn.Linear(20, 8)), "luq:first_last=same")
+    net(torch.randn(6, 40)[:, ::2]).sum().backward()
+    assert net[0].weight.grad.isfinite().all()

@@ -93,4 +93,49 @@ def test_float32_that_is_less_than_float32_is_not_used(precision: str) -> None:
         test_weight_gradients_of_matrices.hypothesis.inner_test(600, 127, 127, 3, True)
     finally:
         torch.set_float32_matmul_precision(before)
-    assert gemm._rounds_once(torch.ones(1)) == (before == "highest")
+    assert gemm._rounds_once(torch.ones(1))
+
+
+def test_nor_without_onednn_in_autocast_or_by_the_newer_switches() -> None:
+    one = torch.ones(1)
+    with torch.backends.mkldnn.flags(enabled=False):
+        assert not gemm._rounds_once(one)
+        test_the_gemms_of_a_convolution.hypothesis.inner_test(32, 8, 20, False, False)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert not gemm._rounds_once(one)
+        test_weight_gradients_of_matrices.hypothesis.inner_test(600, 127, 127, 3, True)
+    for owner in (torch.backends, torch.backends.mkldnn.conv, torch.backends.mkldnn.matmul):
+        before = owner.fp32_precision
+        try:
+            owner.fp32_precision = "bf16"
+            assert not gemm._rounds_once(one)
+        finally:
+            owner.fp32_precision = before
+    assert gemm._rounds_once(one)
+
+
+@settings(deadline=None, max_examples=25)
+@given(
+    st.sampled_from([(1, 2), (2, 2), (3, 1)]),
+    st.integers(1, 9),
+    st.integers(1, 6),
+    st.booleans(),
+    st.integers(1, 2),
+)
+def test_strided_convolutions_of_one_tap(stride, c: int, o: int, last: bool, groups: int) -> None:
+    c, o = c * groups, o * groups
+    geometry = Geometry("conv2d", stride, (0, 0), (1, 1), groups)
+    form = torch.channels_last if last else torch.contiguous_format
+    x = integers((5, c, 7, 8), 7, 0, False).contiguous(memory_format=form)
+    w = integers((o, c // groups, 1, 1), 7, 1, False).contiguous(memory_format=form)
+    leaves = [t.double().requires_grad_() for t in (x, w)]
+    y = torch.nn.functional.conv2d(*leaves, stride=stride, groups=groups)
+    g = integers(tuple(y.shape), 7, 2, False).contiguous(memory_format=form)
+    y.backward(g.double())
+    for accumulate in ("exact", "fast"):
+        found = gemm.output(x, w, geometry, max_x=7, max_weight=7, accumulate=accumulate)
+        assert torch.equal(found, y.detach().float())
+        kinds = {"max_grad": 7, "accumulate": accumulate}
+        dx = gemm.grad_input(g, w, geometry, tuple(x.shape), max_weight=7, **kinds)
+        dw = gemm.grad_weight(g, x, geometry, tuple(w.shape), max_x=7, **kinds)
+        assert torch.equal(dx, leaves[0].grad.float()) and torch.equal(dw, leaves[1].grad.float())

@@ -68,7 +68,8 @@ def fingerprint(x: Tensor) -> int:
     >>> fingerprint(a) == fingerprint(a.clone()), fingerprint(a) == fingerprint(a.flip(0))
     (True, False)
     """
-    flat = flatten(x.detach().to(torch.float32).resolve_neg())
+    # A slice of a matrix's columns flattens to a view with gaps.
+    flat = flatten(x.detach().to(torch.float32).resolve_neg()).contiguous()
     if type(x) in (Tensor, torch.nn.Parameter) and x.is_cpu and core()[0] is not None:
         return streams.fingerprint(flat)
     bits = flat.view(torch.int32).to(torch.int64)

@@ -8,6 +8,7 @@ Saved between the two: codes, scales and mask bits; a float32 operand only where
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -69,6 +70,16 @@ def dense(x: Tensor) -> Tensor:
     """
     odd = x.dim() == 4 and not x.is_contiguous() and not is_channels_last(x)
     return x.contiguous() if odd else x
+
+
+def full_precision(x: Tensor) -> AbstractContextManager[object]:
+    """Within, autocast does not touch the products of a layer, whose operands have few bits
+    already: `backward` may be called in a region of it."""
+    device = x.device.type
+    known = torch.amp.is_autocast_available(device)
+    if known and torch.is_autocast_enabled(device):
+        return torch.autocast(device, enabled=False)
+    return nullcontext()
 
 
 def _directly(backend: str, x: Tensor) -> bool:
@@ -204,20 +215,21 @@ class LayerFunction(torch.autograd.Function):
         if layer.nybble_observer is not None:
             wanted = (needs[0] or needs[3], needs[1])
             layer.nybble_observer.backward(ctx.call, grad, wanted)
-        dx, dw, dalpha, amax, scale = _backward(
-            grad,
-            raw_x,
-            raw_weight,
-            saved,
-            layer.nybble_grad_scale,
-            ctx.x_shape,
-            ctx.weight_shape,
-            ctx.call,
-            layer.backward_spec(ctx.call.spec),
-            ctx.channels_last,
-            [needs[0], needs[1], needs[3]],
-            overwrite,
-        )
+        with full_precision(grad):
+            dx, dw, dalpha, amax, scale = _backward(
+                grad,
+                raw_x,
+                raw_weight,
+                saved,
+                layer.nybble_grad_scale,
+                ctx.x_shape,
+                ctx.weight_shape,
+                ctx.call,
+                layer.backward_spec(ctx.call.spec),
+                ctx.channels_last,
+                [needs[0], needs[1], needs[3]],
+                overwrite,
+            )
         layer.observe_gradient(amax, scale)
         return (
             dx if needs[0] else None,

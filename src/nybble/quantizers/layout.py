@@ -32,7 +32,8 @@ def in_memory_order(x: Tensor) -> Tensor:
 
 
 def flatten(x: Tensor) -> Tensor:
-    """All elements in the order in which they lie in memory; a copy only where `x` has gaps.
+    """All elements in the order in which they lie in memory; a copy only where no view, which may
+    have gaps, is one line of them.
 
     Codes kept for backward and PACT's sums follow this order, so a channels-last network pays for
     no transposition; `unflatten` needs to know which of the two orders it was.

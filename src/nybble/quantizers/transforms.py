@@ -148,7 +148,7 @@ class Hadamard:
             raise UserError(f"Hadamard: {groups} groups do not divide {x.shape[axis]} elements")
         signs = self.sign_vector(size, bits, x.device)
         x = x.detach().to(torch.float32)
-        turned = torch.empty(x.shape, dtype=torch.float32, device=x.device)
+        turned = torch.empty_like(x)  # in x's layout, as a convolution wants it
         lines, results = (t.unflatten(axis, (groups, size)) for t in (x, turned))
         start, axis = 0, axis + 1
         for block, count in _blocks(size, self.block):

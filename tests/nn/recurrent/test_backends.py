@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import pack_padded_sequence
 
 import nybble
-from nybble.formats import get_format
+from nybble.formats import Stochastic, get_format
 from nybble.ops import native
 from nybble.ops.native.recurrent import why_not_native
 from nybble.ops.spec import LayerSpec
@@ -263,6 +263,9 @@ def test_the_loop_of_the_paper_runs_in_cpp_and_falls_back_by_name() -> None:
     assert "scale of output_input in each step" in why_not_native(fitted, "output").text
     wide = Quantizer(get_format("fp16"), Unit())
     assert why_not_native(LayerSpec(wide, wide), "output").by_recipe
+    drawn = Quantizer(get_format("int4_sym"), AbsMax(), Stochastic())
+    random = LayerSpec(output_input=drawn, output_weight=drawn)
+    assert "at random in each step" in why_not_native(random, "output").text
     with pytest.raises(nybble.UserError, match="projection inside the time loop"):
         nybble.convert(nn.LSTM(4, 8, proj_size=2), RECIPE, strict=True)
 

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from nybble.nn.function import LayerCall
+from nybble.nn.function import LayerCall, full_precision
 from nybble.nn.state import held
 from nybble.ops.dispatch import runs_native
 from nybble.ops.gradients import drawn
@@ -123,8 +123,14 @@ class SequenceFunction(torch.autograd.Function):
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
-        if all(grad is None for grad in grads):
+        known = [grad for grad in grads if grad is not None]
+        if not known:
             return (None,) * 10
+        with full_precision(known[0]):
+            return SequenceFunction._backward(ctx, *grads)
+
+    @staticmethod
+    def _backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
         call: SequenceCall = ctx.call
         layers: list[RecurrentGemm] = ctx.layers
         needs = ctx.needs_input_grad

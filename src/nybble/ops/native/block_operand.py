@@ -17,7 +17,7 @@ from functools import lru_cache
 from math import prod
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from nybble.formats import Format, Nearest
 from nybble.ops.native.blocks import block_tops, hadamard, has_levels, round_blocks, scale_blocks
@@ -77,7 +77,8 @@ def quantize(
 
 def _readable(x: Tensor) -> bool:
     dense = x.is_contiguous() or is_channels_last(x)
-    return type(x) is Tensor and x.is_cpu and x.dtype is torch.float32 and dense and not x.is_neg()
+    plain = type(x) in (Tensor, nn.Parameter) and x.is_cpu and x.dtype is torch.float32
+    return plain and dense and not x.is_neg()
 
 
 @lru_cache(maxsize=256)

@@ -106,6 +106,13 @@ def block_tops(x: Tensor, dims: Sequence[int], block: int) -> Tensor:
     return tops
 
 
+def _like(x: Tensor) -> Tensor:
+    """Memory for a result in x's layout. Strides of dimensions of one element tell torch's
+    convolutions which layout to take, so they are those that torch itself gives a new tensor."""
+    last = torch.channels_last if is_channels_last(x) else torch.contiguous_format
+    return torch.empty(x.shape, dtype=torch.float32, memory_format=last)
+
+
 def scale_blocks(x: Tensor, scale: Tensor, block: int) -> Tensor:
     """fl(x * scale), as `quantizers.scales.fit.times_blocks`.
 
@@ -113,7 +120,7 @@ def scale_blocks(x: Tensor, scale: Tensor, block: int) -> Tensor:
     tensor([[1., 1., 2.]])
     """
     grid, numbers = _grid(x, scale, block)
-    out = torch.empty_like(x)
+    out = _like(x)
     require().scale_blocks(
         span(x, torch.float32, "x"),
         grid,
@@ -143,7 +150,7 @@ def round_blocks(
     tensor([[8., 3., 8.]])
     """
     grid, numbers = _grid(x, inv, block)
-    out = torch.empty_like(x)
+    out = _like(x)
     given, by = span(x, torch.float32, "x"), span(numbers, torch.float32, "inv")
     if not isinstance(rounding, Stochastic):
         rule = nearest_levels(fmt, rounding)
@@ -175,9 +182,11 @@ def hadamard(
     view = in_memory_order(x)
     place = axis if view is x else (0, 3, 1, 2)[axis]
     size = x.shape[axis] // groups
+    if size * groups != x.shape[axis]:
+        raise NybbleError(f"hadamard: {groups} groups do not divide {x.shape[axis]} elements")
     if signs is not None and signs.numel() != size:
         raise NybbleError(f"hadamard: {size} signs are needed, got {signs.numel()}")
-    out = torch.empty_like(x)
+    out = _like(x)
     require().hadamard(
         span(x, torch.float32, "x"),
         math.prod(view.shape[:place]),

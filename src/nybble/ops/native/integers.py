@@ -1,11 +1,11 @@
 """The backward products of operands that are integers already, as `ops/reference/gemm.py` has them.
 
-For layers whose backward operands are made by the reference's quantizers (those with a transform):
+For layers whose backward operands are made of the forward codes (those with a transform):
 the operands come as float32 tensors of integers, go to the kernels as 8-bit codes, one a byte, and
 the sums come back as the reference's exact sums would. Operands that hold other numbers (a NaN, or
 integers beyond 127) are multiplied by the reference.
 
-Not done here: convolutions; kernels for the transform itself.
+Not done here: convolutions.
 """
 
 from __future__ import annotations

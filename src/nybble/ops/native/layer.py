@@ -168,8 +168,6 @@ def layer_backward(grad: Tensor, call: BackwardCall, overwrite: bool = False) ->
 class _Backward:
     """The two Gemms of one backward call, each natively or by the reference's operators."""
 
-    """The layout in which a kept input is decoded, where it is not that in which it is kept."""
-
     def __init__(self, grad: Tensor, call: BackwardCall) -> None:
         self.grad_shape, self.grad_last = tuple(grad.shape), is_channels_last(grad)
         self.x, self.weight = call.x, call.weight

@@ -83,6 +83,8 @@ def why_not_native(spec: LayerSpec, gemm: str, projected: bool = False) -> Reaso
         return Reason("operands are made of codes in each step", by_recipe=False)
     if slot is None or not quantize.packs(slot.format):
         return Reason(f"{name} has more than 4 bits", by_recipe=False)
+    if gemm == "output" and isinstance(slot.rounding, Stochastic):
+        return Reason(f"{name} is rounded at random in each step", by_recipe=False)
     if _fit_of(slot, spec) is None:
         return Reason(f"the scale of {name} in each step", by_recipe=False)
     if gemm == "grad_input" and _clips(spec):
@@ -302,9 +304,6 @@ def _operand(w: Codes, *, contiguous: bool) -> tuple[Any, ...]:
     return packed, span(w.table, torch.int16, "table"), w.bits, w.low, w.high, contiguous
 
 
-_NO_KEY = RandomKey(seed=0)
-
-
 def step_rule(
     slot: Quantizer,
     spec: LayerSpec,
@@ -312,7 +311,7 @@ def step_rule(
     multiplier: float = 1.0,
     zero: float | None = None,
     *,
-    key: RandomKey = _NO_KEY,
+    key: RandomKey | None = None,
     fold: Tensor | None = None,
 ) -> tuple[Any, ...]:
     """How a step's operand becomes codes, and integers: the `Rule` of csrc/recurrent."""
@@ -326,9 +325,11 @@ def step_rule(
         *(factor, multiplier, span(values, torch.int16, "table"), low, high),
         *(*found, fmt.unit or 1.0),
         _NOTHING if fold is None else span(fold, torch.float32, "fold"),
-        key_words(key),
+        key_words(key or RandomKey()),
     )
     if isinstance(rounding, Stochastic):
+        if key is None or zero is not None:
+            raise NybbleError("a native time loop rounds at random without a zero point, by a key")
         return 3, stochastic_rule(fmt, 0.0), *tail
     if isinstance(fmt, Integer):
         nibble = (1 << fmt.bits) - 1

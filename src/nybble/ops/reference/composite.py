@@ -11,7 +11,8 @@ rotated basis, and its result is turned back. `fold` puts s_w, s_x into the grad
 they are multiplied into the codes, and the Gemm runs on values. Each slot's scale lies along the
 sum or the free dimension of its own Gemm: see places.py.
 
-The backward step: composite_backward.py. Not done: native kernels (a spec that fits goes there).
+`make` is who makes the operands: composite_operand.py, or its native twin. The backward step:
+composite_backward.py.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """The two backward Gemms of composite.py, whose docstring has the formulas, and what a time loop
 needs of them step by step.
 
-Not done: native kernels for the operands (`products` are the integer Gemms of either backend).
+`products` and `make` are the integer Gemms and the operands of either backend.
 """
 
 from __future__ import annotations

@@ -14,6 +14,7 @@ Not done here: native kernels (`ops/native`), and rounding each add inside a chu
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import torch
 import torch.nn.functional as F
@@ -61,9 +62,31 @@ def _blank(shape: tuple[int, ...], *others: Tensor) -> Tensor:
     )
 
 
+def _thinned(geometry: Geometry, weight_shape: tuple[int, ...]) -> Geometry | None:
+    """The geometry of a strided 1x1 convolution on the pixels that it reads, else None.
+
+    oneDNN (torch 2.13) writes beyond its memory in such a convolution of few channels that lies
+    channels-last; and what is never read need not be looked at.
+    """
+    plain = geometry.kind == "conv2d" and set(weight_shape[2:]) == {1} and not any(geometry.padding)
+    if not plain or set(geometry.stride) == {1}:
+        return None
+    return replace(geometry, stride=(1, 1))
+
+
+def _pixels(x: Tensor, geometry: Geometry) -> Tensor:
+    """Those that a strided 1x1 convolution reads, in x's layout."""
+    down, across = geometry.stride
+    form = torch.channels_last if is_channels_last(x) else torch.contiguous_format
+    return x[:, :, ::down, ::across].contiguous(memory_format=form)
+
+
 def _output(x: Tensor, weight: Tensor, geometry: Geometry) -> Tensor:
     if geometry.kind == "linear":
         return F.linear(x, weight)
+    thinned = _thinned(geometry, tuple(weight.shape))
+    if thinned is not None:
+        return _output(_pixels(x, geometry), weight, thinned)
     if geometry.kind == "bmm":
         return torch.bmm(x, weight.transpose(1, 2))
     if geometry.mirror is not None:
@@ -82,6 +105,14 @@ def _grad_input(
         return grad @ weight
     if geometry.mirror is not None:
         return _output(grad, weight, geometry.mirror)
+    thinned = _thinned(geometry, tuple(weight.shape))
+    if thinned is not None:
+        down, across = geometry.stride
+        small = (*x_shape[:2], *grad.shape[2:])
+        part = _grad_input(grad, weight, thinned, small)
+        dx = _blank(x_shape, part).zero_()
+        dx[:, :, ::down, ::across] = part
+        return dx
     # Only the shape of x is read; an expanded scalar would do, but its strides send oneDNN down a
     # path that is three times slower.
     x = _blank(x_shape, weight, grad)
@@ -95,6 +126,9 @@ def _grad_weight(
         return grad.transpose(-2, -1) @ x
     if geometry.mirror is not None:
         return _grad_weight(x, grad, geometry.mirror, weight_shape)
+    thinned = _thinned(geometry, weight_shape)
+    if thinned is not None:
+        return _grad_weight(grad, _pixels(x, geometry), thinned, weight_shape)
     weight = _blank(weight_shape, x, grad)
     return _aten_conv_backward(grad, x, weight, geometry, [False, True, False])
 
@@ -118,8 +152,22 @@ def _multiply(
 
 
 def _rounds_once(x: Tensor) -> bool:
-    """Whether float32 products of this device are float32's: not TF32, not bfloat16."""
-    return x.is_cpu and torch.get_float32_matmul_precision() == "highest"
+    """Whether float32 products and sums are float32's: not TF32, not bfloat16, no Winograd.
+
+    Without oneDNN torch may convolve by NNPACK, whose transforms round. The precision that
+    `torch.set_float32_matmul_precision` sets is oneDNN's here.
+    """
+    onednn = torch.backends.mkldnn
+    if not x.is_cpu or torch.is_autocast_enabled("cpu"):
+        return False
+    if not onednn.is_available() or not torch._C._get_mkldnn_enabled():
+        return False
+    asked = (
+        torch.backends.fp32_precision,  # type: ignore[attr-defined]
+        onednn.matmul.fp32_precision,  # type: ignore[attr-defined]
+        onednn.conv.fp32_precision,  # type: ignore[attr-defined]
+    )
+    return all(precision in ("none", "ieee") for precision in asked)
 
 
 def _in_parts(product: Product, a: Tensor, b: Tensor, count: int) -> Tensor:
