@@ -233,7 +233,8 @@ def nearest_levels(fmt: Format, rounding: Rounding) -> bytes:
     levels = [_integer(fmt, int(code)) for code in found.codes]
     rise = np.zeros(15, dtype=np.float32)
     rise[: len(levels) - 1] = np.diff(levels)
-    nan = np.float32(_integer(fmt, int(found.nan)))
+    # The reference rounds integers where they are: a NaN stays one until it is stored.
+    nan = np.float32(np.nan if isinstance(fmt, Integer) else _integer(fmt, int(found.nan)))
     return thresholds.tobytes() + nan.tobytes() + rise.tobytes() + struct.pack("<f", levels[0])
 
 
