@@ -36,6 +36,7 @@ def mask_gradient_(
     `fmt` whose integers, less the zero point, tell by their sign on which side an element was
     clipped. Returns the gradient `[1]`, or `[2]` (upper, lower) where `two_sided`; else None.
 
+    >>> from nybble.formats import Integer
     >>> dx, mask = torch.tensor([1.0, 2.0, 4.0]), torch.tensor([0b001], dtype=torch.uint8)
     >>> codes = torch.zeros(32, dtype=torch.uint8)
     >>> codes[1:3] = torch.tensor([7, 9])

@@ -68,8 +68,9 @@ def _thinned(geometry: Geometry, weight_shape: tuple[int, ...]) -> Geometry | No
     oneDNN (torch 2.13) writes beyond its memory in such a convolution of few channels that lies
     channels-last; and what is never read need not be looked at.
     """
-    plain = geometry.kind == "conv2d" and set(weight_shape[2:]) == {1} and not any(geometry.padding)
-    if not plain or set(geometry.stride) == {1}:
+    if geometry.kind != "conv2d" or any(geometry.padding) or set(geometry.stride) == {1}:
+        return None
+    if any(taps != 1 for taps in weight_shape[2:]):  # symbols, which have no hash, while compiling
         return None
     return replace(geometry, stride=(1, 1))
 
