@@ -3,8 +3,8 @@
 `fast` sums in float32: exact while every partial sum stays within 2^24, else it may differ from
 `exact` in the last bits. `exact` sums in float64, where integers below 2^53 are exact; the bound
 is checked from the formats and the contraction length before the sum is made. Where that bound is
-2^24 (of a weight gradient: of a part of the batch), float32 is as exact and several times as fast:
-it is used on the CPU, whose float32 operators round each product and sum once, in any order.
+2^24 (of a weight gradient: of a part of the batch), float32 is as exact, and faster: it
+is used on the CPU, whose float32 operators round each product and sum once, in any order.
 Operands without an integer form (FP8 and wider, float32) take the same float32 operator in both
 modes.
 
