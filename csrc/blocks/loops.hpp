@@ -15,26 +15,11 @@
 #include <cstring>
 
 #include "blocks/kernels.hpp"
+#include "core/lanes.hpp"
 
 namespace nybble {
 namespace {
 
-struct Lane {
-  static constexpr int kLanes = 1;
-  float v;
-  static Lane load(const float* at) { return {*at}; }
-  static Lane set(float x) { return {x}; }
-  static Lane strided(const float* at, int64_t) { return {*at}; }
-  static Lane from24(const int32_t* at) { return {float(*at) * 0x1p-24f}; }
-  void store(float* at) const { *at = v; }
-  void store_strided(float* at, int64_t) const { *at = v; }
-};
-inline Lane operator+(Lane a, Lane b) { return {a.v + b.v}; }
-inline Lane operator-(Lane a, Lane b) { return {a.v - b.v}; }
-inline Lane operator*(Lane a, Lane b) { return {a.v * b.v}; }
-inline Lane operator/(Lane a, Lane b) { return {a.v / b.v}; }
-inline Lane min(Lane a, Lane b) { return {a.v < b.v ? a.v : b.v}; }
-inline Lane max(Lane a, Lane b) { return {a.v > b.v ? a.v : b.v}; }
 inline Lane magnitude(Lane x) { return {std::fabs(x.v)}; }
 inline Lane with_sign(Lane m, Lane x) { return {std::copysign(m.v, x.v)}; }
 inline Lane reached(Lane x, Lane t, Lane d) { return {x.v >= t.v ? d.v : 0.0f}; }

@@ -7,22 +7,11 @@
 
 #include <cstdint>
 
+#include "core/lanes.hpp"
+
 namespace nybble {
 namespace {
 
-struct Lane {
-  static constexpr int kLanes = 1;
-  float v;
-  static Lane load(const float* at) { return {*at}; }
-  static Lane set(float x) { return {x}; }
-  void store(float* at) const { *at = v; }
-};
-inline Lane operator+(Lane a, Lane b) { return {a.v + b.v}; }
-inline Lane operator-(Lane a, Lane b) { return {a.v - b.v}; }
-inline Lane operator*(Lane a, Lane b) { return {a.v * b.v}; }
-inline Lane operator/(Lane a, Lane b) { return {a.v / b.v}; }
-inline Lane min(Lane a, Lane b) { return {a.v < b.v ? a.v : b.v}; }
-inline Lane max(Lane a, Lane b) { return {a.v > b.v ? a.v : b.v}; }
 inline Lane positive(Lane x, Lane y) { return {x.v > 0.0f ? y.v : 0.0f}; }
 
 // From tools/tanh.py, as in ops/reference/gates.py.
