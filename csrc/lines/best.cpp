@@ -21,8 +21,11 @@ constexpr int64_t kTask = 1 << 14; // elements of a task, about
 // soon as both are there, the rest from the last to the first.
 class Tree {
 public:
-  Tree(const SumKernels& kernels, std::vector<float>& memory)
-      : kernels_(kernels), memory_(memory) {}
+  Tree(const SumKernels& kernels, std::vector<float>& memory, int64_t n)
+      : kernels_(kernels), memory_(memory), n_(n) {
+    while (lanes_ < kLanes && lanes_ < n)
+      lanes_ *= 2;
+  }
 
   float* next() {
     const size_t need = size_t(count_ + 1) * kLanes;
@@ -30,20 +33,21 @@ public:
     return memory_.data() + count_ * kLanes;
   }
 
-  // The row written to `next`, of which n lanes hold numbers.
+  // The row written to `next`, of which n lanes hold numbers. The halves of a row that is alone are
+  // those of as many lanes as it needs.
   void push(int64_t n) {
-    std::fill(next() + n, next() + kLanes, 0.0f);
+    std::fill(next() + n, next() + lanes_, 0.0f);
     sizes_[count_++] = 1;
     while (count_ > 1 && sizes_[count_ - 1] == sizes_[count_ - 2])
       merge();
   }
 
-  float sum(int64_t n) {
+  float sum() {
     while (count_ > 1)
       merge();
-    if (n > 0) kernels_.fold(memory_.data(), n);
+    kernels_.fold(memory_.data(), n_);
     count_ = 0;
-    return n > 0 ? memory_[0] + 0.0f : 0.0f;
+    return memory_[0] + 0.0f;
   }
 
 private:
@@ -56,6 +60,8 @@ private:
 
   const SumKernels& kernels_;
   std::vector<float>& memory_;
+  const int64_t n_; // elements of a line, at least one
+  int64_t lanes_ = 1;
   int64_t sizes_[kMostLevels];
   int count_ = 0;
 };
@@ -69,17 +75,19 @@ float number(uint32_t bits) {
 
 struct Row {
   const Kernels& set;
+  const BestOfTwo& rule;
+  const LevelForm form;
   std::vector<float> memory[2];
 
-  void operator()(const float* x, int64_t n, const BestOfTwo& rule, float* scale, float* inv) {
-    Tree first(*set.sums, memory[0]), second(*set.sums, memory[1]);
+  void operator()(const float* x, int64_t n, float* scale, float* inv) {
+    Tree first(*set.sums, memory[0], n), second(*set.sums, memory[1], n);
     uint32_t top = 0;
     for (int64_t at = 0; at < n; at += kLanes) {
       const int64_t count = std::min<int64_t>(kLanes, n - at);
       top = std::max(top, set.lines->squares(x + at, count, first.next()));
       first.push(count);
     }
-    const float mean = first.sum(n) / float(n);
+    const float mean = first.sum() / float(n);
     const float root = std::sqrt(mean) * rule.rms;
     const float scales[2] = {top == 0 ? rule.empty : scale_of(number(top), rule.top),
                              mean == 0.0f ? 1.0f : root};
@@ -87,11 +95,11 @@ struct Row {
     for (int64_t at = 0; at < n; at += kLanes) {
       const int64_t count = std::min<int64_t>(kLanes, n - at);
       float* out[2] = {first.next(), second.next()};
-      set.lines->errors(x + at, count, rule.levels, scales, inverses, out);
+      set.lines->errors(x + at, count, rule.levels, form, scales, inverses, out);
       first.push(count);
       second.push(count);
     }
-    const float by_top = first.sum(n), by_rms = second.sum(n);
+    const float by_top = first.sum(), by_rms = second.sum();
     const int best = by_rms < by_top;
     *scale = scales[best];
     *inv = inverses[best];
@@ -108,11 +116,12 @@ void best_of_two(const float* x, int64_t rows, int64_t n, const BestOfTwo& rule,
     return;
   }
   const int64_t together = std::max<int64_t>(1, kTask / n);
+  const LevelForm form = form_of(rule.levels);
   parallel_for(threads, (rows + together - 1) / together, [&](int64_t item) {
-    Row row{active(), {}};
+    Row row{active(), rule, form, {}};
     const int64_t last = std::min((item + 1) * together, rows);
     for (int64_t r = item * together; r < last; ++r)
-      row(x + r * n, n, rule, scale + r, inv + r);
+      row(x + r * n, n, scale + r, inv + r);
   });
 }
 

@@ -1,6 +1,7 @@
 // The Python functions of lines/: sizes checked, the GIL released.
 #include <nanobind/nanobind.h>
 #include <nanobind/stl/tuple.h>
+#include <nanobind/stl/vector.h>
 
 #include <stdexcept>
 #include <string>
@@ -8,6 +9,7 @@
 #include <vector>
 
 #include "core/bind.hpp"
+#include "lines/images.hpp"
 #include "lines/lines.hpp"
 #include "quantize/bind_rules.hpp"
 
@@ -70,9 +72,63 @@ FoldedOperand operand(const Folded& folded, int64_t n, int64_t columns, const ch
   return out;
 }
 
+// Pairs of output positions, each inside [0, size].
+std::vector<Seen> seen_of(const std::vector<std::tuple<int64_t, int64_t>>& pairs, int64_t size,
+                          const char* what) {
+  std::vector<Seen> out;
+  for (const auto& [first, last] : pairs) {
+    if (first < 0 || last < first || last > size)
+      throw std::invalid_argument(std::string(what) + ": a tap sees positions inside the plane");
+    out.push_back({first, last});
+  }
+  return out;
+}
+
+void bind_images(nb::module_& m) {
+  m.def("image_error", [](const Bytes& x, int64_t images, int64_t channels, int64_t pixels,
+                          bool channels_last, const Bytes& factors, const Bytes& sums,
+                          const Bytes& scale, const Bytes& error, int threads) {
+    const char* what = "image_error";
+    const int64_t plane = checked_product(channels, pixels, what);
+    const RoundedImages of{array<const float>(x, checked_product(images, plane, what), what),
+                           images,
+                           channels,
+                           pixels,
+                           channels_last,
+                           maybe<const float>(factors, images, what),
+                           array<const int64_t>(sums, plane, what),
+                           array<const float>(scale, channels, what)};
+    auto* to = array<float>(error, plane, what);
+    nb::gil_scoped_release release;
+    image_error(of, to, threads);
+  });
+  using Pairs = std::vector<std::tuple<int64_t, int64_t>>;
+  m.def("tap_sums", [](const Bytes& plane, int64_t channels, int64_t height, int64_t width,
+                       bool channels_last, const Pairs& down, const Pairs& across,
+                       const Bytes& sums, int threads) {
+    const char* what = "tap_sums";
+    const int64_t pixels = checked_product(height, width, what);
+    const std::vector<Seen> high = seen_of(down, height, what), wide = seen_of(across, width, what);
+    const int64_t taps = checked_product(int64_t(high.size()), int64_t(wide.size()), what);
+    const TapPlane of{array<const float>(plane, checked_product(channels, pixels, what), what),
+                      channels,
+                      height,
+                      width,
+                      channels_last,
+                      high.data(),
+                      wide.data(),
+                      int64_t(high.size()),
+                      int64_t(wide.size())};
+    auto* to = array<float>(sums, checked_product(channels, taps, what), what);
+    nb::gil_scoped_release release;
+    tap_sums(of, to, threads);
+  });
+}
+
 } // namespace
 
 void bind_lines(nb::module_& m) {
+  bind_images(m);
   m.def("folded_statistics",
         [](const Bytes& x, int64_t rows, int64_t columns, const Bytes& along, const Bytes& across,
            const Bytes& row_tops, const Bytes& column_tops, const Bytes& sums, int threads) {
@@ -89,6 +145,12 @@ void bind_lines(nb::module_& m) {
           folded_statistics(of, threads);
           tidy(of.row_tops, rows);
           tidy(of.column_tops, columns);
+        });
+  m.def("line_scales",
+        [](const Bytes& tops, int64_t n, float levels, const Bytes& scale, const Bytes& inv) {
+          const char* what = "line_scales";
+          line_scales(array<const float>(tops, n, what), n, levels, array<float>(scale, n, what),
+                      array<float>(inv, n, what));
         });
   m.def("folded_pack", [](const Bytes& x, int64_t rows, int64_t columns, const Folded& first,
                           const Folded& second, int64_t channels, int64_t pixels, int threads) {

@@ -37,13 +37,21 @@ struct LevelRule {
   float levels[16];             // of a rank
 };
 
+// What a rule's levels are found by: its thresholds; those of |y|, where the negative half mirrors
+// the positive one; or rounding to the nearest whole number, ties to even. `form_of` says which.
+enum class LevelForm { Any, Mirrored, Whole };
+LevelForm form_of(const LevelRule& rule);
+
+struct FoldedPiece; // rounds.hpp
+struct WholeLevels;
+
 struct LineKernels {
   void (*folded)(const FoldedRows& rows);
   // y[j] = (x[j] * a) * b
   void (*scaled)(const float* x, int64_t n, Multiplier a, Multiplier b, float* y);
   // out[c][j] = (x[j] - level(x[j] * inv[c]) * scale[c])^2, for both candidates c
-  void (*errors)(const float* x, int64_t n, const LevelRule& rule, const float* scale,
-                 const float* inv, float* const* out);
+  void (*errors)(const float* x, int64_t n, const LevelRule& rule, LevelForm form,
+                 const float* scale, const float* inv, float* const* out);
   // out[j] = x[j] * x[j]; returns the bits of max|x|
   uint32_t (*squares)(const float* x, int64_t n, float* out);
   // sums[j] += table[code j] over `rows` rows of 64 codes (a block), `step` bytes apart
@@ -53,6 +61,7 @@ struct LineKernels {
   void (*add)(float* a, const float* b, int64_t n);
   // out[j] += e * mu[j], both rounded
   void (*add_product)(float* out, int64_t n, float e, const float* mu);
+  void (*rounded)(const FoldedPiece& piece, const WholeLevels& levels);
 };
 
 extern const LineKernels kLineGeneric;

@@ -4,7 +4,8 @@
 #include <type_traits>
 
 #include "lines/kernels.hpp"
-#include "quantize/mirrored_avx2.hpp"
+#include "lines/rounds.hpp"
+#include "quantize/registers_avx2.hpp"
 #include "quantize/search_avx2.hpp"
 
 namespace nybble {
@@ -138,10 +139,28 @@ void scaled(const float* x, int64_t n, Multiplier a, Multiplier b, float* y) {
       [&](int64_t j, __m256i lanes) { step(j, lanes, std::true_type()); });
 }
 
-// The levels of a rule, by |y| alone where the negative half mirrors the positive one: the square
-// of an error does not depend on the sign.
+// Of whole numbers. A NaN becomes the lowest level, as with thresholds: its error is a NaN anyway.
+struct WholeNumbers {
+  static constexpr bool kSize = false;
+  __m256 low, high;
+
+  explicit WholeNumbers(const LevelRule& rule) : low(_mm256_set1_ps(rule.levels[0])) {
+    int last = 0;
+    while (last < 15 && rule.thresholds[last] == rule.thresholds[last])
+      ++last;
+    high = _mm256_set1_ps(rule.levels[last]);
+  }
+
+  NYBBLE_INLINE __m256 nearest(__m256 y) const {
+    const __m256 round = _mm256_round_ps(y, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
+    return _mm256_min_ps(_mm256_max_ps(round, low), high);
+  }
+};
+
+// By |y| alone, if mirrored: the square of an error does not depend on the sign.
 template <bool kMirrored>
 struct Levels {
+  static constexpr bool kSize = kMirrored;
   Search<kMirrored ? 3 : 4> search;
   __m256 low, high;
 
@@ -158,22 +177,15 @@ struct Levels {
   }
 };
 
-bool mirrored(const LevelRule& rule) {
-  for (int k = 0; k < 8; ++k)
-    if (rule.levels[7 - k] != -rule.levels[8 + k]) return false;
-  return mirrored_thresholds(rule.thresholds);
-}
-
-template <bool kMirrored>
-void errors_of(const float* x, int64_t n, const LevelRule& rule, const float* scale,
-               const float* inv, float* const* out) {
-  const Levels<kMirrored> levels(rule);
+template <class Of>
+void errors_of(const float* x, int64_t n, const Of levels, const float* scale, const float* inv,
+               float* const* out) {
   const __m256 scale_a = _mm256_set1_ps(scale[0]), scale_b = _mm256_set1_ps(scale[1]);
   const __m256 inv_a = _mm256_set1_ps(inv[0]), inv_b = _mm256_set1_ps(inv[1]);
   const auto step = [&](int64_t j, __m256i lanes, auto tail) {
     constexpr bool kTail = decltype(tail)::value;
     __m256 v = load<kTail>(x + j, lanes);
-    if (kMirrored) v = _mm256_castsi256_ps(magnitude(v));
+    if (Of::kSize) v = _mm256_castsi256_ps(magnitude(v));
     const __m256 near_a = levels.nearest(_mm256_mul_ps(v, inv_a));
     const __m256 near_b = levels.nearest(_mm256_mul_ps(v, inv_b));
     const __m256 miss_a = _mm256_sub_ps(v, _mm256_mul_ps(near_a, scale_a));
@@ -186,12 +198,14 @@ void errors_of(const float* x, int64_t n, const LevelRule& rule, const float* sc
       [&](int64_t j, __m256i lanes) { step(j, lanes, std::true_type()); });
 }
 
-void errors(const float* x, int64_t n, const LevelRule& rule, const float* scale, const float* inv,
-            float* const* out) {
-  if (mirrored(rule))
-    errors_of<true>(x, n, rule, scale, inv, out);
+void errors(const float* x, int64_t n, const LevelRule& rule, LevelForm form, const float* scale,
+            const float* inv, float* const* out) {
+  if (form == LevelForm::Mirrored)
+    errors_of(x, n, Levels<true>(rule), scale, inv, out);
+  else if (form == LevelForm::Whole)
+    errors_of(x, n, WholeNumbers(rule), scale, inv, out);
   else
-    errors_of<false>(x, n, rule, scale, inv, out);
+    errors_of(x, n, Levels<false>(rule), scale, inv, out);
 }
 
 uint32_t squares(const float* x, int64_t n, float* out) {
@@ -206,6 +220,13 @@ uint32_t squares(const float* x, int64_t n, float* out) {
       n, [&](int64_t j, __m256i lanes) { step(j, lanes, std::false_type()); },
       [&](int64_t j, __m256i lanes) { step(j, lanes, std::true_type()); });
   return largest(top);
+}
+
+// sums[j] += words[j] - shift
+NYBBLE_INLINE void add8(int32_t* sums, __m128i words, __m256i shift) {
+  auto* at = reinterpret_cast<__m256i*>(sums);
+  const __m256i wide = _mm256_sub_epi32(_mm256_cvtepu16_epi32(words), shift);
+  _mm256_storeu_si256(at, _mm256_add_epi32(_mm256_loadu_si256(at), wide));
 }
 
 // The integers plus 128 are unsigned bytes, of which 257 fit 16 bits.
@@ -230,14 +251,12 @@ void add_codes(const uint8_t* packed, int64_t step, int64_t rows, const int8_t* 
       narrow[2] = _mm256_add_epi16(narrow[2], _mm256_unpacklo_epi8(high, zero));
       narrow[3] = _mm256_add_epi16(narrow[3], _mm256_unpackhi_epi8(high, zero));
     }
-    alignas(32) uint16_t lanes[4][16];
-    for (int k = 0; k < 4; ++k)
-      _mm256_store_si256(reinterpret_cast<__m256i*>(lanes[k]), narrow[k]);
     // unpacklo and unpackhi take 8 of 16 bytes in each half of a register.
-    for (int j = 0; j < 32; ++j) {
-      const int part = j / 8 % 2, lane = j / 16 * 8 + j % 8;
-      sums[j] += int32_t(lanes[part][lane]) - int32_t(128 * count);
-      sums[j + 32] += int32_t(lanes[2 + part][lane]) - int32_t(128 * count);
+    const __m256i shift = _mm256_set1_epi32(int(128 * count));
+    for (int k = 0; k < 4; ++k) {
+      int32_t* to = sums + 32 * (k / 2) + 8 * (k % 2);
+      add8(to, _mm256_castsi256_si128(narrow[k]), shift);
+      add8(to + 16, _mm256_extracti128_si256(narrow[k], 1), shift);
     }
   }
 }
@@ -266,6 +285,7 @@ void add_product(float* out, int64_t n, float e, const float* mu) {
 
 } // namespace
 
-const LineKernels kLineAvx2 = {folded, scaled, errors, squares, add_codes, add, add_product};
+const LineKernels kLineAvx2 = {folded,    scaled, errors,      squares,
+                               add_codes, add,    add_product, rounded_avx2};
 
 } // namespace nybble

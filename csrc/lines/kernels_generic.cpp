@@ -2,6 +2,7 @@
 #include <cstring>
 
 #include "lines/kernels.hpp"
+#include "lines/rounds.hpp"
 
 namespace nybble {
 namespace {
@@ -40,8 +41,8 @@ void scaled(const float* x, int64_t n, Multiplier a, Multiplier b, float* y) {
   }
 }
 
-void errors(const float* x, int64_t n, const LevelRule& rule, const float* scale, const float* inv,
-            float* const* out) {
+void errors(const float* x, int64_t n, const LevelRule& rule, LevelForm, const float* scale,
+            const float* inv, float* const* out) {
   for (int c = 0; c < 2; ++c)
     for (int64_t j = 0; j < n; ++j) {
       const float y = x[j] * inv[c];
@@ -85,6 +86,7 @@ void add_product(float* out, int64_t n, float e, const float* mu) {
 
 } // namespace
 
-const LineKernels kLineGeneric = {folded, scaled, errors, squares, add_codes, add, add_product};
+const LineKernels kLineGeneric = {folded,    scaled, errors,      squares,
+                                  add_codes, add,    add_product, rounded_generic};
 
 } // namespace nybble

@@ -25,6 +25,9 @@ struct FoldedMatrix {
 
 void folded_statistics(const FoldedMatrix& matrix, int threads);
 
+// The scales of lines with those maxima, `levels` being what a maximum becomes, and their inverses.
+void line_scales(const float* tops, int64_t n, float levels, float* scale, float* inv);
+
 // Codes of fl(fl(x * fold) * inv) by stochastic rounding, for up to two operands in one read.
 struct FoldedOperand {
   Factors fold, inv; // of each element; a count of 0: absent

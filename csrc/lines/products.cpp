@@ -9,21 +9,27 @@
 namespace nybble {
 namespace {
 
-constexpr int64_t kBlock = 64;       // codes
-constexpr int64_t kRows = 16;        // rows of a task of add_outer
-constexpr int64_t kDepth = 1 << 22;  // 2^22 * 128 fits 32 bits
-constexpr int64_t kOddColumns = 512; // of a task, where rows do not begin with a block
+constexpr int64_t kBlock = 64;         // codes
+constexpr int64_t kWide = 32 * kBlock; // columns of a task
+constexpr int64_t kTogether = 32;      // rows
+constexpr int64_t kRows = 16;          // rows of a task of add_outer
+constexpr int64_t kDepth = 1 << 22;    // 2^22 * 128 fits 32 bits
+constexpr int64_t kOddColumns = 512;   // of a task, where rows do not begin with a block
 
-// Columns [64 task, ..): all rows begin with a block.
+// `count` columns from `first` on; all rows begin with a block. A few rows at a time, so that the
+// cache lines which two blocks share are still there for the second one: rows whose distance is a
+// large power of two compete for the same few places of the first cache.
 void block_sums(const uint8_t* packed, const int8_t* table, int64_t rows, int64_t columns,
-                int64_t first, int64_t* sums) {
-  const int64_t step = columns / 2;
-  std::fill(sums, sums + kBlock, int64_t(0));
+                int64_t first, int64_t count, int64_t* sums) {
+  std::fill(sums, sums + count, int64_t(0));
   for (int64_t from = 0; from < rows; from += kDepth) {
-    int32_t part[kBlock] = {};
-    active().lines->add_codes(packed + (from * columns + first) / 2, step,
-                              std::min(kDepth, rows - from), table, part);
-    for (int64_t j = 0; j < kBlock; ++j)
+    const int64_t until = std::min(from + kDepth, rows);
+    int32_t part[kWide] = {};
+    for (int64_t row = from; row < until; row += kTogether)
+      for (int64_t j = 0; j < count; j += kBlock)
+        active().lines->add_codes(packed + (row * columns + first + j) / 2, columns / 2,
+                                  std::min(kTogether, until - row), table, part + j);
+    for (int64_t j = 0; j < count; ++j)
       sums[j] += part[j];
   }
 }
@@ -45,8 +51,12 @@ void odd_sums(const uint8_t* packed, const int8_t* table, int64_t rows, int64_t 
 void column_sums(const uint8_t* packed, const int8_t* table, int64_t rows, int64_t columns,
                  int64_t* sums, int threads) {
   if (columns % kBlock == 0) {
-    parallel_for(threads, columns / kBlock, [&](int64_t task) {
-      block_sums(packed, table, rows, columns, task * kBlock, sums + task * kBlock);
+    const int64_t blocks = columns / kBlock;
+    const int64_t share = (blocks + std::max(threads, 1) - 1) / std::max(threads, 1) * kBlock;
+    const int64_t wide = std::min(kWide, std::max(share, kBlock));
+    parallel_for(threads, (columns + wide - 1) / wide, [&](int64_t task) {
+      const int64_t first = task * wide, count = std::min(wide, columns - first);
+      block_sums(packed, table, rows, columns, first, count, sums + first);
     });
     return;
   }

@@ -14,6 +14,7 @@
 #include "core/dispatch.hpp"
 #include "core/parallel.hpp"
 #include "lines/lines.hpp"
+#include "quantize/fit.hpp"
 
 namespace nybble {
 namespace {
@@ -145,6 +146,13 @@ void folded_statistics(const FoldedMatrix& m, int threads) {
   for (int64_t task = 0; !shared && task < tasks; ++task)
     for (int64_t row = 0; row < m.rows; ++row)
       m.row_tops[row] = std::max(m.row_tops[row], tops[size_t(task * m.rows + row)]);
+}
+
+void line_scales(const float* tops, int64_t n, float levels, float* scale, float* inv) {
+  for (int64_t i = 0; i < n; ++i) {
+    scale[i] = scale_of(tops[i], levels);
+    inv[i] = 1.0f / scale[i];
+  }
 }
 
 } // namespace nybble

@@ -7,22 +7,10 @@
 #include "quantize/pack.hpp"
 #include "quantize/registers_avx2.hpp"
 #include "quantize/search_avx2.hpp"
+#include "quantize/thresholds.hpp"
 
 namespace nybble {
 namespace {
-
-// Whether 15 thresholds mirror each other at 0, which goes up.
-inline bool mirrored_thresholds(const float* thresholds) {
-  if (thresholds[7] != 0.0f) return false;
-  for (int k = 0; k < 7; ++k) {
-    uint32_t above, below;
-    std::memcpy(&above, &thresholds[8 + k], 4);
-    std::memcpy(&below, &thresholds[6 - k], 4);
-    // y has passed the lower one where |y| has not reached the upper one.
-    if (above == 0 || above > 0x7f800000u || below != (0x80000000u | (above - 1))) return false;
-  }
-  return true;
-}
 
 // 16 levels without zero whose negative half mirrors the positive one, ties included: half of the
 // thresholds, then the sign. A NaN is not reached by `rank`'s numbers: it reaches all, and is

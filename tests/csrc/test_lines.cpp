@@ -1,5 +1,6 @@
 // Matrices with a scale of their own for each line.
 #include "check.hpp"
+#include "lines/images.hpp"
 #include "lines/lines.hpp"
 
 namespace nybble_tests {
@@ -44,9 +45,30 @@ void pack(const Case& one, int64_t rows, int64_t columns, int threads) {
   expect(one, "codes_2", second);
 }
 
+void images(const Case& one, int threads) {
+  const int64_t channels = one.integer("channels"), height = one.integer("height"),
+                width = one.integer("width");
+  const bool last = one.integer("channels_last") != 0;
+  Output<float> error(channels * height * width);
+  nybble::image_error({one.data<float>("x"), one.integer("images"), channels, height * width, last,
+                       one.data<float>("factors"), one.data<int64_t>("codes_sums"),
+                       one.data<float>("scale")},
+                      error.data(), threads);
+  expect(one, "error", error);
+  const int64_t down = one.array("down").count / 2, across = one.array("across").count / 2;
+  Output<float> sums(channels * down * across);
+  nybble::tap_sums({one.data<float>("error"), channels, height, width, last,
+                    reinterpret_cast<const nybble::Seen*>(one.data<int64_t>("down")),
+                    reinterpret_cast<const nybble::Seen*>(one.data<int64_t>("across")), down,
+                    across},
+                   sums.data(), threads);
+  expect(one, "taps", sums);
+}
+
 } // namespace
 
 void run_lines(const Case& one, int threads) {
+  if (one.has("taps")) return images(one, threads);
   const int64_t rows = one.integer("rows"), columns = one.integer("columns");
   if (one.has("row_tops")) return statistics(one, rows, columns, threads);
   if (one.has("codes_1")) return pack(one, rows, columns, threads);

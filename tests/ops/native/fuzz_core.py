@@ -267,6 +267,21 @@ def add_outer(a: Arena) -> list[Any]:
     return [a.floats(_ROWS * 9), _ROWS, 9, a.floats(_ROWS), a.floats(9), THREADS]
 
 
+def line_scales(a: Arena) -> list[Any]:
+    return [a.floats(9), 9, 31.0, a.floats(9), a.floats(9)]
+
+
+def image_error(a: Arena) -> list[Any]:
+    sums, scale = a.array(5 * 6, torch.int64), a.floats(5)
+    x, factors, out = a.floats(3 * 5 * 6), a.floats(3), a.floats(5 * 6)
+    return [x, 3, 5, 6, True, factors, sums, scale, out, THREADS]
+
+
+def tap_sums(a: Arena) -> list[Any]:
+    seen = [(0, 2), (0, 3), (1, 3)]
+    return [a.floats(5 * 3 * 3), 5, 3, 3, True, seen, seen, a.floats(5 * 9), THREADS]
+
+
 def block_tops(a: Arena) -> list[Any]:
     return [a.floats(3 * 40 * 4), [(3, 1), (40, 16), (4, 1)], a.floats(3 * 3 * 4), THREADS]
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
@@ -21,6 +21,7 @@ from nybble.ops.native.lines import (
     column_sums,
     folded_pack,
     folded_statistics,
+    line_scales,
 )
 from nybble.quantizers import per_channel_sum, random24
 from nybble.quantizers.packing import pack4, unpack4
@@ -34,9 +35,10 @@ ISAS = () if CORE is None else CORE.isas()
 
 W20 = Table16((1, 3, 5, 7, 9, 12, 15, 20, -1, -3, -5, -7, -9, -12, -15, -20), "w20")
 G31 = Table16((0, 1, 2, 4, 8, 13, 20, 31, 0, -1, -2, -4, -8, -13, -20, -31), "g31")
+SIXTEEN = Table16((0, 1, 2, 4, 8, 12, 16, 24, 0, -1, -2, -4, -8, -12, -16, -24), "sixteen")
 ODD = Table16((0, 1, 2, 4, 7, 13, 29, 127, -1, -2, -3, -5, -11, -23, -61, -128), "odd")
 ROWS = st.one_of(st.integers(0, 40), st.sampled_from([127, 129, 1023, 1025, 2050, 3073, 4096]))
-COLUMNS = st.one_of(st.integers(1, 70), st.sampled_from([256, 257, 520]))
+COLUMNS = st.one_of(st.integers(1, 70), st.sampled_from([64, 192, 256, 257, 520]))
 
 
 @pytest.fixture(autouse=True)
@@ -110,14 +112,18 @@ def _top(z: Tensor, dim: int) -> Tensor:
 @pytest.mark.parametrize("isa", ISAS)
 @settings(deadline=None, max_examples=60)
 @given(
-    fmt=st.sampled_from([G31, ODD, get_format("int4"), get_format("fp4_radix2")]),
+    fmt=st.sampled_from([G31, SIXTEEN, ODD, *map(get_format, ("int4", "int4_sym", "fp4_radix2"))]),
     rows=st.integers(1, 80),
     columns=COLUMNS,
+    beyond=st.booleans(),
     threads=st.integers(1, 2),
     wanted=st.sampled_from([(True, True), (True, False), (False, True)]),
     seed=st.integers(0, 2**31),
 )
-def test_folded_pack_of_a_matrix(isa, fmt, rows, columns, threads, wanted, seed):
+@example(SIXTEEN, 3, 128, False, 1, (True, True), 1)  # whole numbers, one of them not allowed
+@example(G31, 3, 128, True, 1, (True, True), 2)
+@example(get_format("int4_sym"), 3, 192, False, 2, (True, True), 3)
+def test_folded_pack_of_a_matrix(isa, fmt, rows, columns, beyond, threads, wanted, seed):
     CORE.use_isa(isa)
     torch.set_num_threads(threads)
     x = matrix(rows, columns, seed)
@@ -125,6 +131,8 @@ def test_folded_pack_of_a_matrix(isa, fmt, rows, columns, threads, wanted, seed)
     z1, z2 = x * s_w, x * s_x[:, None]
     inv1 = scale_of(z1.abs().amax(1), fmt.max_value).reciprocal()
     inv2 = scale_of(z2.abs().amax(0), fmt.max_value).reciprocal()
+    if beyond:  # numbers above the top level, which is what they become
+        inv1, inv2 = inv1 * 3.0, inv2 * 1e20
     keys = [RandomKey(seed=seed, layer=3, call=9, operand=i) for i in (2, 3)]
     one = Folded(fmt, keys[0], Factors(inv1, columns), Factors(s_w))
     two = Folded(fmt, keys[1], Factors(inv2), Factors(s_x, columns))
@@ -179,6 +187,20 @@ def test_folded_pack_of_images(isa, images, channels, side, last, threads, seed)
         assert codes is not None and torch.equal(codes, pack4(expected.contiguous()))
 
 
+@pytest.mark.parametrize("fmt", [G31, get_format("int4_sym")])
+def test_rounding_of_what_is_no_number_is_the_same_everywhere(fmt):
+    """A NaN or an infinity makes the scale NaN, so that its code has no meaning; still one code."""
+    x = matrix(3, 128, 5)
+    x.view(-1)[:6] = torch.tensor([float("nan"), -float("nan"), 1e38, -1e38, 3e-45, -0.0])
+    x.view(-1)[6:8] = torch.tensor([float("inf"), -float("inf")])
+    one = Folded(fmt, RandomKey(seed=3), Factors(torch.ones(3), 128))
+    found = []
+    for isa in ISAS:
+        CORE.use_isa(isa)
+        found.append(folded_pack(x, 128, one, None)[0])
+    assert all(torch.equal(found[0], other) for other in found)
+
+
 def best_of_two_by_torch(x: Tensor, fmt, rms: float) -> tuple[Tensor, Tensor]:
     """quantizers/scales/best.py, written down once more."""
     rows, n = x.shape
@@ -198,10 +220,18 @@ def best_of_two_by_torch(x: Tensor, fmt, rms: float) -> tuple[Tensor, Tensor]:
     return scale, scale.reciprocal()
 
 
+def test_line_scales():
+    tops = torch.tensor([0.0, 1e-45, 1e-38, 3.0, 62.0, 3e38, float("inf"), float("nan")])
+    for levels in (31.0, 7.0, 20.0 / 0.96):
+        scale, inverse = line_scales(tops, levels)
+        assert same_bits(scale, scale_of(tops, levels))
+        assert same_bits(inverse, scale_of(tops, levels).reciprocal())
+
+
 @pytest.mark.parametrize("isa", ISAS)
 @settings(deadline=None, max_examples=60)
 @given(
-    fmt=st.sampled_from([W20, ODD, get_format("int4_sym")]),
+    fmt=st.sampled_from([W20, ODD, *map(get_format, ("int4_sym", "int4", "uint4", "fp4_e2m1"))]),
     rows=st.integers(0, 12),
     columns=st.one_of(st.integers(0, 70), st.sampled_from([512, 1023, 1025, 3000, 5200, 9000])),
     bad=BAD,
@@ -234,8 +264,8 @@ def test_best_of_two_takes_either():
 @settings(deadline=None, max_examples=40)
 @given(
     fmt=st.sampled_from([W20, G31, ODD, get_format("uint4")]),
-    rows=st.sampled_from([0, 1, 7, 254, 255, 256, 600]),
-    columns=COLUMNS,
+    rows=st.sampled_from([0, 1, 7, 31, 32, 33, 256, 600]),
+    columns=st.one_of(COLUMNS, st.sampled_from([64, 2048, 2112])),
     extreme=st.booleans(),
     threads=st.integers(1, 2),
     seed=st.integers(0, 2**31),

@@ -16,8 +16,8 @@ a GradScale (see `plan.why_not`).
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import lru_cache
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -37,7 +37,6 @@ from nybble.ops.reference.places import places
 from nybble.ops.spec import LayerSpec
 from nybble.quantizers import Quantizer, per_channel_sum
 from nybble.quantizers.packing import unpack4
-from nybble.quantizers.scales.arithmetic import inverse_of, scale_of, to_array, to_tensor
 
 __all__ = [
     "column_means",
@@ -51,6 +50,7 @@ __all__ = [
 _LINEAR = Geometry("linear")
 
 
+@lru_cache(maxsize=256)
 def forward_slots(spec: LayerSpec, geometry: Geometry) -> tuple[Quantizer, Quantizer]:
     """The output Gemm's quantizers, with scales that know their dimension.
 
@@ -155,9 +155,7 @@ def _quantize(
 def scales_of_maxima(tops: Tensor, slot: Quantizer) -> tuple[Tensor, Tensor]:
     """AbsMax's scales of lines with those maxima, and their inverses."""
     headroom: float = getattr(slot.scale, "headroom", 1.0)
-    with np.errstate(all="ignore"):
-        scale = scale_of(to_array(tops), slot.format.max_value / headroom)
-        return to_tensor(scale), to_tensor(inverse_of(scale))
+    return lines.line_scales(tops, slot.format.max_value / headroom)
 
 
 def times_unit(scale: Tensor, slot: Quantizer) -> Tensor:

@@ -14,13 +14,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor
 
 from nybble.errors import NybbleError
 from nybble.ops.backward import BackwardCall
 from nybble.ops.geometry import Geometry
-from nybble.ops.native import convolution, lines, quantize
+from nybble.ops.native import convolution, lines, quantize, taps
 from nybble.ops.native.buffers import NO_FLOATS
 from nybble.ops.native.codes import Codes
 from nybble.ops.native.composite import (
@@ -36,7 +35,6 @@ from nybble.ops.native.operand import codes_of
 from nybble.ops.native.pool import hollow_
 from nybble.ops.reference.operand import Draw
 from nybble.ops.reference.storage import is_channels_last
-from nybble.ops.reference.taps import sum_of_images, tap_sums
 from nybble.ops.spec import LayerSpec
 from nybble.quantizers import Quantizer
 
@@ -216,14 +214,12 @@ def _control_variate(
     """(the rounding error of each output channel, summed over what each tap sees; each input
     channel's mean): control_variate.py, with sums of codes where the reference sums integers."""
     n, c, h, w = step.grad.shape
-    z = step.grad if step.folds_x is None else step.grad * step.folds_x.view(-1, 1, 1, 1)
-    matrix = Codes.of(packed, (n, c * h * w), slot.format)
-    rounded = lines.column_sums(matrix).to(torch.float32)
-    plane = rounded.view(h, w, c).permute(2, 0, 1) if step.last else rounded.view(c, h, w)
-    error = sum_of_images(z) - plane * scale.view(-1, 1, 1)
+    rounded = lines.column_sums(Codes.of(packed, (n, c * h * w), slot.format))
+    error = taps.image_error(step.grad, step.last, step.folds_x, rounded, scale)
     size = tuple(step.x.shape)
-    x_shape = (size[0], size[3], size[1], size[2])
-    rest = tap_sums(error, step.geometry, x_shape, weight_shape[2:])
+    kernel = (weight_shape[2], weight_shape[3])
+    seen = (size[1], size[2])
+    rest = taps.tap_sums(error, (c, h, w), step.last, step.geometry, seen, kernel)
     pixels = size[0] * size[1] * size[2]
     rows = Codes(step.x.packed, (pixels, size[3]), step.x.table, step.x.low, step.x.high)
     return rest.reshape(-1), column_means(rows, left)

@@ -2,6 +2,7 @@
 
     folded_statistics   max|x * along| of every row, max|x * across| of every column, and the tree
                         sums of the columns of x * across, in one read
+    line_scales         the scales of lines with those maxima, and their inverses
     folded_pack         codes of fl(fl(x * fold) * inv) by stochastic rounding, of one operand or of
                         two in one read
     best_of_two         the scales of `quantizers.BestOfTwo` for every row
@@ -44,6 +45,7 @@ __all__ = [
     "column_sums",
     "folded_pack",
     "folded_statistics",
+    "line_scales",
 ]
 
 _NOTHING = (0, 0)
@@ -97,6 +99,19 @@ def folded_statistics(
         threads(),
     )
     return rows, columns, sums
+
+
+def line_scales(tops: Tensor, levels: float) -> tuple[Tensor, Tensor]:
+    """(scale, inverse) of lines with those maxima: scales/arithmetic.py's `scale_of`.
+
+    >>> line_scales(torch.tensor([14.0, 0.0]), 7.0)
+    (tensor([2., 1.]), tensor([0.5000, 1.0000]))
+    """
+    scale, inverse = torch.empty_like(tops), torch.empty_like(tops)
+    require().line_scales(
+        span(tops, torch.float32, "tops"), tops.numel(), levels, own(scale), own(inverse)
+    )
+    return scale, inverse
 
 
 def folded_pack(
