@@ -38,7 +38,8 @@ from nybble.nn.multihead import MultiheadAttention
 from nybble.nn.parts import Target, adopt, check_release, release, targets, weights_of
 from nybble.nn.recurrent import Recurrent
 from nybble.nn.registry import quantized_layers
-from nybble.nn.state import QuantizedLayer, group_scales
+from nybble.nn.scaling import group_scales
+from nybble.nn.state import QuantizedLayer
 from nybble.ops.dispatch import choose_backend, runs_native
 from nybble.ops.native.plan import GEMMS
 from nybble.ops.spec import LayerSpec

@@ -29,7 +29,7 @@ from nybble.errors import UserError
 from nybble.nn.fastpath import block_fast_paths
 from nybble.nn.parts import adopt, targets
 from nybble.nn.registry import quantized_layers
-from nybble.nn.state import group_scales
+from nybble.nn.scaling import group_scales
 from nybble.ops.dispatch import choose_backend, runs_native
 from nybble.ops.spec import LayerSpec
 from nybble.quantizers.storage import digest

@@ -31,6 +31,7 @@ import torch
 from torch import Tensor
 
 from nybble.errors import UserError
+from nybble.formats.aligned import AlignedPlan, hardshrink_
 from nybble.formats.base import Format, Special, as_float32, step_up, unit_random, value_table
 from nybble.formats.exact import (
     float32_above,
@@ -45,7 +46,6 @@ from nybble.formats.rounding import LogNearest, Nearest, Rounding, Stochastic
 
 #: Octaves per level of the bases whose levels are equally spaced, aligned bit patterns.
 _ALIGNED_OCTAVES = {2: 1, 4: 2, 16: 4}
-_NO_MANTISSA = -(1 << 23)
 
 
 @hash_once
@@ -291,50 +291,6 @@ def _integer_grid(fmt: LogFormat, device: torch.device) -> Tensor:
     return torch.tensor(levels, dtype=torch.float32, device=device)
 
 
-@dataclass(frozen=True)
-class AlignedPlan:
-    """The constants of the bit-pattern path: shrink, clamp, add, mask, scale, drop below 1."""
-
-    shrink: float | None  # magnitudes up to here are zero, where that is not the rule's threshold
-    add: int
-    mask: int
-    scale: float
-    base: int
-    limit_bits: int  # float32 bits from which rounding would go beyond the largest level
-
-    def covers(self, bound: float) -> bool:
-        """Whether every magnitude up to `bound` rounds to a level of the format."""
-        return float32_bits(bound) < self.limit_bits
-
-    def run(self, x: Tensor, bound: float, out: Tensor | None = None) -> Tensor:
-        """Return the float32 integers of x (float32; not modified unless it is `out`)."""
-        if self.shrink is None:
-            y = torch.clamp(x, -bound, bound, out=out)
-        else:
-            y = torch.empty_like(x) if out is None else out
-            torch.ops.aten.hardshrink.out(x, self.shrink, out=y).clamp_(-bound, bound)
-        y.view(torch.int32).add_(self.add)
-        return self.finish(y)
-
-    def finish(self, y: Tensor) -> Tensor:
-        """Turn `bits(clamped x) + add`, seen as float32, into float32 integers, in place."""
-        y.view(torch.int32).bitwise_and_(self.mask)
-        if self.scale != 1.0:
-            y.mul_(self.scale)
-        if self.shrink is None:
-            return _hardshrink_(y, 0.5)
-        # What is left one level below the smallest belongs to the smallest: 1/b -> 1.
-        _hardshrink_(y, 0.5 / self.base)
-        y.add_(y.clamp(-1.0 / self.base, 1.0 / self.base), alpha=self.base - 1)
-        y.view(torch.int32).bitwise_and_(_NO_MANTISSA)
-        return y
-
-
-def _hardshrink_(y: Tensor, bound: float) -> Tensor:
-    torch.ops.aten.hardshrink.out(y, bound, out=y)
-    return y
-
-
 @lru_cache(maxsize=256)
 def aligned_plan(fmt: LogFormat, rounding: Rounding) -> AlignedPlan | None:
     """Return the constants for the bit path, or None where the thresholds do not allow it.
@@ -395,7 +351,7 @@ def _stochastic_aligned(fmt: LogFormat, x: Tensor, u: Tensor, out: Tensor | None
     bits.clamp_(min=first_bits - step)
     hi = bits.add(step).view(torch.float32)
     lo = bits.view(torch.float32)
-    _hardshrink_(lo, first / 2)
+    hardshrink_(lo, first / 2)
     width = hi.sub_(lo)
     up = step_up(magnitude.sub_(lo).div_(width), u)
     lo.add_(up.mul_(width)).mul_(1.0 / first)

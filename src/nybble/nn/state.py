@@ -11,23 +11,13 @@
 All are plain tensors in the layer's state_dict (float32 and int64), whatever dtype the layer is
 cast to. A state_dict without them loads under strict=True: the layer then starts afresh.
 
-GradScale moves once an iteration: gradients only note their maximum; the next training forward
-applies the rule to it. A layer that is used twice in a step, or recomputed under checkpointing,
-therefore moves its scale once, by its largest gradient (`immediate`: by its first one; `fit` has
-no state to move and fits every gradient). Layers under one scale (`scope="global"`) form a group:
-each keeps the same number, and the first training forward of an iteration moves all of them. A
-training forward is one in training mode, or one in eval mode with gradients enabled and needed:
-validation belongs under `torch.no_grad()`. Not done: moving the scale of a layer that trains in
-eval mode under reentrant checkpointing only.
+How GradScale moves: scaling.py.
 """
 
 from __future__ import annotations
 
-import math
-import warnings
 from collections.abc import Callable
 from dataclasses import replace
-from functools import lru_cache
 from math import prod
 from typing import Any, Protocol, cast
 
@@ -36,15 +26,16 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from nybble.errors import UserError
+from nybble.nn import scaling
 from nybble.nn.calls import Calls
+from nybble.nn.clip_watch import watch_clip
 from nybble.nn.function import LayerCall, LayerFunction, infer
 from nybble.nn.hooks import Seen, add_buffers, hook_names, hooked_weight
 from nybble.nn.inputs import SIGNED, SKEWED, UNSEEN, UNSIGNED, input_forms, kind_of
 from nybble.nn.steps import add_steps, divided, finished, step_names
 from nybble.ops.geometry import Geometry
 from nybble.ops.spec import LayerSpec
-from nybble.quantizers import PACT, GradScale, Quantizer
-from nybble.quantizers.scales.gradscale import is_number, usable
+from nybble.quantizers import PACT, Quantizer
 
 _LINEAR = Geometry("linear")
 
@@ -68,17 +59,6 @@ class LayerObserver(Protocol):
 def in_backward() -> bool:
     """Whether autograd's engine is running on this thread: a forward is then a recomputation."""
     return bool(torch._C._current_graph_task_id() != -1)
-
-
-@lru_cache(maxsize=256)
-def held(spec: LayerSpec) -> LayerSpec:
-    """`spec` with a GradScale that uses its state as it is (Hindsight always does)."""
-    slots = {
-        name: replace(slot, scale=replace(slot.scale, mode="delayed"))
-        for name in ("grad_input_grad", "grad_weight_grad")
-        if (slot := spec.slot(name)) is not None and isinstance(slot.scale, GradScale)
-    }
-    return replace(spec, **slots)  # type: ignore[arg-type]
 
 
 class QuantizedLayer(nn.Module):
@@ -282,8 +262,8 @@ class QuantizedLayer(nn.Module):
         if not self.training and not (torch.is_grad_enabled() and self._learns(x)):
             return 0
         if not in_backward():
-            self._watch_clip()
-            self._move_grad_scale()
+            watch_clip(self)
+            scaling.move_(self)
             if self._nybble_moved:  # setting an attribute of a module takes longer than asking
                 self._nybble_moved = False
             self.nybble_calls.add_(1)
@@ -304,31 +284,6 @@ class QuantizedLayer(nn.Module):
         learned = alpha is not None and alpha.requires_grad
         return x.requires_grad or self.weight.requires_grad or learned
 
-    def _watch_clip(self) -> None:
-        """Say once that no optimizer holds the clip: the weight was stepped and the clip was not.
-
-        torch counts in-place changes of a tensor, and an optimizer's step is one. The weight's
-        count at the first gradient of the clip is compared with the one two steps later.
-        """
-        if self._nybble_versions == (-1, -1):
-            return
-        alpha = self.nybble_alpha
-        if alpha is None or alpha.grad is None or not self.learns_clip:
-            return
-        now = (self.weight._version, alpha._version)
-        before = self._nybble_versions
-        if before is None:
-            self._nybble_versions = now
-        elif now[1] != before[1]:
-            self._nybble_versions = (-1, -1)  # the clip moves: nothing to watch
-        elif now[0] > before[0] + 1 and alpha.requires_grad:
-            self._nybble_versions = (-1, -1)
-            warnings.warn(
-                f"the PACT clip {self.nybble_name}.nybble_alpha gets gradients, but no optimizer"
-                " steps it: pass nybble.param_groups(model, lr=...) to the optimizer",
-                stacklevel=5,
-            )
-
     @torch.no_grad()
     def hold_weight_(self, values: Tensor) -> None:
         """Compute with `values` as they are: forwards quantise the weight no more.
@@ -347,7 +302,7 @@ class QuantizedLayer(nn.Module):
         }
         self.nybble_spec = replace(self.nybble_spec, output_weight=None)
 
-    # ---- GradScale --------------------------------------------------------------------------
+    # ---- GradScale: scaling.py ---------------------------------------------------------------
 
     def backward_spec(self, spec: LayerSpec) -> LayerSpec:
         """The spec of one backward call: `immediate` moves its scale at the first gradient of an
@@ -355,52 +310,11 @@ class QuantizedLayer(nn.Module):
         rule = spec.grad_scale
         if rule is None or rule[0].mode != "immediate" or not self._nybble_moved:
             return spec
-        return held(spec)
+        return scaling.held(spec)
 
     def observe_gradient(self, amax: Tensor, scale: Tensor) -> None:
         """Called by backward: keep the scale that was used and note the gradient's maximum."""
-        if amax.numel() == 0:
-            return
-        rule = self.nybble_spec.grad_scale
-        if rule is not None and rule[0].mode == "immediate" and not self._nybble_moved:
-            self._nybble_moved = bool(usable(amax))  # a zero or bad gradient moves nothing
-        kept, noted = self.nybble_grad_scale, self.nybble_grad_amax
-        if self._nybble_group and float(kept) != float(scale):  # the first gradient of all
-            for layer in self._nybble_group:
-                layer.nybble_grad_scale.copy_(scale)
-        if is_number(amax) and is_number(noted):
-            used, largest = scale.item(), amax.item()
-            if kept.item() != used:
-                kept.fill_(used)
-            if noted.item() < largest < math.inf:
-                noted.fill_(largest)
-            return
-        kept.copy_(scale)
-        finite = torch.where(torch.isfinite(amax), amax, torch.zeros_like(amax))
-        torch.maximum(noted, finite, out=noted)
-
-    def _move_grad_scale(self) -> None:
-        rule = self.nybble_spec.grad_scale
-        if rule is None or rule[0].mode != "delayed":
-            return
-        config, top = rule
-        scale, amax = self.nybble_grad_scale, self.nybble_grad_amax
-        if self._nybble_group:
-            noted = [layer.nybble_grad_amax for layer in self._nybble_group]
-            amax.copy_(torch.stack([one.to(amax.device) for one in noted]).amax(0))
-        if is_number(amax) and is_number(scale):  # `update` and its product, without tensors
-            largest, now = amax.item(), scale.item()
-            if largest != 0.0:  # 0: no gradient came
-                moved = config.advance_number(now, largest, top)
-                if moved != now:
-                    scale.fill_(moved)
-                amax.zero_()
-        else:
-            scale.copy_(config.advance(scale, amax, top))
-            amax.zero_()
-        for layer in self._nybble_group:
-            layer.nybble_grad_scale.copy_(scale)
-            layer.nybble_grad_amax.zero_()
+        scaling.observe_(self, amax, scale)
 
     # ---- state ------------------------------------------------------------------------------
 
@@ -459,17 +373,6 @@ class QuantizedLayer(nn.Module):
     def extra_repr(self) -> str:
         """torch's own text, then the six slots."""
         return f"{super().extra_repr()}, {describe_spec(self._resolved_spec())}"
-
-
-def group_scales(layers: list[QuantizedLayer]) -> None:
-    """Join the layers of a model whose gradients have one scale for all of them."""
-    joined = [
-        layer
-        for layer in layers
-        if (rule := layer.nybble_spec.grad_scale) is not None and rule[0].scope == "global"
-    ]
-    for layer in joined:
-        layer._nybble_group = joined
 
 
 def describe_spec(spec: LayerSpec) -> str:

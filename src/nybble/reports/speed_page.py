@@ -11,7 +11,8 @@ from typing import Any
 
 from nybble.reports.cells import ratio
 from nybble.reports.results import kind
-from nybble.reports.speed import WRITERS, against, markdown, reason, threads
+from nybble.reports.speed import WRITERS, against, markdown, threads
+from nybble.reports.speed_profile import reason
 from nybble.studies.speed.targets import AIMS, Target
 
 Record = Mapping[str, Any]

@@ -26,21 +26,22 @@ from nybble.errors import UserError
 from nybble.nn.hooks import hook_steps
 from nybble.training import diagnose
 from nybble.training.blame import described, raise_if_the_models
-from nybble.training.checkpoint import load_checkpoint, save_checkpoint
 from nybble.training.config import TrainConfig
+from nybble.training.epochs import finish_epoch
 from nybble.training.evaluate import evaluate
 from nybble.training.files import disk_errors
-from nybble.training.folder import CHECKPOINTS, check_folder, claim_folder
+from nybble.training.folder import check_folder, claim_folder
 from nybble.training.inputs import call, detached, laid_out
 from nybble.training.looking import Looks
 from nybble.training.machine import commit
 from nybble.training.noise import gradient_to_noise
 from nybble.training.optimizers import build_optimizer, clip_gradients_, set_lr, unscale_
 from nybble.training.phases import Phases
-from nybble.training.prepare import begin, build_model, environment
+from nybble.training.prepare import begin, build_model
 from nybble.training.progress import Reporter, clock, waiting, with_unit
-from nybble.training.record import layers_of, run_record
+from nybble.training.record import run_record
 from nybble.training.result import read_result, write_result
+from nybble.training.resuming import resume, save
 from nybble.training.saved import measure_saved_bytes
 from nybble.training.seeds import derive, globals_restored, seed_globals
 from nybble.training.signals import Interrupted, StopRequest
@@ -124,7 +125,7 @@ class Run:
             Reporter(claim_folder(self.config), self.config.quiet) as self.reporter,
         ):
             self.reporter.say(self.headline())
-            self.resume()
+            resume(self)
             if self.config.tensorboard:
                 self.writer = make_writer(self.folder, self.done)
             self.looks.begin(self.looked)
@@ -141,7 +142,7 @@ class Run:
                         every = self.config.checkpoint_every
                         if every and self.done % every == 0:
                             self.save()
-                    self.finish_epoch()
+                    finish_epoch(self)
                 self.save()
                 self.looks.close()
             except (Exception, SystemExit) as error:
@@ -263,52 +264,6 @@ class Run:
             f"{state.loss_scale:g}"
         )
 
-    def finish_epoch(self) -> None:
-        """Test, record the epoch, move to the next one."""
-        state, metric = self.state, self.task.metric
-        started = time.perf_counter()
-        test_loss, test_score, extras = self.evaluate()
-        nonzero, dead = self.watch.report()
-        dead = layers_of(self.model, dead, self.recipe is not None)
-        record = {
-            "epoch": state.epoch + 1,
-            "train_loss": state.loss_sum / state.step,
-            f"train_{metric}": self.train_metric(),
-            "test_loss": test_loss,
-            f"test_{metric}": test_score,
-            "test_extras": extras,
-            "lr": self.optimizer.param_groups[0]["lr"],
-            "seconds": state.seconds,
-            "cpu_seconds": state.cpu_seconds,
-            "test_seconds": time.perf_counter() - started,
-            "elapsed_seconds": state.elapsed,
-            "step_ms": statistics.median(state.step_ms),
-            "gradients": {"nonzero": nonzero, "dead": dead},
-        }
-        if self.phases.tail is not None:
-            record["phase"] = "tail" if self.phases.started else "main"
-        if self.config.clip_norm:
-            record["clipped_steps"] = state.clipped
-        state.epochs.append(record)
-        self.reporter.say(
-            f"epoch {state.epoch + 1}/{self.config.epochs}  "
-            f"train loss {record['train_loss']:.4f}{self.shown(record[f'train_{metric}'])}  "
-            f"test loss {test_loss:.4f}{self.shown(test_score)}  "
-            f"{record['step_ms']:.1f} ms/step  {clock(state.elapsed)}"
-        )
-        for name in dead:
-            self.warn(
-                f"layer '{name}' got no weight gradient in the whole of epoch {record['epoch']}"
-            )
-        if self.writer is not None:
-            for key in ("train_loss", f"train_{metric}", "test_loss", f"test_{metric}", "lr"):
-                if record[key] is not None:
-                    self.writer.add_scalar(key.replace("_", "/", 1), record[key], record["epoch"])
-        state.next_epoch()
-        self.carried = None
-        self.watch.reset()
-        self.write("running")
-
     def test_the_start(self) -> None:
         """Test the model as it came, and leave no trace in it (a test may set clips)."""
         saved = {key: tensor.clone() for key, tensor in self.model.state_dict().items()}
@@ -351,7 +306,7 @@ class Run:
             f"{self.state.epoch + 1}): the test {what}."
         )
 
-    # -- stopping, saving, resuming -----------------------------------------------------------
+    # -- stopping and saving --------------------------------------------------------------------
 
     def check_stop(self) -> None:
         """After SIGINT or SIGTERM: save, and raise Interrupted."""
@@ -367,68 +322,7 @@ class Run:
 
     def save(self) -> None:
         """Write a checkpoint, unless the newest one is of this step."""
-        if self.saved_at == self.done:
-            return
-        self.state.gradients = self.watch.state
-        looks = self.looks.state()
-        self.looks.note()
-        content = {
-            "model": dict(self.model.state_dict()),
-            "optimizer": self.optimizer.state_dict(),
-            "state": self.state.to_dict(),
-            "data": self.about,
-            "environment": environment(),
-        }
-        if keeps := self.task.keeps():
-            content["keeps"] = keeps
-        if self.carried is not None:
-            content["carried"] = self.carried
-        if looks is not None:
-            content["looks"] = looks
-        save_checkpoint(self.folder / CHECKPOINTS, self.done, content)
-        self.saved_at = self.done
-
-    def resume(self) -> None:
-        """Continue from the newest whole checkpoint, if there is one."""
-        if not self.config.resume:
-            return
-        found = load_checkpoint(self.folder / CHECKPOINTS)
-        if found is None:
-            self.reporter.say("nothing to resume: starting from the beginning")
-            return
-        if found.content["data"] != self.about:
-            raise UserError(
-                f"The data '{self.config.data}' has changed since the run in {self.folder} began; "
-                "start a new run with another --out."
-            )
-        try:
-            self.model.load_state_dict(found.content["model"])
-            self.optimizer.load_state_dict(found.content["optimizer"])
-            # A state of before loss scales were saved has the one that the model asks for.
-            known = {"loss_scale": self.state.loss_scale, **found.content["state"]}
-            self.state = RunState.from_dict(known)
-            self.carried = found.content.get("carried")
-            self.looked = found.content.get("looks")
-        except (RuntimeError, ValueError, KeyError, TypeError) as error:
-            raise UserError(
-                f"The checkpoint in {self.folder} does not fit the model '{self.config.model}' "
-                f"(has its code changed?): {error}"
-            ) from error
-        # What the last step was in, since a test may come before the next one.
-        self.phases.enter(self.model, self.state, self.done - 1, resumed=True)
-        if self.state.gradients:
-            self.watch.state = self.state.gradients
-        self.saved_at = found.step
-        for problem in found.problems:
-            self.warn(problem)
-        now = environment()
-        for key, before in found.content["environment"].items():
-            if now.get(key) != before:
-                self.warn(
-                    f"{key} was {before} when the checkpoint was saved and is {now.get(key)}: "
-                    "the run continues, but may differ in the last bits from an uninterrupted one"
-                )
-        self.reporter.say(f"resumed after step {self.done} of {self.total_steps}")
+        save(self)
 
     def warn(self, text: str) -> None:
         """A warning on the screen, in the log and in the result."""

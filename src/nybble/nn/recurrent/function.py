@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from nybble.nn.function import LayerCall, full_precision
-from nybble.nn.state import held
+from nybble.nn.scaling import held
 from nybble.ops.dispatch import runs_native
 from nybble.ops.gradients import drawn
 from nybble.ops.native import recurrent as native
