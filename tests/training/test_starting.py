@@ -165,15 +165,13 @@ def test_a_resumed_run_is_the_same(
     class StopError(Exception):
         pass
 
-    original = loop.Run.finish_epoch
-
-    def stop(self: loop.Run, *arguments: Any, **options: Any) -> None:
+    def stop(run: loop.Run) -> None:
         raise StopError
 
-    monkeypatch.setattr(loop.Run, "finish_epoch", stop)
-    with pytest.raises(StopError):
-        train(parts)
-    monkeypatch.setattr(loop.Run, "finish_epoch", original)
+    with monkeypatch.context() as patched:
+        patched.setattr(loop, "finish_epoch", stop)
+        with pytest.raises(StopError):
+            train(parts)
     train(tiny(**{**vars(parts), "resume": True}))
     assert final_state(parts) == final_state(whole)
     # The source may go away: what the run is made of is recorded.
