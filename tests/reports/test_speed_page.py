@@ -9,7 +9,13 @@ import pytest
 
 from nybble.reports import docs, speed_page
 from nybble.studies.speed.profile import PLACES
-from nybble.studies.speed.targets import AIMS, KERNELS, RESNET18, SAVED_RESNET18
+from nybble.studies.speed.targets import (
+    AIMS,
+    KERNELS,
+    NYBBLE4_RESNET18,
+    RESNET18,
+    SAVED_RESNET18,
+)
 
 RATIO = {"n": 9, "median": 1.9, "min": 1.8, "max": 2.0, "interval": None}
 TIMES = {"cpu_ms": 10.0, "wall_ms": 11.0}
@@ -62,6 +68,14 @@ def step_record(speedup: float) -> dict[str, Any]:
         measurements=[measurement],
         profile={"threads": 1, "float32": side, "ours": side},
     )
+
+
+def against_record(value: float) -> dict[str, Any]:
+    found = step_record(2.4)
+    found["configuration"] = {**found["configuration"], "recipe": "nybble4", "against": "sun2020"}
+    other = {"cpu": {**RATIO, "median": value}, "wall": RATIO, "backend": {"native": 54}, **TIMES}
+    found["measurements"][0]["against"] = other
+    return {**found, "target": None, "against_target": NYBBLE4_RESNET18.to_dict()}
 
 
 def memory_record() -> dict[str, Any]:
@@ -160,6 +174,13 @@ def test_a_miss_has_its_reason() -> None:
     assert "Tails cost." in page({"k": noted})
     del noted["note"]
     assert "no reason has been recorded" in page({"k": noted})
+
+
+def test_a_recipe_against_another_one() -> None:
+    text = page({"turns": against_record(0.97)})
+    assert "| 1.00x | - | 1 thread: 0.97x (aim 1.0x: not met) | `turns` |" in text
+    assert "sun2020 took turns too (54 Gemms native): 10.0 ms with 1 thread" in text
+    assert "Where an aim is missed" in text and "Where an aim" not in page({"a": against_record(1)})
 
 
 def test_the_results_page_leaves_them_to_the_speed_page(

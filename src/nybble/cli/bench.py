@@ -101,6 +101,9 @@ def step(
     model: ModelOption = "resnet18",
     batch: Annotated[int, typer.Option(help="Examples a step.")] = 32,
     recipe: RecipeOption = "sun2020",
+    against: Annotated[
+        str | None, typer.Option(help="Another recipe, which takes turns with both.")
+    ] = None,
     backend: BackendOption = "auto",
     activations: ActivationsOption = "4bit",
     threads: ThreadsOption = None,
@@ -121,6 +124,8 @@ def step(
     time for one thread, by wall time for more; `measurements` has both.
 
     Example: nybble bench step --model resnet18 --batch 32 --recipe sun2020 --threads 1,2
+
+    Example: nybble bench step --recipe nybble4 --against sun2020 --threads 1
     """
     from nybble.cli.shared.output import bar, check, finish
     from nybble.reports.speed import plain
@@ -140,6 +145,7 @@ def step(
         model=model,
         batch=batch,
         recipe=recipe,
+        against=against,
         backend=backend,
         activations=activations,
         threads=parse_counts(threads, "threads") if threads else (),

@@ -82,6 +82,7 @@ def _step(record: Record) -> Blocks:
         "one step of each in turn in one process.",
         f"speedup: float32's time over ours, median of {made['rounds']} pairs, with the 95 % "
         "interval of the median or else the smallest and largest.",
+        *_against(record),
         *_tried(record),
         *_energy(record),
     ]
@@ -93,6 +94,22 @@ def _step(record: Record) -> Blocks:
             "are without it."
         )
     return Blocks(tables, [*lines, *step_verdict(record)])
+
+
+def _against(record: Record) -> list[str]:
+    """The other recipe that took turns, if there was one."""
+    made, lines = record["configuration"], []
+    for m in record["measurements"]:
+        if (other := m.get("against")) is None:
+            continue
+        clock, aim = m["decides"], record.get("against_target")
+        verdict = f" ({against(other[clock]['median'], aim)})" if aim else ""
+        lines.append(
+            f"{made['against']} took turns too ({gemms(other['backend'])}): "
+            f"{other[f'{clock}_ms']:.1f} ms with {threads(m['threads'])}, its time over that of "
+            f"{made['recipe']} {ratio(other[clock])}{verdict}."
+        )
+    return lines
 
 
 def gemms(found: Mapping[str, int]) -> str:

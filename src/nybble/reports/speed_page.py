@@ -131,6 +131,11 @@ def measured(record: Record, aim: Target) -> list[tuple[str, float]]:
     def same(target: Record | None) -> bool:
         return target is not None and target["what"] == what
 
+    if record["bench"] == "step" and same(record.get("against_target")):
+        return [
+            (threads(m["threads"]), float(m["against"][m["decides"]]["median"]))
+            for m in record["measurements"]
+        ]
     if record["bench"] == "step" and same(record["target"]):
         batch = record["configuration"]["batch"]
         return [

@@ -53,6 +53,22 @@ def test_the_record_of_a_step() -> None:
         )
 
 
+def test_another_recipe_takes_turns() -> None:
+    config = StepConfig(**TINY, threads=(1,), recipe="luq", against="int8")
+    found = measure_step(config)
+    assert json.loads(json.dumps(found, allow_nan=False)) == found
+    assert "--recipe luq --against int8" in found["command"]
+    other = found["measurements"][0]["against"]
+    ours = found["measurements"][0]["ours"]
+    assert other["cpu"]["n"] == 2 and other["backend"] == ours["backend"]
+    assert other["cpu"]["min"] <= other["cpu"]["median"] <= other["cpu"]["max"]
+    assert other["cpu_ms"] > 0 and other["wall_ms"] > 0
+    assert found["against_target"] is None
+    assert "int8 took turns too (" in plain(found)
+    with pytest.raises(UserError, match="unknown recipe 'int9'"):
+        StepConfig(against="int9")
+
+
 def test_the_profile_puts_functions_back() -> None:
     before = gemm.output
     profile_step(lambda: None, steps=1)

@@ -9,7 +9,7 @@ In a convolution a tap sees only a part of the positions: taps.py sums the error
 sum over the images, over what each tap sees. (A transposed convolution's is a Gemm of its own: of
 the rounding error with an input of ones.) In a batch of products each product has its own term.
 
-Not done: other variates than the mean; native kernels.
+Natively: ops/native/composite.py and taps.py. Not done: other variates than the mean.
 """
 
 from __future__ import annotations

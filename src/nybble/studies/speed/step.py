@@ -1,6 +1,7 @@
 """A whole training step: float32's best form against the 4-bit model, one step of each in turn.
 
     speedup(threads) = median_i  t_i(float32) / t_i(4-bit)
+    against          = median_i  t_i(other recipe) / t_i(4-bit), if there is one: in the same turns
 
 1 thread: CPU time of the process decides; more: wall time. Both are in the record. Step: clear
 gradients, forward, loss, backward, optimizer (SGD with momentum), one fixed batch. Joules of a step
@@ -28,7 +29,7 @@ from nybble.studies.speed.forms import (
 )
 from nybble.studies.speed.joules import joules_of
 from nybble.studies.speed.profile import profile_step
-from nybble.studies.speed.targets import step_target
+from nybble.studies.speed.targets import against_target, step_target
 from nybble.studies.speed.workload import EXAMPLE_HINT, Workload, check_name, make_workload
 from nybble.studies.statistics import median_ratio
 from nybble.studies.steptime import Sample, interleave
@@ -39,8 +40,9 @@ BATCH, MODEL, RECIPE = 32, "resnet18", "sun2020"
 
 @dataclass(frozen=True)
 class StepConfig:
-    """What to measure. `threads`: one measurement each, 1 and all cores if empty; `compile`: try
-    float32 under torch.compile too; `size`, `channels`: of images.
+    """What to measure. `against`: another recipe that takes turns too; `threads`: one measurement
+    each, 1 and all cores if empty; `compile`: try float32 under torch.compile too; `size`,
+    `channels`: of images.
 
     >>> StepConfig(batch=128).model
     'resnet18'
@@ -49,6 +51,7 @@ class StepConfig:
     model: str = MODEL
     batch: int = BATCH
     recipe: str = RECIPE
+    against: str | None = None
     backend: str = "auto"
     activations: str = "4bit"
     threads: tuple[int, ...] = ()
@@ -62,6 +65,8 @@ class StepConfig:
     def __post_init__(self) -> None:
         check_name(self.model)
         get_recipe(self.recipe)
+        if self.against is not None:
+            get_recipe(self.against)
         for name in ("batch", "rounds", "size", "channels"):
             record.at_least(name, getattr(self, name))
         for count in self.threads:
@@ -101,10 +106,13 @@ def measure_step(
             measurements.append(found)
             if config.profile and profiles is None:
                 progress(f"profile, {count} threads", 0, 0)
-                profiles = {"threads": count, **{n: profile_step(s.step) for n, s in sides.items()}}
+                profiles = {
+                    "threads": count,
+                    **{name: profile_step(sides[name].step) for name in ("float32", "ours")},
+                }
     finally:
         torch.set_num_threads(before)
-    target = step_target(asdict(config))
+    target, other = step_target(asdict(config)), against_target(asdict(config))
     return record.make(
         "step",
         config.command(),
@@ -115,6 +123,7 @@ def measure_step(
         },
         speedup={str(m["threads"]): m["speedup"] for m in measurements},
         target=target.to_dict() if target else None,
+        against_target=other.to_dict() if other else None,
         measurements=measurements,
         profile=profiles,
     )
@@ -150,14 +159,19 @@ def _measure(
 
     ours = four_bit_side(workload, config.recipe, config.backend, config.activations)
     float32 = best_float32(workload, clock, config.compile, say=say)
+    sides = {"float32": float32, "ours": ours}
+    if config.against is not None:
+        sides["against"] = four_bit_side(
+            workload, config.against, config.backend, config.activations
+        )
     samples = interleave(
-        {"float32": float32.step, "ours": ours.step},
+        {name: side.step for name, side in sides.items()},
         config.rounds,
         config.warmup,
         lambda done, total: progress(f"{where}, steps in turn", done, total),
     )
     ratios = {name: speedup(samples, name) for name in ("cpu", "wall")}
-    found = {
+    found: dict[str, Any] = {
         "threads": threads,
         "decides": clock,
         "speedup": ratios[clock]["median"],
@@ -175,12 +189,18 @@ def _measure(
             "energy": joules_of(ours.step),
         },
     }
-    return found, {"float32": float32, "ours": ours}
+    if config.against is not None:
+        found["against"] = {
+            **{name: speedup(samples, name, "against") for name in ("cpu", "wall")},
+            "backend": backends_of(sides["against"].model),
+            **times(samples["against"]),
+        }
+    return found, sides
 
 
-def speedup(samples: dict[str, list[Sample]], clock: str) -> dict[str, Any]:
-    """The median ratio float32 / ours with its interval, as JSON values."""
-    a, b = ([getattr(s, clock) for s in samples[name]] for name in ("float32", "ours"))
+def speedup(samples: dict[str, list[Sample]], clock: str, other: str = "float32") -> dict[str, Any]:
+    """The median ratio of another side's time to ours with its interval, as JSON values."""
+    a, b = ([getattr(s, clock) for s in samples[name]] for name in (other, "ours"))
     return median_ratio(a, b).to_dict()
 
 

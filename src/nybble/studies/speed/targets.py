@@ -1,7 +1,7 @@
 """The aims that measured figures are compared with: at least, and hard.
 
-Each is a ratio to float32 of the same machine and process. An aim speaks of one configuration; a
-measurement of anything else has none.
+Each is a ratio to float32, or to another recipe, on the same machine in the same process. An aim
+speaks of one configuration; a measurement of anything else has none.
 """
 
 from __future__ import annotations
@@ -28,6 +28,8 @@ RESNET18 = Target("whole step, ResNet-18 (CIFAR form), batch 32 and 128, sun2020
 TRANSFORMER = Target("whole step, 4-layer d=512 transformer, sun2020", 1.4, 1.6)
 TRANSFORMER_RADIX2 = Target("the same with radix-2 gradients, which fit int8", 1.7, 1.9)
 LSTM = Target("whole step, 2-layer LSTM, 512 units, 64 steps, batch 64, sun2020", 1.5, 1.8)
+NYBBLE4_TRANSFORMER = Target("nybble4 against sun2020: whole step of that transformer", 1.25)
+NYBBLE4_RESNET18 = Target("nybble4 against sun2020: whole step, ResNet-18, batch 32", 1.0)
 RESNET20 = Target("whole step, ResNet-20, batch 128, sun2020", 1.3, 1.6)
 SAVED_RESNET18 = Target("bytes kept for backward, ResNet-18", 5.0, 7.0)
 SAVED_TRANSFORMER = Target("bytes kept for backward, transformer", 4.0, 6.0)
@@ -64,6 +66,8 @@ AIMS = (
     TRANSFORMER_RADIX2,
     RESNET20,
     LSTM,
+    NYBBLE4_TRANSFORMER,
+    NYBBLE4_RESNET18,
     SAVED_RESNET18,
     SAVED_TRANSFORMER,
     PEAK_RESNET18,
@@ -89,6 +93,22 @@ def step_target(configuration: Mapping[str, Any]) -> Target | None:
     if model == "lstm" and batch == 64:
         return LSTM
     return RESNET20 if model == "resnet20" and batch == 128 else None
+
+
+def against_target(configuration: Mapping[str, Any]) -> Target | None:
+    """The aim of a recipe's step against another recipe's.
+
+    >>> made = {"model": "resnet18", "batch": 32, "recipe": "nybble4", "against": "sun2020"}
+    >>> against_target(made).least, against_target({**made, "against": "luq"}) is None
+    (1.0, True)
+    """
+    recipes = (configuration["recipe"], configuration.get("against"))
+    if recipes != ("nybble4", "sun2020") or configuration["batch"] != 32:
+        return None
+    if configuration["model"] == "transformer":
+        return NYBBLE4_TRANSFORMER
+    image = configuration["model"] == "resnet18" and configuration.get("size", 32) == 32
+    return NYBBLE4_RESNET18 if image else None
 
 
 def memory_targets(configuration: Mapping[str, Any]) -> tuple[Target | None, Target | None]:
