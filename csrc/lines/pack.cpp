@@ -22,6 +22,11 @@ Multiplier part(const Factors& f, int64_t row, int64_t column, int64_t columns) 
   return {nullptr, f.values[row * columns / f.run % f.count]};
 }
 
+// Whether the factors of an image's pixels are the same, of `pixels` rows of `columns`.
+bool lasts(const Factors& f, int64_t columns, int64_t pixels) {
+  return f.count <= 1 || (f.run == 1 && f.count == columns) || f.run % (columns * pixels) == 0;
+}
+
 // An operand, and its levels where they are whole numbers.
 struct Operand : FoldedOperand {
   WholeLevels levels;
@@ -65,7 +70,7 @@ void operand(const Chunk& chunk, const Operand& of, const int32_t* random) {
   const int64_t columns = chunk.columns;
   if (of.whole && columns % kBlock == 0)
     return each_line(chunk, [&](int64_t at, int64_t row, int64_t column, int64_t n) {
-      set.lines->rounded({chunk.x + at, n, part(of.fold, row, column, columns),
+      set.lines->rounded({chunk.x + at, 1, n, n, part(of.fold, row, column, columns),
                           part(of.inv, row, column, columns), random + (at - chunk.begin),
                           of.codes + at / 2},
                          of.levels);
@@ -95,11 +100,14 @@ void tile(const Tile& t, const Operand& of, const Order& order, const int32_t* r
   const Kernels& set = active();
   const auto& [x, image, first, channel, count] = t;
   const int64_t c = order.channels, p = order.pixels;
+  const int64_t start = image * p + first;
   if (of.whole) {
-    for (int64_t i = 0; i < count; ++i) {
-      const int64_t row = image * p + first + i, at = row * c + channel;
-      set.lines->rounded({x + at, kBlock, part(of.fold, row, channel, c),
-                          part(of.inv, row, channel, c), random + i * kBlock, of.codes + at / 2},
+    const bool one = lasts(of.fold, c, p) && lasts(of.inv, c, p);
+    for (int64_t i = 0; i < count; i += one ? count : 1) {
+      const int64_t at = (start + i) * c + channel;
+      set.lines->rounded({x + at, one ? count : 1, kBlock, c, part(of.fold, start + i, channel, c),
+                          part(of.inv, start + i, channel, c), random + i * kBlock,
+                          of.codes + at / 2},
                          of.levels);
     }
     return;
@@ -107,7 +115,7 @@ void tile(const Tile& t, const Operand& of, const Order& order, const int32_t* r
   float y[kChunk];
   uint8_t codes[kChunk / 2];
   for (int64_t i = 0; i < count; ++i) {
-    const int64_t row = image * p + first + i;
+    const int64_t row = start + i;
     set.lines->scaled(x + row * c + channel, kBlock, part(of.fold, row, channel, c),
                       part(of.inv, row, channel, c), y + i * kBlock);
   }
@@ -116,7 +124,7 @@ void tile(const Tile& t, const Operand& of, const Order& order, const int32_t* r
   piece.random = random, piece.codes = codes;
   set.quantize->stochastic(piece, of.rule);
   for (int64_t i = 0; i < count; ++i)
-    std::memcpy(of.codes + ((image * p + first + i) * c + channel) / 2, codes + i * kBlock / 2,
+    std::memcpy(of.codes + ((start + i) * c + channel) / 2, codes + i * kBlock / 2,
                 size_t(kBlock / 2));
 }
 

@@ -41,8 +41,8 @@ bool whole_levels(const StochasticRule& rule, WholeLevels* out) {
 }
 
 void rounded_generic(const FoldedPiece& p, const WholeLevels& levels) {
-  const auto code = [&](int64_t j) {
-    const float z = p.x[j] * factor(p.fold, j), y = z * factor(p.inv, j);
+  const auto code = [&](int64_t row, int64_t j) {
+    const float z = p.x[row * p.step + j] * factor(p.fold, j), y = z * factor(p.inv, j);
     const bool negative = !(y >= 0.0f); // a NaN becomes the lowest level
     const float size = std::fabs(y), m = size < levels.level[kTop] ? size : levels.level[kTop];
     const int w = int(m);
@@ -50,12 +50,14 @@ void rounded_generic(const FoldedPiece& p, const WholeLevels& levels) {
     // The lower neighbour of a negative number is the one of larger magnitude.
     const int from = rank + negative;
     const float part = std::fabs(m - levels.level[from]) / levels.width[rank];
-    const int up = float(p.random[j]) * 0x1p-24f < part;
+    const int up = float(p.random[row * p.n + j]) * 0x1p-24f < part;
     return levels.codes[kTop + (negative ? -from : from) + up];
   };
-  for (int64_t at = 0; at < p.n; at += 64)
-    for (int64_t j = at; j < at + 32; ++j)
-      p.codes[at / 2 + (j - at)] = uint8_t(code(j) | code(j + 32) << 4);
+  for (int64_t row = 0; row < p.rows; ++row)
+    for (int64_t at = 0; at < p.n; at += 64)
+      for (int64_t j = 0; j < 32; ++j)
+        p.codes[(row * p.step + at) / 2 + j] =
+            uint8_t(code(row, at + j) | code(row, at + j + 32) << 4);
 }
 
 } // namespace nybble

@@ -23,11 +23,12 @@ struct WholeLevels {
 // Whether the rule is one of such levels.
 bool whole_levels(const StochasticRule& rule, WholeLevels* out);
 
-// Codes of (x[j] * fold) * inv for whole blocks of 64.
+// Codes of (x[j] * fold) * inv for rows of n elements, which are whole blocks of 64; the rows are
+// `step` elements apart in x and in the codes, and not in the random bits.
 struct FoldedPiece {
   const float* x;
-  int64_t n;
-  Multiplier fold, inv;
+  int64_t rows, n, step;
+  Multiplier fold, inv;  // of every row
   const int32_t* random; // 24 bits an element
   uint8_t* codes;
 };

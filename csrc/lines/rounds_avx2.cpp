@@ -54,26 +54,30 @@ struct Many {
 void rounded_avx2(const FoldedPiece& p, const WholeLevels& levels) {
   const Rounding rounding(levels);
   const Many fold(p.fold), inv(p.inv);
-  const float *a = fold.at, *b = inv.at;
-  for (int64_t at = 0; at < p.n; at += 64, a += fold.step, b += inv.step) {
-    __m256i half[2];
+  for (int64_t row = 0; row < p.rows; ++row) {
+    const float *x = p.x + row * p.step, *a = fold.at, *b = inv.at;
+    const int32_t* random = p.random + row * p.n;
+    uint8_t* codes = p.codes + row * p.step / 2;
+    for (int64_t at = 0; at < p.n; at += 64, a += fold.step, b += inv.step) {
+      __m256i half[2];
 #pragma GCC unroll 2
-    for (int h = 0; h < 2; ++h) {
-      __m256i r[4];
+      for (int h = 0; h < 2; ++h) {
+        __m256i r[4];
 #pragma GCC unroll 4
-      for (int j = 0; j < 4; ++j) {
-        const int i = 32 * h + 8 * j;
-        const __m256 z = _mm256_mul_ps(_mm256_loadu_ps(p.x + at + i), _mm256_loadu_ps(a + i));
-        const auto* drawn = reinterpret_cast<const __m256i*>(p.random + at + i);
-        const __m256 u =
-            _mm256_mul_ps(_mm256_cvtepi32_ps(_mm256_loadu_si256(drawn)), _mm256_set1_ps(0x1p-24f));
-        r[j] = rounding.rank(_mm256_mul_ps(z, _mm256_loadu_ps(b + i)), u);
+        for (int j = 0; j < 4; ++j) {
+          const int i = 32 * h + 8 * j;
+          const __m256 z = _mm256_mul_ps(_mm256_loadu_ps(x + at + i), _mm256_loadu_ps(a + i));
+          const auto* drawn = reinterpret_cast<const __m256i*>(random + at + i);
+          const __m256 u = _mm256_mul_ps(_mm256_cvtepi32_ps(_mm256_loadu_si256(drawn)),
+                                         _mm256_set1_ps(0x1p-24f));
+          r[j] = rounding.rank(_mm256_mul_ps(z, _mm256_loadu_ps(b + i)), u);
+        }
+        const __m256i all = pack_order(r[0], r[1], r[2], r[3]);
+        half[h] = _mm256_shuffle_epi8(rounding.codes, _mm256_add_epi8(all, _mm256_set1_epi8(7)));
       }
-      const __m256i all = pack_order(r[0], r[1], r[2], r[3]);
-      half[h] = _mm256_shuffle_epi8(rounding.codes, _mm256_add_epi8(all, _mm256_set1_epi8(7)));
+      const __m256i both = _mm256_or_si256(half[0], _mm256_slli_epi16(half[1], 4));
+      _mm256_storeu_si256(reinterpret_cast<__m256i*>(codes + at / 2), in_order(both));
     }
-    const __m256i both = _mm256_or_si256(half[0], _mm256_slli_epi16(half[1], 4));
-    _mm256_storeu_si256(reinterpret_cast<__m256i*>(p.codes + at / 2), in_order(both));
   }
 }
 
