@@ -40,15 +40,32 @@ def test_a_worker_of_a_parent_that_died_stops_after_a_while(tmp_path: Path) -> N
     path.write_text("me 1 go")
     lease = Lease(path, "me")
     begun = lease._renewed
-    assert not lease.over(begun)
-    assert not lease.over(begun + PATIENCE - 1)
+
+    def looks(first: float, last: float) -> list[bool]:
+        return [lease.over(begun + first + second) for second in range(int(last - first) + 1)]
+
+    assert not any(looks(0, PATIENCE - 1))
     path.write_text("me 2 go")
-    assert not lease.over(begun + PATIENCE + 1)  # renewed
+    assert not any(looks(PATIENCE + 1, PATIENCE + 1))  # renewed
     path.unlink()
-    assert not lease.over(begun + 2 * PATIENCE)
-    assert lease.over(begun + 2 * PATIENCE + 2)
+    assert not any(looks(PATIENCE + 2, 2 * PATIENCE + 1))
+    assert all(looks(2 * PATIENCE + 2, 2 * PATIENCE + 4))
     path.write_text("me 3 go")
-    assert lease.over(begun + 2 * PATIENCE + 4)  # it stays so
+    assert lease.over(begun + 2 * PATIENCE + 6)  # it stays so
+
+
+def test_a_worker_that_slept_waits_for_its_parent_to_wake(tmp_path: Path) -> None:
+    path = tmp_path / FILE
+    path.write_text("me 1 go")
+    lease = Lease(path, "me")
+    begun = lease._renewed
+    assert not lease.over(begun)
+    woken = begun + 100 * PATIENCE
+    assert not lease.over(woken)  # nobody has had the time to renew anything
+    assert not lease.over(woken + PATIENCE / 4)
+    path.write_text("me 2 go")
+    assert not any(lease.over(woken + second) for second in range(9, int(PATIENCE) + 1, 3))
+    assert [lease.over(woken + PATIENCE + second) for second in (5, 8, 11)][-1]  # it died after all
 
 
 def test_a_parent_renews(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -6,6 +6,8 @@ session TOKEN goes on while the file says so, and saves and stops when it
     says stop          Ctrl-C, SIGTERM
     has another token  the study was started again after its parent was killed
     is not renewed     for `PATIENCE` seconds of the worker's own clock, or is gone: the parent died
+                       (seconds in which the worker itself slept do not count: a machine that was
+                       suspended wakes them in any order)
 
 A file reaches workers on other machines (they share OUT, where the cells are), needs no signals,
 which a thread of a cluster's worker could not hear, and outlives a parent that was killed.
@@ -29,6 +31,8 @@ BEAT = 2.0
 PATIENCE = 30.0
 POLL = 0.5
 """A worker looks into the file this often at most."""
+SLEPT = 5 * BEAT
+"""A worker that has not looked for so long was not running."""
 
 
 class Session:
@@ -92,6 +96,8 @@ class Lease:
         now = time.monotonic() if now is None else now
         if self._over or (self._seen and now - self._looked < POLL):
             return self._over
+        if now - self._looked > SLEPT:
+            self._renewed = now
         self._looked = now
         try:
             text = self._path.read_text()
