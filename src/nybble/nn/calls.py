@@ -8,9 +8,9 @@ shares with the forward that it repeats:
 
 The weights make it depend on the order of the elements. Of a large input the sum reads 64 pieces
 of 1,024 elements at equal distances: the whole of it would cost a pass over memory in every
-forward. Forwards with equal inputs are repeated
-last first, the order in which autograd walks back. Only layers that round stochastically pay for
-it. Not done: two equal inputs inside one checkpointed segment, which are repeated first to last.
+forward. Forwards with equal inputs are repeated last first, the order in which autograd walks back.
+Only layers that round stochastically pay for it. Not done: two inputs inside one checkpointed
+segment that are equal (in all that is read), which are repeated first to last.
 """
 
 from __future__ import annotations
@@ -71,6 +71,9 @@ def fingerprint(x: Tensor) -> int:
     >>> a = torch.tensor([1.0, 2.0])
     >>> fingerprint(a) == fingerprint(a.clone()), fingerprint(a) == fingerprint(a.flip(0))
     (True, False)
+    >>> large = torch.arange(100_000.0)
+    >>> [fingerprint(large) == fingerprint(other) for other in (large.clone(), large + 1)]
+    [True, False]
     """
     flat = flatten(x.detach())
     if flat.numel() > PIECES * PIECE:
