@@ -160,7 +160,7 @@ def test_ctrl_c_while_cells_begin_is_one_line(jobs: str) -> None:
 @pytest.mark.slow
 def test_a_cell_whose_process_is_killed_is_a_failed_cell() -> None:
     pytest.importorskip("mlxtend")
-    arguments = ("--out", "out", "--seeds", "0", "--quiet")
+    arguments = ("--out", "out", "--seeds", "0", "--quiet", "--jobs", "1")
     study = begin(*arguments)
     until(lambda: any(Path("out", "cells").glob("*/checkpoints/step-*.json")), study)
     for child in children(study.pid):

@@ -8,8 +8,11 @@ from nybble.reports import docs
 from nybble.reports.results import kind
 from nybble.reports.study import cells, markdown, plain, table_notes
 from nybble.studies.outcome import Outcome
+from nybble.studies.power import seeds_for_tost
 from nybble.studies.study import sample
 from nybble.studies.study.record import make_table
+
+HERE = {"cpu": "c", "threads": 1, "torch": "t"}
 
 
 def table(
@@ -72,6 +75,55 @@ def test_every_difference_has_both_intervals_p_and_a_verdict() -> None:
     notes = table_notes(made)
     assert any(note.startswith("Seeds that would show equivalence") for note in notes)
     assert "loud" in notes[0] and "far" not in notes[0] and "near" not in notes[0]
+
+
+def test_seeds_are_counted_for_the_test_that_the_table_makes() -> None:
+    loud = (89.0, 91.5, 90.0, 92.5)
+    base = (90.0, 90.5, 91.0, 91.5)
+    alone = table({"fp32": base, "loud": loud})
+    sd = alone["rows"][1]["difference"]["sd"]
+    assert f"loud {seeds_for_tost(sd, 0.25)}." in table_notes(alone)[0]
+    beside = table({"fp32": base, "loud": loud, "a": loud, "b": loud})
+    assert f"loud {seeds_for_tost(sd, 0.25, alpha=0.05 / 3)}, a" in table_notes(beside)[0]
+    # Beyond the margin, or with as many seeds as that already: more of them do not help.
+    far = table({"fp32": base, "far": (88.9, 89.6, 90.05, 90.3)}, margin=0.3)
+    assert far["rows"][1]["verdict"]["verdict"] == "different" and not table_notes(far)
+    spread = [(k - 5) / 3.3166247903554 for k in range(11)]  # sd 1: eleven seeds show ±1
+    enough = table({"fp32": (90.0,) * 11, "enough": tuple(90.55 + d for d in spread)}, margin=1.0)
+    assert enough["rows"][1]["verdict"]["verdict"] == "undecided" and not table_notes(enough)
+
+
+def test_what_is_missing_and_what_is_equal_is_said() -> None:
+    equal = table({"fp32": (90.0, 91.0, 92.0), "same": (90.0, 91.0, 92.0)})
+    assert row(equal, "same")[4:6] == ["-", "undecided"]
+    assert any("same: all differences are equal" in note for note in table_notes(equal))
+    early = table({"fp32": (90.0, 91.0, 92.0), "near": (90.01, 91.0, 92.01)})
+    early["rows"][1]["missing"] = [3, 4]
+    assert row(early, "near")[5].startswith("equivalent (p")
+    assert row(early, "near")[5].endswith(", so far")
+
+
+def test_pairs_of_different_commits_are_named() -> None:
+    record = sample.record()
+    for run in record["runs"]:
+        changed = (run["recipe"], run["seed"]) in {("hfp8", 1), ("fp32", 2)}
+        run["origin"] = {**HERE, "commit": "new" if changed else "old"}
+    text = plain(record)
+    assert (
+        "Pairs whose two runs differ in commit: vision, seed 1: hfp8; "
+        "vision, seed 2: hfp8, sun2020." in text
+    )
+    assert "differ in cpu" not in text
+
+
+def test_commits_in_the_page_say_what_was_not_committed_and_where_runs_are_from() -> None:
+    record = sample.record()
+    record["environment"] = {**record["environment"], "commit": "0123456789abcdef-dirty"}
+    for run in record["runs"]:
+        run["origin"] = {**HERE, "commit": "fedcba9876543210"}
+    text = docs.studies_page({"made-up": record})
+    assert "at commit `0123456789ab` with local changes" in text
+    assert "its runs at `fedcba987654`:" in text
 
 
 def test_a_spread_beyond_counting_is_told_so() -> None:

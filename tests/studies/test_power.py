@@ -62,6 +62,23 @@ def test_the_number_is_the_smallest(sd: float, power: float) -> None:
     assert n == 2 or power_of_t_test(n - 1, sd, 0.5) < power
 
 
+@pytest.mark.parametrize(("sd", "difference"), [(0.1, 0.54), (0.05, 0.4), (0.01, 0.3)])
+def test_differences_of_many_sds(sd: float, difference: float) -> None:
+    # scipy's lower tail is NaN for some of these shifts, and NaN is no power.
+    powers = [power_of_t_test(n, sd, difference) for n in range(2, 40)]
+    assert all(math.isfinite(power) for power in powers) and powers == sorted(powers)
+    n = seeds_for_t_test(sd, difference)
+    assert power_of_t_test(n, sd, difference) >= 0.8
+    assert n == 2 or power_of_t_test(n - 1, sd, difference) < 0.8
+
+
+def test_five_sds_need_more_than_two_seeds() -> None:
+    mean, error = simulated(2, 0.1, 0.54)
+    share = (abs(mean) > stats.t.ppf(0.975, 1) * error).mean()
+    assert power_of_t_test(2, 0.1, 0.54) == pytest.approx(share, abs=NOISE)
+    assert seeds_for_t_test(0.1, 0.54) == 3
+
+
 def test_a_stricter_level_asks_for_more() -> None:
     assert seeds_for_tost(1.0, 1.0, alpha=0.01) > seeds_for_tost(1.0, 1.0)
     assert seeds_for_t_test(1.0, 1.0, alpha=0.01) > seeds_for_t_test(1.0, 1.0)

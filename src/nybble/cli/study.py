@@ -61,7 +61,8 @@ Jobs = Annotated[
     int | None,
     typer.Option(
         min=1,
-        help="Cells at the same time; one if not given, on a cluster as many as it can.",
+        help="Cells at the same time; if not given as many as the cores suffice for, on a "
+        "cluster as many as it can.",
         rich_help_panel=_HOW,
     ),
 ]
@@ -202,7 +203,7 @@ def _run(study: Study, all_must_be_here: bool, given: dict[str, Any]) -> None:
         study = available(study)
     how = RunConfig(
         out=given["out"] or Path("runs") / folder_name(f"study-{study.name}"),
-        jobs=given["jobs"],
+        jobs=given["jobs"] or (_cores(study) if given["engine"] == "loky" else None),
         engine=given["engine"],
         address=given["address"],
         retry_failed=given["retry_failed"],
@@ -225,6 +226,14 @@ def _run(study: Study, all_must_be_here: bool, given: dict[str, Any]) -> None:
         )
     if any(run["status"] != "complete" for run in found["runs"]):
         raise typer.Exit(3)
+
+
+def _cores(study: Study) -> int:
+    """How many cells this machine has cores for, by the task with the most threads."""
+    from nybble.training.machine import machine
+
+    threads = max(task.config.threads or 1 for task in study.tasks)
+    return max(1, int(machine()["cores"] or 1) // threads)
 
 
 def _to_continue(record: str | None, study: str) -> Path | None:
@@ -316,6 +325,13 @@ def power(
     ] = None,
     difference: Annotated[float, typer.Option(help="The true difference.")] = 0.0,
     wanted: Annotated[float, typer.Option("--power", help="The chance to show it.")] = 0.8,
+    rows: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            help="Of the table, for Holm's correction; the record's, or 1, if not given.",
+        ),
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """How many seeds an equivalence test and a paired t test need.
@@ -327,12 +343,12 @@ def power(
     if record is not None:
         if sd is not None:
             raise UserError("study power: give a record or --sd, not both.")
-        found = of_record(record, RESULTS, margin, difference, wanted)
+        found = of_record(record, RESULTS, margin, difference, wanted, rows)
     elif sd is None:
         raise UserError(
             "study power: give a record, or --sd with --margin or --difference, for example "
             "--sd 0.3 --margin 0.25."
         )
     else:
-        found = [of_sd(sd, margin, difference, wanted)]
+        found = [of_sd(sd, margin, difference, wanted, rows or 1)]
     typer.echo(json.dumps(found, indent=1, allow_nan=False) if as_json else text(found, wanted))

@@ -254,7 +254,7 @@ def notes(record: Mapping[str, Any]) -> list[str]:
     if record.get("selection"):
         found.append(_selection_note(record["selection"]))
     found += _extra_notes(record)
-    found += _origin_notes(record["runs"])
+    found += origin_notes(record["runs"])
     for row in record["rows"]:
         found += [f"{row['recipe']}: {problem}." for problem in row["problems"]]
         if row["missing"]:
@@ -334,7 +334,7 @@ def _selection_note(selection: Mapping[str, Any]) -> str:
     )
 
 
-def _origin_notes(runs: Sequence[Mapping[str, Any]]) -> list[str]:
+def origin_notes(runs: Sequence[Mapping[str, Any]]) -> list[str]:
     """A warning for every property in which the runs' origins differ."""
     found = []
     for name in ("commit", "cpu", "threads", "torch"):

@@ -4,8 +4,8 @@
 
 of a perplexity the ratio in per cent, as in every study (`statistics.paired_change`). The interval
 is the 95 % t interval of the mean, p that of the t test that there is no difference, corrected by
-Holm over all lines of the table. A line whose interval has no zero in it says which of the two was
-better in these runs; whether that is so beyond them is what the corrected p is about.
+Holm over all lines of the table. A choice is called better where that p is at most 5 %: of fifty
+intervals two or three have no zero in them by chance.
 
 The choices are those of `CLAIMS`; the runs are those of study `ablation-sun2020`, the full one
 where it has been recorded, else the short one. Not done: claims that need other recipes or tasks.
@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from nybble.reports.cells import difference
-from nybble.studies.equivalence import judge
+from nybble.studies.equivalence import ALPHA, Verdict, judge
 from nybble.studies.statistics import PairedDifference, paired_change, paired_difference
 
 __all__ = ["CLAIMS", "RECORDS", "Claim", "markdown"]
@@ -82,14 +82,15 @@ def markdown(record: Mapping[str, Any]) -> str:
         lines += [
             f"### {table['task']}: {table['metric']['name']}, {better} is better",
             "",
-            f"| the paper's choice, against the other | {kind} [95 %] | better here | p (Holm) |",
+            f"| the paper's choice, against the other | {kind} [95 %] | p (Holm) "
+            "| shown to be better |",
             "|---|---|---|---|",
         ]
         verdicts = judge([one for _, one in found], None)
         for (claim, one), verdict in zip(found, verdicts, strict=True):
             p = "-" if verdict.p_holm is None else f"{verdict.p_holm:.3f}"
             shown = difference(one.to_dict(), int(table["metric"].get("digits", 2)))
-            lines.append(f"| {claim.question} | {shown} | {_better(one, table)} | {p} |")
+            lines.append(f"| {claim.question} | {shown} | {p} | {_better(one, verdict, table)} |")
         lines.append("")
     if not lines:
         return "None of the choices is in this record."
@@ -98,9 +99,9 @@ def markdown(record: Mapping[str, Any]) -> str:
 
 _NOTE = (
     "Each line is the recipe with the paper's choice minus the recipe with the other one, all else "
-    "as the recipe has it, paired by seed. *Better here* is what the interval of the mean says, "
-    "*either* where it has a zero in it; p is corrected over the lines of a table, so few seeds "
-    "leave it large."
+    "as the recipe has it, paired by seed. p is corrected over the lines of a table, so few seeds "
+    "leave it large; only where it is at most 0.05 is one of the two called better. An interval "
+    "without a zero in it is no such proof: of fifty, two or three have none by chance."
 )
 
 
@@ -121,9 +122,8 @@ def _recipe(switches: str) -> str:
     return f"{RECIPE}:{switches}" if switches else RECIPE
 
 
-def _better(found: PairedDifference, table: Mapping[str, Any]) -> str:
-    interval = found.t_interval
-    if interval is None or interval.low <= 0 <= interval.high:
-        return "either"
-    up = interval.low > 0
+def _better(found: PairedDifference, verdict: Verdict, table: Mapping[str, Any]) -> str:
+    if found.mean is None or verdict.p_holm is None or verdict.p_holm > ALPHA:
+        return "neither"
+    up = found.mean > 0
     return "the paper's" if up == table["metric"]["higher_is_better"] else "the other"

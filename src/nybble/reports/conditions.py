@@ -51,8 +51,10 @@ def suits(record: Mapping[str, Any]) -> bool:
     >>> suits({"baseline": "fp32", "tasks": {"vision": {}, "vision+lr-x4": {}}, "runs": []})
     True
     """
-    if record["baseline"] is None:
-        return False
+    if record["baseline"] is None or any(
+        table.get("variant") for table in record.get("tables", [])
+    ):
+        return False  # a table for each variant has them all
     named = any(JOIN in name for name in record["tasks"])
     return named or any(
         name.startswith(SUITE) for run in record["runs"] for name in run["extras"] or {}

@@ -122,13 +122,36 @@ def origin(record: Mapping[str, Any]) -> str:
     environment = record["environment"]
     machine, versions = environment["machine"], environment["versions"]
     lines = [
-        f"Made {record['created'][:10]} at commit `{str(environment.get('commit'))[:12]}` on "
+        f"Made {record['created'][:10]} at commit {_commit(environment.get('commit'))} on "
         f"{machine['cpu']} ({machine['cores']} cores), Python {versions['python']}, "
-        f"torch {versions['torch']}:",
+        f"torch {versions['torch']}{_of_runs(record)}:",
         "",
         f"    {record['command']}",
     ]
     return "\n".join(lines)
+
+
+def _commit(name: object) -> str:
+    """The start of a commit's name, and whether the files differed from it.
+
+    >>> _commit("0123456789abcdef-dirty")
+    '`0123456789ab` with local changes'
+    """
+    plain = str(name)
+    clean = plain.removesuffix("-dirty")
+    return f"`{clean[:12]}`" + (" with local changes" if clean != plain else "")
+
+
+def _of_runs(record: Mapping[str, Any]) -> str:
+    """The commits of the runs, where they are not that of the process that wrote the record."""
+    listed = record.get("runs")
+    runs = listed if isinstance(listed, list) else []
+    commits = dict.fromkeys(
+        run["origin"]["commit"] for run in runs if (run.get("origin") or {}).get("commit")
+    )
+    if not commits or set(commits) == {record["environment"].get("commit")}:
+        return ""
+    return f", its runs at {', '.join(_commit(name) for name in commits)}"
 
 
 def _mutation(record: Mapping[str, Any]) -> list[str]:
@@ -136,7 +159,7 @@ def _mutation(record: Mapping[str, Any]) -> list[str]:
     lines = [
         f"{record['killed'] + record['timeout']} of {record['run']} small wrong changes of the "
         f"code were noticed by the tests ({100 * record['score']:.1f} %), at commit "
-        f"`{str(record['commit'])[:12]}`.",
+        f"{_commit(record['commit'])}.",
         "",
         "| file | noticed | survived |",
         "|---|---|---|",

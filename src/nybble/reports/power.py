@@ -1,4 +1,9 @@
-"""How many seeds: for an sd that is given, and for the rows of a recorded comparison or study."""
+"""How many seeds: for an sd that is given, and for the rows of a recorded comparison or study.
+
+The tables of a study correct for the number of their rows (Holm), and the strictest level that this
+asks for is 5 % / rows: seeds are counted for that one, or a row that had its number of seeds would
+still be undecided most of the time.
+"""
 
 from __future__ import annotations
 
@@ -10,6 +15,7 @@ from typing import Any
 
 from nybble.errors import UserError
 from nybble.reports.cells import NONE, by_ratio, column_widths
+from nybble.studies.equivalence import ALPHA
 from nybble.studies.power import seeds_for_t_test, seeds_for_tost
 
 POINTS, PER_CENT = 0.25, 0.5
@@ -18,34 +24,48 @@ FEWEST = 3
 """Pairs from which an sd is worth planning with."""
 
 
-def of_sd(sd: float, margin: float | None, difference: float, power: float) -> dict[str, Any]:
-    """The seeds for one sd; a test that nothing was given for is None.
+def of_sd(
+    sd: float, margin: float | None, difference: float, power: float, rows: int = 1
+) -> dict[str, Any]:
+    """The seeds for one sd; a test that nothing was given for is None. rows: of the table.
 
     Raises:
         UserError: neither a margin nor a difference, or numbers that make no sense.
 
     >>> found = of_sd(1.0, 1.0, 0.0, 0.8)
-    >>> found["equivalence"], found["t_test"]
-    (11, None)
+    >>> found["equivalence"], found["t_test"], of_sd(1.0, 1.0, 0.0, 0.8, rows=8)["equivalence"]
+    (11, None, 17)
     """
     if margin is None and not difference:
         raise UserError("study power: give --margin, --difference or both.")
+    if rows < 1:
+        raise UserError(f"study power: the rows of a table are at least 1, not {rows}.")
+    level = ALPHA / rows
     return {
         "sd": sd,
         "margin": margin,
         "difference": difference,
-        "equivalence": None if margin is None else seeds_for_tost(sd, margin, difference, power),
-        "t_test": seeds_for_t_test(sd, difference, power) if difference else None,
+        "rows": rows,
+        "equivalence": None
+        if margin is None
+        else seeds_for_tost(sd, margin, difference, power, level),
+        "t_test": seeds_for_t_test(sd, difference, power, level) if difference else None,
     }
 
 
 def of_record(
-    name: str, folder: Path, margin: float | None, difference: float, power: float
+    name: str,
+    folder: Path,
+    margin: float | None,
+    difference: float,
+    power: float,
+    rows: int | None = None,
 ) -> list[dict[str, Any]]:
     """The seeds for every row of a record that has an sd of at least three pairs.
 
     name: of a record in `folder`, or a file. margin: None takes the record's own, or `POINTS` or
-    `PER_CENT`. difference: 0 asks the t test for a difference as large as the margin.
+    `PER_CENT`. difference: 0 asks the t test for a difference as large as the margin. rows: None
+    takes the number of rows that the table of each has beside the baseline.
 
     Raises:
         UserError: no such record, or no row that could be planned with.
@@ -58,8 +78,12 @@ def of_record(
     try:
         record = json.loads(path.read_text(encoding="utf-8"))
         found = [
-            {"row": row, "n": n, **_row(sd, own if margin is None else margin, difference, power)}
-            for row, n, sd, own in _rows(record)
+            {
+                "row": row,
+                "n": n,
+                **_row(sd, own if margin is None else margin, difference, power, rows or beside),
+            }
+            for row, n, sd, own, beside in _rows(record)
         ]
     except (OSError, KeyError, TypeError, AttributeError, json.JSONDecodeError) as error:
         raise UserError(
@@ -70,27 +94,29 @@ def of_record(
     return found
 
 
-def _row(sd: float, margin: float, difference: float, power: float) -> dict[str, Any]:
-    outside = abs(difference) >= margin
+def _row(sd: float, margin: float, difference: float, power: float, rows: int) -> dict[str, Any]:
+    outside, level = abs(difference) >= margin, ALPHA / rows
     return {
         "sd": sd,
         "margin": margin,
         "difference": difference,
-        "equivalence": None if outside else seeds_for_tost(sd, margin, difference, power),
-        "t_test": seeds_for_t_test(sd, difference or margin, power),
+        "rows": rows,
+        "equivalence": None if outside else seeds_for_tost(sd, margin, difference, power, level),
+        "t_test": seeds_for_t_test(sd, difference or margin, power, level),
     }
 
 
-def _rows(record: Mapping[str, Any]) -> Iterator[tuple[str, int, float, float]]:
-    """Name, pairs, sd and margin of every row that can be planned with."""
+def _rows(record: Mapping[str, Any]) -> Iterator[tuple[str, int, float, float, int]]:
+    """Name, pairs, sd and margin of every row that can be planned with, and its table's rows."""
     for table in record.get("tables", [record]):
         own = PER_CENT if by_ratio(table) else POINTS
         place = ", ".join(table[key] for key in ("task", "variant") if table.get(key))
+        beside = sum(1 for row in table["rows"] if row["difference"])
         for row in table["rows"]:
             pairs = row["difference"]
             if pairs and pairs["n"] >= FEWEST and pairs["sd"]:
                 name = f"{place}: {row['recipe']}" if "tables" in record else row["recipe"]
-                yield name, pairs["n"], pairs["sd"], table.get("margin") or own
+                yield name, pairs["n"], pairs["sd"], table.get("margin") or own, beside
 
 
 def text(found: Sequence[Mapping[str, Any]], power: float) -> str:
@@ -104,7 +130,7 @@ def text(found: Sequence[Mapping[str, Any]], power: float) -> str:
     chance = f"with a chance of {100 * power:g} %"
     last = "The sd is taken as known: a plan, not a promise."
     if "row" in found[0]:
-        head = ["row", "pairs", "sd", "margin", "seeds: equivalence", "seeds: difference"]
+        head = ["row", "pairs", "sd", "margin", "rows", "seeds: equivalence", "seeds: difference"]
         rows = [head, *(_cells(row) for row in found)]
         widths = column_widths(rows)
         lines = [
@@ -112,21 +138,22 @@ def text(found: Sequence[Mapping[str, Any]], power: float) -> str:
             for row in rows
         ]
         what = "a true difference of the margin" if not found[0]["difference"] else "the difference"
-        return "\n".join(
-            [*lines, "", f"Seeds that show equivalence to the margin, or {what}, {chance}.", last]
-        )
+        told = f"Seeds that show equivalence to the margin, or {what}, {chance},"
+        level = "at 5 % divided by the rows (the strictest level that Holm's correction asks for)."
+        return "\n".join([*lines, "", told, level, last])
     row = found[0]
+    level = "at 5 %" if row["rows"] == 1 else f"at 5 % / {row['rows']}, for Holm's correction"
     lines = []
     given = f"for paired differences of sd {row['sd']:g}"
     if row["equivalence"] is not None:
         lines.append(
             f"{row['equivalence']} seeds show equivalence to ±{row['margin']:g} {chance}, {given} "
-            f"and a true difference of {row['difference']:g} (two one-sided t tests at 5 %)."
+            f"and a true difference of {row['difference']:g} (two one-sided t tests {level})."
         )
     if row["t_test"] is not None:
         lines.append(
             f"{row['t_test']} seeds show a true difference of {row['difference']:g} {chance}, "
-            f"{given} (two-sided paired t test at 5 %)."
+            f"{given} (two-sided paired t test {level})."
         )
     return "\n".join([*lines, last])
 
@@ -141,6 +168,7 @@ def _cells(row: Mapping[str, Any]) -> list[str]:
         str(row["n"]),
         f"{row['sd']:.{digits}f}",
         f"±{row['margin']:g}",
+        str(row["rows"]),
         count(row["equivalence"]),
         count(row["t_test"]),
     ]

@@ -1,8 +1,9 @@
 """The tables of a study, as plain text and in Markdown: one a (task, variant).
 
 A difference is shown with its t interval, or not at all. Beside it stand the bootstrap interval, p
-of the paired t test corrected by Holm over the rows, and the verdict against the margin. A
-robustness study is shown by condition instead (`conditions.py`).
+of the paired t test corrected by Holm over the rows, and the verdict against the margin: `failed`
+where runs failed, with `so far` where runs are still to come. A robustness study is shown by
+condition instead (`conditions.py`).
 """
 
 from __future__ import annotations
@@ -11,9 +12,17 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from nybble.reports import conditions
-from nybble.reports.cells import NONE, column_widths, difference, mean_sd, runs
-from nybble.studies.equivalence import EQUIVALENT, UNDECIDED
+from nybble.reports.cells import (
+    NONE,
+    column_widths,
+    difference,
+    mean_sd,
+    origin_notes,
+    runs,
+)
+from nybble.studies.equivalence import ALPHA, EQUIVALENT, FAILED, UNDECIDED
 from nybble.studies.power import MOST, seeds_for_tost
+from nybble.studies.statistics import EQUAL
 
 POWER = 0.8
 """Power of the numbers of seeds that a table recommends."""
@@ -112,7 +121,7 @@ def cells(table: Mapping[str, Any], row: Mapping[str, Any]) -> list[str]:
         difference(found, digits),
         _interval(found["bootstrap"], digits),
         _p(verdict["p_holm"]),
-        _verdict(verdict),
+        _verdict(row),
         runs(row),
     ]
 
@@ -129,11 +138,16 @@ def _p(value: float | None) -> str:
     return "< 0.001" if value < 0.001 else f"{value:.3f}"
 
 
-def _verdict(verdict: Mapping[str, Any]) -> str:
-    if verdict["p"] is None:
-        return UNDECIDED
-    text = str(verdict["verdict"])
-    return f"{text} (p {_p(verdict['p_tost_holm'])})" if text == EQUIVALENT else text
+def _verdict(row: Mapping[str, Any]) -> str:
+    verdict = row["verdict"]
+    if row["problems"]:
+        text = FAILED
+    elif verdict["p"] is None:
+        text = UNDECIDED
+    else:
+        text = str(verdict["verdict"])
+    told = f"{text} (p {_p(verdict['p_tost_holm'])})" if text == EQUIVALENT else text
+    return f"{told}, so far" if row["missing"] else told
 
 
 def table_notes(table: Mapping[str, Any]) -> list[str]:
@@ -143,6 +157,11 @@ def table_notes(table: Mapping[str, Any]) -> list[str]:
     found += _extra_notes(table)
     for row in table["rows"]:
         found += [f"{row['recipe']}: {problem}." for problem in row["problems"]]
+        if row["difference"] and EQUAL in row["difference"].get("note", ""):
+            found.append(
+                f"{row['recipe']}: {EQUAL}; no test can be made of them, and their intervals "
+                "say nothing about other seeds."
+            )
         if row["missing"]:
             found.append(f"{row['recipe']}: not run yet: seeds {_listed(row['missing'])}.")
         if row["dead_layers"]:
@@ -153,24 +172,35 @@ def table_notes(table: Mapping[str, Any]) -> list[str]:
 
 
 def _seeds_needed(table: Mapping[str, Any]) -> list[str]:
-    """For undecided rows, the seeds that would show equivalence if there were no difference."""
+    """For undecided rows, the seeds that would show equivalence if there were no difference.
+
+    At the level of the test that the table makes: the strictest that Holm asks of its rows. A row
+    that has that many seeds already, or whose interval lies beyond the margin, is not helped by
+    more of them.
+    """
     margin = table["margin"]
+    judged = [row for row in table["rows"] if row["verdict"]]
     told = []
-    for row in table["rows"]:
-        verdict, pairs = row["verdict"], row["difference"]
-        if not margin or not verdict or verdict["verdict"] != UNDECIDED:
+    for row in judged:
+        pairs = row["difference"]
+        if not margin or row["verdict"]["verdict"] != UNDECIDED or row["problems"]:
             continue
-        if pairs["n"] < FEWEST or not pairs["sd"]:
+        if pairs["n"] < FEWEST or not pairs["sd"] or EQUAL in pairs.get("note", ""):
+            continue
+        if pairs["t_interval"]["low"] > margin or pairs["t_interval"]["high"] < -margin:
             continue
         if margin / pairs["sd"] < 0.02:  # beyond counting
             told.append(f"{row['recipe']} more than {MOST // 10}")
             continue
-        told.append(f"{row['recipe']} {seeds_for_tost(pairs['sd'], margin, 0.0, POWER)}")
+        seeds = seeds_for_tost(pairs["sd"], margin, 0.0, POWER, ALPHA / len(judged))
+        if seeds > pairs["n"]:
+            told.append(f"{row['recipe']} {seeds}")
     if not told:
         return []
     return [
         f"Seeds that would show equivalence with a chance of {100 * POWER:.0f} %, were there no "
-        f"difference: {', '.join(told)}."
+        f"difference, at the level that Holm asks of the first of {len(judged)} rows: "
+        f"{', '.join(told)}."
     ]
 
 
@@ -217,18 +247,36 @@ def notes(record: Mapping[str, Any]) -> list[str]:
             "shown to be equivalent, and p at most 0.05; undecided: neither, so more seeds are "
             "needed."
         )
+    if any(row["problems"] for table in record["tables"] for row in table["rows"]):
+        found.append(
+            "failed: a run of this recipe failed, so the others cannot show that it is equivalent."
+        )
     if record["missing"]:
-        found.append(f"{record['missing']} cells have not been run: the same command continues.")
-    found += _origins(record["runs"])
+        found.append(
+            f"{record['missing']} cells have not been run: the same command continues. A verdict "
+            "that is read again after every few seeds errs more often than its level says."
+        )
+    found += [*origin_notes(record["runs"]), *_mixed(record)]
     return [*found, *record["notes"]]
 
 
-def _origins(listed: Sequence[Mapping[str, Any]]) -> list[str]:
+def _mixed(record: Mapping[str, Any]) -> list[str]:
+    """Which pairs have two runs that were not made by the same code on the same kind of machine."""
+    runs = {
+        (run["task"], run.get("variant", ""), run["recipe"], run["seed"]): run.get("origin") or {}
+        for run in record["runs"]
+    }
     found = []
-    for what in ("commit", "cpu", "threads", "torch"):
-        values = {str(run["origin"][what])[:60] for run in listed if run.get("origin")}
-        if len(values) > 1:
-            found.append(f"The runs differ in {what}: {', '.join(sorted(values))}.")
+    for what in ("commit", "cpu", "torch"):
+        apart: dict[str, list[str]] = {}
+        for (task, variant, recipe, seed), origin in runs.items():
+            baseline = runs.get((task, variant, record["baseline"], seed))
+            if baseline is not None and baseline.get(what) != origin.get(what):
+                place = ", ".join(part for part in (task, variant) if part)
+                apart.setdefault(f"{place}, seed {seed}", []).append(recipe)
+        if apart:
+            told = "; ".join(f"{place}: {', '.join(recipes)}" for place, recipes in apart.items())
+            found.append(f"Pairs whose two runs differ in {what}: {told}.")
     return found
 
 

@@ -13,7 +13,10 @@ of min(1, (m - i) p); so the chance of any false verdict among a table's rows is
 each of the two kinds of tests.
 
 A difference can be within the margin and still not zero; then the verdict is `equivalent`, because
-the margin says what matters. Equal differences (sd 0) give p 0 or 1: correct arithmetic, no more.
+the margin says what matters. Differences that are all equal have an sd of zero or of rounding noise
+and no p: dividing by it would call one wrong word in three seeds certain. `failed` is not found by
+a test: a recipe of which a run failed is not equivalent to one whose runs ended, whatever its other
+runs say (`study.record`).
 
 Not done: correction over several tables; a choice of margin (it must be stated before the runs).
 """
@@ -26,15 +29,17 @@ from dataclasses import dataclass
 from typing import Any
 
 from nybble.errors import UserError
-from nybble.studies.statistics import PairedDifference, spread
+from nybble.studies.statistics import PairedDifference, all_equal, spread
 
 ALPHA = 0.05
 EQUIVALENT, DIFFERENT, UNDECIDED = "equivalent", "different", "undecided"
+FAILED = "failed"
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """What the seeds of one row say; a p that does not exist (fewer than two pairs) is None.
+    """What the seeds of one row say; a p that does not exist (fewer than two pairs, or all of them
+    equal) is None.
 
     p, p_tost: as tested. p_holm, p_tost_holm: corrected over the rows of the table.
     """
@@ -59,23 +64,24 @@ class Verdict:
 
 
 def t_test(values: Sequence[float], mean: float = 0.0) -> float | None:
-    """p of the two-sided t test that the mean of `values` is `mean`; None below two values.
+    """p of the two-sided t test that the mean of `values` is `mean`; None below two values, or if
+    all are equal.
 
     >>> round(t_test([1.0, 2.0, 3.0]), 4)
     0.0742
+    >>> t_test([1.0, 1.0, 1.0]) is None
+    True
     """
-    stats = spread(values)
-    if stats.n < 2 or stats.mean is None:
+    if spread(values).n < 2 or all_equal(values):
         return None
-    if stats.sd == 0.0:
-        return 1.0 if stats.mean == mean else 0.0
     from scipy.stats import ttest_1samp
 
     return float(ttest_1samp(list(values), mean).pvalue)
 
 
 def tost(values: Sequence[float], margin: float) -> float | None:
-    """p of the two one-sided t tests that the mean is in (-margin, margin); None below two values.
+    """p of the two one-sided t tests that the mean is in (-margin, margin); None below two values,
+    or if all are equal.
 
     Raises:
         UserError: the margin is not a number above zero.
@@ -85,11 +91,8 @@ def tost(values: Sequence[float], margin: float) -> float | None:
     """
     if not (math.isfinite(margin) and margin > 0):
         raise UserError(f"equivalence: the margin must be a number above 0, not {margin}.")
-    stats = spread(values)
-    if stats.n < 2 or stats.mean is None:
+    if spread(values).n < 2 or all_equal(values):
         return None
-    if stats.sd == 0.0:
-        return 0.0 if abs(stats.mean) < margin else 1.0
     from scipy.stats import ttest_1samp
 
     low = ttest_1samp(list(values), -margin, alternative="greater").pvalue

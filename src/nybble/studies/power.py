@@ -42,7 +42,9 @@ def power_of_t_test(n: int, sd: float, difference: float, alpha: float = ALPHA) 
 
     limit = float(stdtrit(n - 1, 1 - alpha / 2))
     shift = abs(difference) * math.sqrt(n) / sd
-    return float(nct.sf(limit, n - 1, shift) + nct.cdf(-limit, n - 1, shift))
+    wrong_side = float(nct.cdf(-limit, n - 1, shift))
+    # scipy gives NaN for some shifts above 7, where this tail is below 1e-13.
+    return float(nct.sf(limit, n - 1, shift)) + (0.0 if math.isnan(wrong_side) else wrong_side)
 
 
 def power_of_tost(
@@ -120,14 +122,14 @@ def _smallest(reached: Callable[[int], float], power: float) -> int:
     if not 0 < power < 1:
         raise UserError(f"power: give a power between 0 and 1, for example 0.8, not {power}.")
     high = 2
-    while reached(high) < power:
+    while not reached(high) >= power:  # and not `<`, of which a NaN would pass
         if high > MOST:
             raise UserError(f"power: more than {MOST} seeds would be needed.")
         high *= 2
     low = high // 2  # too few (or 1); power only rises with n where it matters, so bisect
     while high - low > 1:
         middle = (low + high) // 2
-        low, high = (middle, high) if reached(middle) < power else (low, middle)
+        low, high = (low, middle) if reached(middle) >= power else (middle, high)
     return high
 
 

@@ -150,6 +150,25 @@ def spread(values: Sequence[float | None]) -> Spread:
     return Spread(n, mean, sd, len(values))
 
 
+EQUAL = "all differences are equal"
+"""Begins the note of such pairs."""
+_ALIKE = 1e-9
+"""Spread, relative to the largest value, below which values differ by rounding alone."""
+
+
+def all_equal(values: Sequence[float]) -> bool:
+    """Whether the values, two or more, differ by nothing but the rounding of a subtraction.
+
+    Their sd is then zero or noise, and a t test would divide by it: no test can be made.
+
+    >>> all_equal([99.7 - 99.4, 100.0 - 99.7]), all_equal([0.3, 0.4]), all_equal([0.3])
+    (True, False, False)
+    """
+    if len(values) < 2:
+        return False
+    return max(values) - min(values) <= _ALIKE * max(map(abs, values))
+
+
 def t_interval(values: Sequence[float], level: float = LEVEL) -> Interval | None:
     """The t interval of the mean of `values`; None for fewer than two.
 
@@ -244,8 +263,8 @@ def paired_difference(
         notes.append("no pair: no difference")
     elif stats.n == 1:
         notes.append("one pair: no interval")
-    elif stats.sd == 0.0:
-        notes.append("all differences are equal: the interval has no width")
+    elif all_equal(differences):
+        notes.append(f"{EQUAL}: the interval has no width")
     elif stats.n <= 3:
         notes.append("few pairs: the bootstrap cannot be wider than the data")
     return PairedDifference(

@@ -187,6 +187,69 @@ def test_the_cells_of_an_earlier_record_are_taken_over(engine: Engine, tmp_path:
     assert whole["missing"] == 0
 
 
+def test_a_record_that_is_continued_keeps_all_it_has(engine: Engine, tmp_path: Path) -> None:
+    path = tmp_path / "record.json"
+    path.write_text(json.dumps(run_study(STUDY, how(tmp_path))))
+    engine.ran.clear()
+    for less in (replace(STUDY, seeds=(0,)), replace(STUDY, recipes=("fp32", "hfp8"))):
+        with pytest.raises(UserError, match=r"has 2 finished cells .* \(tasks a\)"):
+            run_study(less, how(tmp_path, out=tmp_path / "another", taken=path))
+    assert engine.ran == [] and not (tmp_path / "another").exists()
+    more = run_study(
+        replace(STUDY, seeds=(0, 1, 2)), how(tmp_path, out=tmp_path / "more", taken=path)
+    )
+    assert len(more["runs"]) == 6 and len(engine.ran) == 2
+
+
+def test_other_data_in_the_same_place_is_refused(
+    engine: Engine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = {"data": "text:here", "data_set": {"sha256": "a" * 64}}
+    before = recording._describe_task
+
+    def describe(study: Study, task: StudyTask) -> dict[str, Any]:
+        return {**before(study, task), "configuration": dict(found)}
+
+    monkeypatch.setattr(recording, "_describe_task", describe)
+    record = run_study(STUDY, how(tmp_path))
+    path = tmp_path / "record.json"
+    path.write_text(json.dumps(record))
+    assert run_study(STUDY, how(tmp_path))["tables"] == record["tables"]
+    found["data_set"] = {"sha256": "b" * 64}
+    with pytest.raises(UserError, match=r"task a, whose data 'text:here' has changed"):
+        run_study(STUDY, how(tmp_path))
+    with pytest.raises(UserError, match=r"record\.json .* has changed"):
+        run_study(STUDY, how(tmp_path, out=tmp_path / "another", taken=path))
+    assert study_record(tmp_path / "out")["tasks"] == record["tasks"]
+    found["data"] = "text:elsewhere"  # another source: other keys, so nothing is mixed
+    run_study(STUDY, how(tmp_path))
+
+
+def test_a_task_that_is_renamed_keeps_its_cells(engine: Engine, tmp_path: Path) -> None:
+    run_study(STUDY, how(tmp_path))
+    engine.ran.clear()
+    renamed = replace(STUDY, tasks=(replace(STUDY.tasks[0], name="b+slow"),))
+    record = run_study(renamed, how(tmp_path))
+    assert engine.ran == [] and record["missing"] == 0
+    assert {run["task"] for run in record["runs"]} == {"b+slow"}
+    assert record["tables"][0]["rows"][1]["missing"] == []
+
+
+def test_a_recipe_of_which_a_run_failed_is_not_equivalent(engine: Engine, tmp_path: Path) -> None:
+    def outcome(work: Work) -> Outcome:
+        recipe, seed = work.config.recipe, work.config.seed
+        if (recipe, seed) == ("sun2020", 3):
+            return engine.failed(work)
+        return Outcome(recipe, seed, "complete", "f", 90.0 + 0.01 * seed * (recipe == "fp32"))
+
+    engine.outcome = outcome
+    record = run_study(replace(STUDY, seeds=(0, 1, 2, 3)), how(tmp_path))
+    verdict = record["tables"][0]["rows"][1]["verdict"]
+    assert verdict["p_tost_holm"] < 0.05 and verdict["verdict"] == "failed"
+    text = plain(record)
+    assert "equivalent (p" not in text and "failed: a run of this recipe failed" in text
+
+
 def test_a_signal_stops_all_and_the_same_call_continues(engine: Engine, tmp_path: Path) -> None:
     def stopped(work: Work) -> Outcome:
         if work.config.recipe == "fp32":

@@ -22,7 +22,7 @@ from dataclasses import replace
 from typing import Any
 
 from nybble.errors import UserError
-from nybble.studies.equivalence import judge
+from nybble.studies.equivalence import FAILED, judge
 from nybble.studies.outcome import Outcome, make_row
 from nybble.studies.statistics import PairedDifference, paired_change, paired_difference
 from nybble.studies.study.grid import Study, StudyTask
@@ -160,6 +160,9 @@ def make_table(
     ]
     for row, verdict in zip(rows, judge(found, margin), strict=True):
         row["verdict"] = None if row["baseline"] or baseline is None else verdict.to_dict()
+        if row["verdict"] and row["problems"]:
+            # Runs that failed are not missing at random: the others flatter the recipe.
+            row["verdict"]["verdict"] = FAILED
     return {
         "task": task,
         "variant": variant,

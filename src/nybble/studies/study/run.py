@@ -47,7 +47,7 @@ from nybble.studies.study.store import (
     Store,
     is_complete,
 )
-from nybble.studies.study.taken import outcomes_of
+from nybble.studies.study.taken import check_data, check_kept, outcomes_of
 from nybble.training.config import TrainConfig
 from nybble.training.files import disk_errors
 from nybble.training.signals import Interrupted, StopRequest
@@ -112,8 +112,12 @@ def run_study(study: Study, how: RunConfig, tell: Tell = lambda progress: None) 
         get_measure(measure)
     earlier = {} if how.taken is None else outcomes_of(how.taken)
     description = describe(study, how.command)
+    if how.taken is not None:
+        check_kept(how.taken, {cell.key for cell in cells}, description)
     out = claim(how.out)
     with Session(out) as session, Store(out) as store:
+        known = store.described(study.name)
+        check_data(str(how.out), known, description, store.tasks_ended(study.name))
         store.describe(study.name, description)
         store.add(cells)
         _take_over(cells, earlier, store)

@@ -130,7 +130,10 @@ class Store:
             )
 
     def add(self, cells: Sequence[Cell]) -> None:
-        """Make a row for every cell that has none."""
+        """Make a row for every cell that has none; one that has is filed where the cell is now.
+
+        A task or variant that was given another name keeps its finished cells.
+        """
         rows = [
             (c.study, c.key, c.task, c.variant, c.recipe, c.seed, WAITING, _configuration(c))
             for c in cells
@@ -138,8 +141,10 @@ class Store:
         with self._errors():
             self._db.execute("BEGIN IMMEDIATE")
             self._db.executemany(
-                "INSERT OR IGNORE INTO cells (study, key, task, variant, recipe, seed, status, "
-                "configuration) VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
+                "INSERT INTO cells (study, key, task, variant, recipe, seed, status, "
+                "configuration) VALUES (?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (study, key) DO UPDATE "
+                "SET task = excluded.task, variant = excluded.variant, recipe = excluded.recipe, "
+                "seed = excluded.seed",
                 rows,
             )
             self._db.execute("COMMIT")
@@ -185,6 +190,22 @@ class Store:
                 "SELECT key, status, outcome FROM cells WHERE study = ?", (study,)
             ).fetchall()
         return {row["key"]: Row(row["status"], _outcome(row["outcome"])) for row in found}
+
+    def tasks_ended(self, study: str) -> set[str]:
+        """The tasks of the study of which a cell is complete."""
+        with self._errors():
+            found = self._db.execute(
+                "SELECT DISTINCT task FROM cells WHERE study = ? AND status = ?", (study, COMPLETE)
+            ).fetchall()
+        return {row["task"] for row in found}
+
+    def described(self, study: str) -> dict[str, Any]:
+        """The description of a study; empty where there is none, or it is damaged."""
+        with self._errors():
+            found = self._db.execute(
+                "SELECT description FROM studies WHERE study = ?", (study,)
+            ).fetchone()
+        return _json(found["description"]) if found else {}
 
     def studies(self) -> dict[str, dict[str, Any]]:
         """The descriptions of the studies in this store, by name."""

@@ -5,13 +5,14 @@ ended, under the cell's key. A later call on another machine, in an empty folder
 and runs the rest; the new record has them all. What a record does not keep, curves, is lost.
 
 A record without missing cells is final: it is never taken up again, because a number in a page
-points at it.
+points at it. One that is continued keeps all it has: a call that selects less of the study, or that
+finds other data, is refused before anything runs (`check_kept`, `check_data`).
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -49,6 +50,54 @@ def outcomes_of(path: Path) -> dict[str, Outcome]:
         return {str(run["key"]): _outcome(run, path) for run in record["runs"]}
     except (KeyError, TypeError, ValueError) as error:
         raise UserError(f"{path} is no record of a study ({error}).") from error
+
+
+def check_kept(path: Path, keys: Collection[str], description: Mapping[str, Any]) -> None:
+    """Refuse to continue a record with a call that would not keep every cell of it.
+
+    keys: of the cells of the call; description: what the call found (`record.describe`).
+
+    Raises:
+        UserError: a cell of the record is not among them, or the data of its task is other data.
+    """
+    record = _read(path)
+    runs = record.get("runs", [])
+    lost = [run for run in runs if run["key"] not in keys]
+    if lost:
+        tasks = ", ".join(dict.fromkeys(run["task"] for run in lost))
+        raise UserError(
+            f"{path} has {len(lost)} finished cells that this call does not ask for (tasks "
+            f"{tasks}), and a record that is continued keeps all it has. Give the data, tasks, "
+            f"recipes and seeds that it was made with ({record.get('command')}), or another "
+            "--record."
+        )
+    check_data(str(path), record, description, {run["task"] for run in runs})
+
+
+def check_data(
+    where: str, before: Mapping[str, Any], now: Mapping[str, Any], tasks: Collection[str]
+) -> None:
+    """Refuse other data for tasks of which cells have ended: a table would mix both.
+
+    before, now: descriptions of the study with `tasks`, as a record has them.
+
+    Raises:
+        UserError: the hash of a task's data is not what it was.
+    """
+    for task in tasks:
+        (source, then), (same, found) = _data(before, task), _data(now, task)
+        if source == same and then is not None and found is not None and then != found:
+            raise UserError(
+                f"{where} has finished cells of the task {task}, whose data '{source}' has changed "
+                f"since (its hash was {then[:12]} and is {found[:12]} now); give the data as it "
+                "was, or another --out and --record."
+            )
+
+
+def _data(description: Mapping[str, Any], task: str) -> tuple[str | None, str | None]:
+    """What a task reads, and its hash; cells of another source have other keys."""
+    configuration = description.get("tasks", {}).get(task, {}).get("configuration", {})
+    return configuration.get("data"), configuration.get("data_set", {}).get("sha256")
 
 
 def _outcome(run: Mapping[str, Any], path: Path) -> Outcome:
