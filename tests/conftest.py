@@ -40,9 +40,14 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 @pytest.fixture(autouse=True)
-def instruction_set() -> Iterator[None]:
-    """What a test chooses does not stay for the next one."""
+def chosen_for_one_test() -> Iterator[None]:
+    """An instruction set or a number of threads that a test chooses does not stay for the next."""
+    torch = sys.modules.get("torch")
+    threads = torch.get_num_threads() if torch else 0
     yield
+    torch = sys.modules.get("torch")
+    if torch and threads and torch.get_num_threads() != threads:
+        torch.set_num_threads(threads)
     native = sys.modules.get("nybble.ops.native")
     module = native.core()[0] if native else None
     if module is not None:

@@ -43,23 +43,28 @@ void image_error(const RoundedImages& of, float* error, int threads) {
 void tap_sums(const TapPlane& of, float* sums, int threads) {
   const int64_t pixels = of.height * of.width, taps = of.taps_down * of.taps_across;
   const int64_t apart = of.channels_last ? of.channels : 1;
-  parallel_for(threads, of.channels, [&](int64_t o) {
-    const float* plane = of.plane + (of.channels_last ? o : o * pixels);
-    // Running sums of each column, the first one 0.
-    std::vector<double> running(size_t((of.height + 1) * of.width), 0.0);
-    for (int64_t y = 0; y < of.height; ++y)
-      for (int64_t x = 0; x < of.width; ++x)
-        running[size_t((y + 1) * of.width + x)] =
-            running[size_t(y * of.width + x)] + double(plane[(y * of.width + x) * apart]);
-    std::vector<double> row(size_t(of.width + 1), 0.0);
-    for (int64_t i = 0; i < of.taps_down; ++i) {
-      const double* low = running.data() + of.down[i].first * of.width;
-      const double* high = running.data() + of.down[i].last * of.width;
-      for (int64_t x = 0; x < of.width; ++x)
-        row[size_t(x + 1)] = row[size_t(x)] + (high[x] - low[x]);
-      for (int64_t j = 0; j < of.taps_across; ++j)
-        sums[o * taps + i * of.taps_across + j] =
-            float(row[size_t(of.across[j].last)] - row[size_t(of.across[j].first)]);
+  // Of every piece of the channels: the columns' running sums, the first one 0, and those of a row.
+  const int64_t columns = (of.height + 1) * of.width, room = columns + of.width + 1;
+  const int64_t pieces = std::min<int64_t>(std::clamp(threads, 1, kMostThreads), of.channels);
+  std::vector<double> memory(size_t(pieces * room), 0.0);
+  parallel_for(threads, pieces, [&](int64_t piece) {
+    double* running = memory.data() + piece * room;
+    double* row = running + columns;
+    for (int64_t o = of.channels * piece / pieces; o < of.channels * (piece + 1) / pieces; ++o) {
+      const float* plane = of.plane + (of.channels_last ? o : o * pixels);
+      for (int64_t y = 0; y < of.height; ++y)
+        for (int64_t x = 0; x < of.width; ++x)
+          running[(y + 1) * of.width + x] =
+              running[y * of.width + x] + double(plane[(y * of.width + x) * apart]);
+      for (int64_t i = 0; i < of.taps_down; ++i) {
+        const double* low = running + of.down[i].first * of.width;
+        const double* high = running + of.down[i].last * of.width;
+        for (int64_t x = 0; x < of.width; ++x)
+          row[x + 1] = row[x] + (high[x] - low[x]);
+        for (int64_t j = 0; j < of.taps_across; ++j)
+          sums[o * taps + i * of.taps_across + j] =
+              float(row[of.across[j].last] - row[of.across[j].first]);
+      }
     }
   });
 }

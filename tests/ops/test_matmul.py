@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from tests.bits import same_bits
 
 import nybble
 from nybble.ops import native
@@ -18,10 +19,6 @@ needs_core = pytest.mark.skipif(CORE is None, reason=MISSING or "compiled module
 def quantized(shape, fmt, scale, seed=0):
     x = torch.randn(shape, generator=torch.Generator().manual_seed(seed))
     return nybble.quantize(x, Quantizer(nybble.get_format(fmt), scale))
-
-
-def same_bits(a, b):
-    return a.shape == b.shape and torch.equal(a.view(torch.int32), b.view(torch.int32))
 
 
 PAIRS = {

@@ -7,6 +7,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tests.bits import same_bits
 from torch import Tensor
 
 from nybble.errors import NybbleError
@@ -43,23 +44,6 @@ SHAPES = st.one_of(
     st.sampled_from([(64, 64), (16, 4096), (70000,), (3, 128, 300), (130, 16, 9, 9)]),
 )
 BAD = st.sampled_from([None, None, None, float("nan"), float("inf"), 3e38])
-
-
-@pytest.fixture(autouse=True)
-def _restored():
-    before, isa = torch.get_num_threads(), CORE.active_isa()
-    yield
-    torch.set_num_threads(before)
-    CORE.use_isa(isa)
-
-
-def same_bits(a: Tensor, b: Tensor) -> bool:
-    """Equal in every bit; any NaN is like any other."""
-    if a.shape != b.shape:
-        return False
-    nan = a.isnan()
-    a, b = (t.where(~nan, 0.0).contiguous() for t in (a, torch.where(nan == b.isnan(), b, 7.0)))
-    return torch.equal(a.view(torch.int32), b.view(torch.int32))
 
 
 def tensor(shape, seed: int, last: bool = False, bad: float | None = None) -> Tensor:

@@ -8,7 +8,8 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tests.ops.native.test_layer import compare, run, same_bits
+from tests.bits import same_bits
+from tests.ops.native.test_layer import compare, run
 from torch import Tensor
 
 import nybble
@@ -36,14 +37,6 @@ SETTINGS = [
     "gradients=fp4_e2m1",
 ]
 SIZE = st.one_of(st.integers(1, 70), st.sampled_from([64, 128, 200]))
-
-
-@pytest.fixture(autouse=True)
-def _restored():
-    before, isa = torch.get_num_threads(), CORE.active_isa()
-    yield
-    torch.set_num_threads(before)
-    CORE.use_isa(isa)
 
 
 def spec_of(switches: str, signed: bool) -> LayerSpec:

@@ -13,6 +13,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tests.bits import same_bits
 from torch import Tensor
 
 from nybble.errors import NybbleError
@@ -34,18 +35,6 @@ NAMES = sorted(
 )
 FORMAT = st.sampled_from([*(get_format(name) for name in NAMES), TABLE])
 SIZE = st.one_of(st.sampled_from([0, 1, 5, 6, 7, 16, 17, 32, 64, 96, 97]), st.integers(0, 150))
-
-
-@pytest.fixture(autouse=True)
-def _restored():
-    before, isa = torch.get_num_threads(), CORE.active_isa()
-    yield
-    torch.set_num_threads(before)
-    CORE.use_isa(isa)
-
-
-def same_bits(a: Tensor, b: Tensor) -> bool:
-    return a.shape == b.shape and torch.equal(a.view(torch.int32), b.view(torch.int32))
 
 
 def operand(fmt, shape, generator, *, zero_point=0) -> tuple[Codes, Tensor]:

@@ -6,8 +6,9 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tests.bits import same_bits
 from tests.ops.native.test_composite import CORE, ISAS, LINEAR, is_native, operands
-from tests.ops.native.test_layer import compare, run, same_bits
+from tests.ops.native.test_layer import compare, run
 
 import nybble
 from nybble.nn.inputs import signed_input

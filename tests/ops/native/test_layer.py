@@ -13,6 +13,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tests.bits import same_bits
 from torch import Tensor
 
 import nybble  # noqa: F401  defines the operators
@@ -54,17 +55,6 @@ CASES = [(s, False) for s in SETTINGS] + [(s, True) for s in SIGNED]
 def spec_of(switches: str, signed: bool) -> LayerSpec:
     spec = get_recipe(f"sun2020:{switches}" if switches else "sun2020").spec
     return signed_input(spec) if signed else spec
-
-
-def same_bits(a: Tensor, b: Tensor) -> bool:
-    if a.shape != b.shape or a.dtype != b.dtype:
-        return False
-    if a.dtype is torch.float32:
-        nan = a.isnan() & b.isnan()
-        return bool(
-            ((a.contiguous().view(torch.int32) == b.contiguous().view(torch.int32)) | nan).all()
-        )
-    return torch.equal(a, b)
 
 
 def run(

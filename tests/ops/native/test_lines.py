@@ -7,6 +7,7 @@ import pytest
 import torch
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
+from tests.bits import same_bits
 from torch import Tensor
 
 from nybble.errors import NybbleError
@@ -39,23 +40,6 @@ SIXTEEN = Table16((0, 1, 2, 4, 8, 12, 16, 24, 0, -1, -2, -4, -8, -12, -16, -24),
 ODD = Table16((0, 1, 2, 4, 7, 13, 29, 127, -1, -2, -3, -5, -11, -23, -61, -128), "odd")
 ROWS = st.one_of(st.integers(0, 40), st.sampled_from([127, 129, 1023, 1025, 2050, 3073, 4096]))
 COLUMNS = st.one_of(st.integers(1, 70), st.sampled_from([64, 192, 256, 257, 520]))
-
-
-@pytest.fixture(autouse=True)
-def _restored():
-    before, isa = torch.get_num_threads(), CORE.active_isa()
-    yield
-    torch.set_num_threads(before)
-    CORE.use_isa(isa)
-
-
-def same_bits(a: Tensor, b: Tensor) -> bool:
-    """Equal in every bit; any NaN is like any other."""
-    if a.shape != b.shape:
-        return False
-    nan = a.isnan()
-    a, b = a.nan_to_num(0.0, float("inf")), b.nan_to_num(0.0, float("inf")).where(~nan, 0.0)
-    return torch.equal(a.view(torch.int32), b.view(torch.int32))
 
 
 def matrix(rows: int, columns: int, seed: int, bad: float | None = None) -> Tensor:

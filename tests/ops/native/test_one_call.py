@@ -12,6 +12,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tests.bits import same_bits
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -62,15 +63,6 @@ def isa(request: pytest.FixtureRequest) -> Iterator[str]:
     CORE.use_isa(request.param)
     yield request.param
     CORE.use_isa(before)
-
-
-def same_bits(a: Tensor, b: Tensor) -> bool:
-    if a.shape != b.shape or a.dtype != b.dtype:
-        return False
-    if a.dtype is not torch.float32:
-        return torch.equal(a, b)
-    equal = a.view(torch.int32) == b.view(torch.int32)
-    return bool((equal | (a.isnan() & b.isnan())).all())
 
 
 def check_operand(x: Tensor, slot: Quantizer, clip: float) -> None:

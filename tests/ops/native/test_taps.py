@@ -20,14 +20,6 @@ pytestmark = pytest.mark.skipif(CORE is None, reason=MISSING or "compiled module
 ISAS = () if CORE is None else CORE.isas()
 
 
-@pytest.fixture(autouse=True)
-def _restored():
-    before, isa = torch.get_num_threads(), CORE.active_isa()
-    yield
-    torch.set_num_threads(before)
-    CORE.use_isa(isa)
-
-
 def images(shape: tuple[int, ...], last: bool, seed: int) -> Tensor:
     """Numbers of many magnitudes, some of them zeros of either sign."""
     generator = torch.Generator().manual_seed(seed)
