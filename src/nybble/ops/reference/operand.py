@@ -12,7 +12,9 @@ multiplies it in first, and the Gemm runs on values. `store` and `restore` keep 
 up to 4 bits, one a byte up to 8, two bytes beyond; mask bits eight a byte.
 
 NaN or infinity in an operand makes its multiplier NaN, hence the whole result: it never becomes a
-code. What the codes of such an operand are is unspecified.
+code. What the codes of such an operand are is unspecified. Values of 8 bits without a scale (HFP8),
+which saturate and may have no code for NaN, keep a NaN where the number was; what is stored of them
+has a multiplier, 1 or NaN.
 """
 
 from __future__ import annotations
@@ -139,7 +141,10 @@ def round_operand(
     inside: Tensor | None = None
     scale = None if fit is None else fit.scale
     if fmt.unit is None:
-        return Operand(fmt.round(y, slot.rounding, random), scale)
+        values = fmt.round(y, slot.rounding, random)
+        if _hides(fmt) and (scale is None or propagate):
+            values = torch.where(y.isfinite(), values, torch.nan)
+        return Operand(values, scale)
     if isinstance(fmt, Integer) and random is None:
         # The same numbers as round_to_integers, whose clamped intermediate tells what was inside.
         clamped = y.clamp(fmt.low, fmt.high)
@@ -178,6 +183,11 @@ def fit_slot(x: Tensor, slot: Quantizer, alpha: Tensor | None) -> Fit:
     return slot.scale.fit(x, slot.format)
 
 
+def _hides(fmt: Format) -> bool:
+    """Whether a format of values makes finite numbers of infinity, or of NaN."""
+    return fmt.bits <= 8
+
+
 def _poison(y: Tensor) -> Tensor:
     """0, or NaN if an element of `y` is not finite; no synchronisation with the host."""
     if y.numel() == 0:
@@ -211,7 +221,10 @@ def store(operand: Operand, slot: Quantizer | None, inside: Tensor | None) -> li
         else:
             codes = pack_codes(fmt.integers_to_codes(flatten(ints)), fmt.bits)
     kept = [codes]
-    for part in (operand.multiplier, operand.zero_point):
+    multiplier = operand.multiplier
+    if multiplier is None and fmt.unit is None and _hides(fmt):
+        multiplier = 1.0 + _poison(tensor)
+    for part in (multiplier, operand.zero_point):
         # A clone, because an operator may not return one of its own inputs.
         kept.append(tensor.new_empty(0) if part is None else part.clone())
     return [*kept, mask]

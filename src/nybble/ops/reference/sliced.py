@@ -7,7 +7,8 @@ them in an order of its own, are float tensors as large as the layer's input and
 first layer of a network, which the recipes keep wide, that is much beside packed codes. A slice's
 are small and stay in the cache. Formats without a scale round every number by itself, so a slice's
 operands are the whole's; only the sum over the batch in dw changes its order, and both backends
-come through here, so they stay equal. What one scale and one rounding do not describe goes to
+come through here, so they stay equal; a gradient with NaN in it makes its images' part of dx NaN
+and all of dw. What one scale and one rounding do not describe goes to
 `composite` from here.
 
 Not done: other devices than the CPU (accelerators are faster on whole batches); scales, which are
@@ -76,7 +77,7 @@ def layer_forward(
     count = _slice(x, tuple(x.shape), tuple(weight.shape), spec, geometry)
     if count is None:
         return layer.layer_forward(x, *rest)
-    y = codes = saved = None
+    y = codes = saved = mark = None
     for part in _parts(x.shape[0], count):
         some, saved = layer.layer_forward(x[part], *rest)
         if y is None:
@@ -87,8 +88,9 @@ def layer_forward(
         y[part] = some
         if codes is not None:
             codes[part] = saved[0]
+            mark = saved[1] if mark is None else mark * saved[1]  # 1, or NaN where a slice had one
     assert y is not None and saved is not None  # a sliced batch is not empty
-    return y, saved if codes is None else [codes, *saved[1:]]
+    return y, saved if codes is None or mark is None else [codes, mark, *saved[2:]]
 
 
 def layer_backward(
