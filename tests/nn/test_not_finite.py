@@ -1,4 +1,4 @@
-"""NaN and infinity in an operand reach the results, in every recipe: a loss scaler must see them."""
+"""NaN and infinity in an operand reach the results in every recipe: a loss scaler must see them."""
 
 from __future__ import annotations
 

@@ -12,8 +12,9 @@ import nybble
 from nybble.errors import UserError
 from nybble.formats import get_format
 from nybble.ops.spec import LayerSpec
-from nybble.quantizers import LSQ, AbsMax, Hadamard, Quantizer, SplitRows, Unit
-from nybble.recipes import Recipe
+from nybble.quantizers import LSQ, AbsMax, Hadamard, Quantizer, RandomKey, SplitRows, Unit, random24
+from nybble.quantizers.transforms import Bits
+from nybble.recipes import Recipe, get_recipe
 
 INT4 = get_format("int4")
 STEP = Quantizer(INT4, LSQ())
@@ -121,8 +122,9 @@ def test_where_steps_and_split_rows_do_not_belong() -> None:
     with pytest.raises(UserError, match="SplitRows is for gradients"):
         LayerSpec(rows, STEP)
     spec = LayerSpec(STEP, STEP)
-    assert spec.bare.output_input == Quantizer(INT4, Unit("clip"))
-    assert spec.bare.composite
+    assert spec.bare.output_input == Quantizer(INT4, Unit())
+    with pytest.raises(UserError, match="needs the signs"):
+        LayerSpec(STEP, Quantizer(INT4, LSQ(), transform=Hadamard(8, "random")))
     lstm = nn.Sequential(nn.LSTM(4, 4))
     with pytest.raises(UserError, match="time loop"):
         nybble.convert(lstm, Recipe("mine", "a test", "here", spec))
@@ -136,3 +138,34 @@ def test_one_side_alone() -> None:
     assert "nybble_step_weight" not in dict(net[0].named_parameters())
     hx = values(x, net[0].nybble_step_input)
     assert torch.allclose(y, hx @ net[0].weight.T + net[0].bias, atol=0.7)
+
+
+def bits_of(call: int) -> Bits:
+    return lambda stream, shape: random24(shape, RandomKey(call=call, operand=8 * stream))
+
+
+@pytest.mark.parametrize("recipe", ["xi2023", "xi2023:hadamard=1"])
+def test_a_step_s_noise_is_that_of_lsq_s_own_formula(recipe: str) -> None:
+    """The noise of a sampled gradient meets q - v, not v: else it would be five times as large."""
+    spec = get_recipe(recipe).spec
+    torch.manual_seed(0)
+    net = nybble.convert(nn.Sequential(nn.Linear(64, 64)), Recipe("mine", "a test", "here", spec))
+    layer, x, dy = net[0], torch.randn(64, 64), torch.randn(64, 64)
+    slot, rows = spec.output_weight, spec.grad_weight_grad
+    found, expected = [], []
+    turned = [x, layer.weight.detach()]
+    if slot.transform is not None:
+        turned = [slot.transform.apply(t, 1) for t in turned]
+    for call in range(60):
+        net.zero_grad()
+        net(x).backward(dy)
+        found.append(float(layer.nybble_step_weight.grad))
+        estimate = rows.scale.estimate(dy, 1, bits_of(call))
+        hx = values(turned[0], layer.nybble_step_input)
+        _, ds = LSQ().gradient(turned[1], layer.nybble_step_weight, estimate.T @ hx, INT4)
+        expected.append(float(ds))
+    hx = values(turned[0], layer.nybble_step_input)
+    _, exact = LSQ().gradient(turned[1], layer.nybble_step_weight, dy.T @ hx, INT4)
+    of, formula = torch.tensor(found), torch.tensor(expected)
+    assert abs(float(of.mean() - exact)) < 4 * float(of.std()) / 60**0.5
+    assert 0.6 < float(of.std() / formula.std()) < 1.6

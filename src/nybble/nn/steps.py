@@ -2,26 +2,28 @@
 
     y = (s_x s_w) Q(x / s_x) Q(w / s_w)^T + bias          Q: round to the integers of the format
 
-so the Gemm sees scale 1, with a mask of what was inside the format's range, and autograd has LSQ's
-gradient of a step without a formula of its own (q = Q(x / s), g the gradient of s q):
+so the Gemm sees scale 1. With v = x / s, q = Q(v), and g the gradient of s q that the layer's own
+backward Gemm gives, in few bits (LSQ, arXiv 1902.08153):
 
-    through the result     sum of g q             through the quotient    - sum of g x / s, inside
+    dx = g inside of the format's range, else 0
+    ds = sum of g (q - v) inside and of g times the end beyond it, times 1 / sqrt(n Qp)
 
-together the sum of g (q - x / s) inside and of g times the end beyond it, times 1 / sqrt(n Qp).
-The products are those of the layer's own backward Gemms, in few bits like them. Steps are
-parameters, `nybble_step_input` and `nybble_step_weight`, float32 [1], 0 until the first batch sets
-them to 2 mean|x| / sqrt(Qp), of the rotated operand where its slot has a transform. A step below
-2**-48 is used as 2**-48, and gets its gradient all the same.
+all in the rotated basis where the slot has a transform. Autograd alone would find the same mean of
+ds as two large sums, of g q through the result and of g v through the quotient, one exact and one
+in few bits: the noise of g, which should meet q - v, would meet v, thirty times its variance.
+
+Steps are parameters, `nybble_step_input` and `nybble_step_weight`, float32 [1], 0 until the first
+batch sets them to 2 mean|x| / sqrt(Qp), of the rotated operand. A step below 2**-48 is used as
+2**-48, and gets its gradient all the same.
 
 Not done here: steps for each channel; steps in the time loop of a recurrent layer (refused); the
-input is kept in float32 beside its codes for the step's gradient.
+input is kept in float32 beside its codes for the step's gradient; transforms with random signs,
+which are drawn inside of the operator.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -32,7 +34,6 @@ from nybble.ops.geometry import Geometry
 from nybble.ops.reference.places import Place, places
 from nybble.ops.spec import LayerSpec
 from nybble.quantizers import LSQ, Quantizer
-from nybble.quantizers.scales.fit import value_range
 
 if TYPE_CHECKING:
     from nybble.nn.state import QuantizedLayer
@@ -83,9 +84,8 @@ def divided(
             continue
         slot = getattr(spec, slot_name)
         step = _ready(getattr(layer, name), tensor, slot, place)
-        high = value_range(slot.format)[1]
-        size: Tensor = _Step.apply(step, 1.0 / math.sqrt(max(tensor.numel(), 1) * high))  # type: ignore[no-untyped-call]
-        operands[i] = tensor * torch.reciprocal(size)
+        operands[i] = _Quotient.apply(tensor, step, slot, place)  # type: ignore[no-untyped-call]
+        size = _used(step)
         factor = size if factor is None else factor * size
     return operands[0], operands[1], factor
 
@@ -104,22 +104,39 @@ def _ready(step: nn.Parameter, tensor: Tensor, slot: Quantizer, place: Place) ->
     if float(step) == 0.0:
         if not tensor.numel():
             return torch.ones_like(step)
-        turn = slot.transform
-        if turn is not None:  # its signs hardly matter to a mean magnitude
-            turned = replace(turn, signs="none")
-            tensor = turned.apply(tensor, place.contraction, None, place.groups)
-        step.copy_(LSQ().initial_alpha(tensor, slot.format))
+        step.copy_(LSQ().initial_alpha(_turned(tensor, slot, place), slot.format))
     return step
 
 
-class _Step(torch.autograd.Function):
-    """`apply(step, share)`: the step as it is used; its gradient times `share`."""
+def _used(step: Tensor) -> Tensor:
+    return step.detach().clamp(min=_LEAST)
+
+
+def _turned(tensor: Tensor, slot: Quantizer, place: Place) -> Tensor:
+    turn = slot.transform
+    return tensor if turn is None else turn.apply(tensor, place.contraction, None, place.groups)
+
+
+class _Quotient(torch.autograd.Function):
+    """`apply(x, step, slot, place)`: x / step, with LSQ's gradients of both."""
 
     @staticmethod
-    def forward(ctx: Any, step: Tensor, share: float) -> Tensor:
-        ctx.share = share
-        return step.clamp(min=_LEAST)
+    def forward(ctx: Any, x: Tensor, step: Tensor, slot: Quantizer, place: Place) -> Tensor:
+        ctx.save_for_backward(x, step)
+        ctx.slot, ctx.place = slot, place
+        return x * torch.reciprocal(_used(step))
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
-        return grad * ctx.share, None
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None, None, None]:
+        x, step = ctx.saved_tensors
+        slot, place = ctx.slot, ctx.place
+        inv = torch.reciprocal(_used(step))
+        # The operator's own order, so that inside means here what it meant there.
+        v = _turned(x * inv, slot, place)
+        given = _turned(grad, slot, place)
+        one = torch.ones_like(step)
+        dv, ds = LSQ().gradient(v, one, given, slot.format, count=x.numel())
+        if slot.transform is not None:
+            dv = slot.transform.inverse(dv, place.contraction, None, place.groups)
+        return dv * inv, ds * inv, None, None

@@ -166,12 +166,13 @@ class LayerSpec:
     @cached_property
     def bare(self) -> LayerSpec:
         """This spec as operators get it: without what works outside of them. A hook has changed the
-        weight before; learned steps have divided the operands, so that the scale is 1."""
+        weight before; learned steps have divided the operands, so that the scale is 1, and stop
+        what was clipped themselves."""
         changes: dict[str, Any] = {} if self.hook is None else {"hook": None}
         for name in ("output_input", "output_weight"):
             slot = getattr(self, name)
             if isinstance(slot, Quantizer) and isinstance(slot.scale, LSQ):
-                changes[name] = replace(slot, scale=Unit("clip"))
+                changes[name] = replace(slot, scale=Unit())
         return replace(self, **changes) if changes else self
 
     @cached_property

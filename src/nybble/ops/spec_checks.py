@@ -132,6 +132,12 @@ def _check_slot(name: str, quantizer: Quantizer) -> None:
             raise UserError(f"slot {name}: {family} needs a format of integers and a unit")
     if isinstance(scale, PACT) and not name.endswith("_input"):
         raise UserError(f"slot {name}: PACT learns the clip of inputs; use SAWB or AbsMax")
+    turn = quantizer.transform
+    if isinstance(scale, LSQ) and turn is not None and turn.signs == "random":
+        raise UserError(
+            f"slot {name}: LSQ needs the signs of the transform for its steps' gradients; use "
+            "signs='fixed' or 'none'"
+        )
     if isinstance(scale, LSQ) and name not in ("output_input", "output_weight"):
         raise UserError(
             f"slot {name}: LSQ learns steps of the output Gemm's operands; use AbsMax or 'same'"
