@@ -12,9 +12,10 @@ from torch import Tensor, nn
 
 import nybble
 from nybble.nn import ScaledDotProductAttention, scaled_dot_product_attention
-from nybble.nn.attention import attend, causal
+from nybble.nn.attention import attend, causal, of_products
 from nybble.nn.multihead import MultiheadAttention
 from nybble.ops import native
+from nybble.recipes import get_recipe
 
 ATTENTION = "sun2020:first_last=int4+attention=yes"
 PRODUCTS = ("qk_product", "pv_product")
@@ -321,3 +322,41 @@ def test_both_products_learn():
     assert losses[-1] < 0.8 * losses[0]
     assert float(model.self_attn.qk_product.nybble_grad_scale) > 0
     assert int(model.self_attn.pv_product.nybble_calls) == 30
+
+
+def test_keys_and_values_take_no_slope_of_a_quantiser() -> None:
+    """DGE is for parameters; products of attention have none."""
+    torch.manual_seed(0)
+    inputs = [torch.randn(2, 6, 16, requires_grad=True) for _ in range(3)]
+    plain = nn.MultiheadAttention(16, 2, batch_first=True)
+    grad = torch.randn(2, 6, 16)
+
+    def gradients(model: nn.Module) -> list[Tensor]:
+        for x in inputs:
+            x.grad = None
+        model(*inputs, need_weights=False)[0].backward(grad)
+        return [x.grad.clone() for x in inputs]
+
+    exact = gradients(plain)
+    found = {
+        dge: gradients(
+            nybble.convert(copy.deepcopy(nn.Sequential(plain)), f"wang2025:attention=yes+{dge}")[0]
+        )
+        for dge in ("dge=none", "outliers=0.99")
+    }
+    for i in range(3):
+        with_dge, without = (
+            float(torch.nn.functional.cosine_similarity(g[i].flatten(), exact[i].flatten(), 0))
+            for g in (found["outliers=0.99"], found["dge=none"])
+        )
+        assert with_dge > 0.9 * without
+
+
+def test_tiles_are_blocks_along_the_sum_of_each_product() -> None:
+    spec = get_recipe("nvfp4:attention=yes").spec
+    inner = of_products(spec)
+    assert spec.grad_input_weight == "same"
+    assert inner.grad_input_weight == spec.output_weight
+    blocks = get_recipe("nvfp4:attention=yes+weights=block").spec
+    assert of_products(blocks) == blocks
+    assert of_products(get_recipe("wang2025").spec).weight_gradient is None

@@ -177,6 +177,17 @@ def test_osci_reset_by_hand() -> None:
     assert float(weight[0, 0]) == pytest.approx(2.52)
 
 
+def test_osci_reset_from_the_first_step_on_has_nothing_to_compare_with() -> None:
+    hook = OsciReset(tau=1.0, period=2, start=0)
+    weight = torch.tensor([[2.48, 1.0, 6.0]])
+    state = hook.buffers(weight)
+    hook.after_step(weight, state, MX)
+    assert float(state["moved"].sum()) == float(state["jumped"].sum()) == 0.0
+    weight[0, 0] = 2.52
+    hook.after_step(weight, state, MX)
+    assert weight[0].tolist() == [3.0, 1.0, 6.0]
+
+
 def test_osci_reset_sets_the_parameter_itself() -> None:
     net, x = model(OsciReset(tau=1e-6, period=2, start=1)), torch.randn(5, 40)
     weights = train(net, x, 7)

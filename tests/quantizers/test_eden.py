@@ -78,6 +78,16 @@ def test_any_numbers_equal_eden_oracle(values: list[float]) -> None:
     check_eden(torch.tensor([values], dtype=torch.float32), Eden())
 
 
+@pytest.mark.parametrize("size", [1e-36, 1e-24, 1e24, 1e36])
+def test_gradients_of_any_size_are_corrected(size: float) -> None:
+    x = data(4, 64)
+    x = x / x.abs().max() * size
+    check_eden(x, Eden())
+    found = quantize(x, Quantizer(E2M1, Eden()), key=KEY).dequantize()
+    assert found.isfinite().all()
+    assert float((found / size).norm() / (x / size).norm()) == pytest.approx(1.0, abs=0.05)
+
+
 @given(
     st.lists(st.floats(width=32, allow_nan=False, allow_infinity=False), min_size=1, max_size=40),
     st.floats(0.01, 1.0),

@@ -110,3 +110,14 @@ def test_it_is_close_to_float32() -> None:
     plain(x).square().mean().backward()
     for p, g in zip(plain.parameters(), exact, strict=True):
         assert torch.nn.functional.cosine_similarity(p.grad.flatten(), g.flatten(), 0) > 0.999
+
+
+def test_a_transposed_convolution_has_a_scale_for_each_output_channel() -> None:
+    torch.manual_seed(0)
+    layer, x = nn.ConvTranspose2d(16, 4, 2, stride=2, bias=False), torch.randn(2, 16, 5, 5)
+    with torch.no_grad():
+        layer.weight[:, 0] *= 50  # dimension 0 is summed over
+    exact = layer(x).detach()
+    y = nybble.convert(nn.Sequential(layer), "int8:first_last=same")(x)
+    error = (y - exact).square().sum((0, 2, 3)).sqrt() / exact.square().sum((0, 2, 3)).sqrt()
+    assert float(error.max()) < 0.02

@@ -21,7 +21,7 @@ from nybble.recipes.tail import Tail, Watch
 from nybble.training.checkpoint import load_checkpoint
 from nybble.training.config import TrainConfig
 from nybble.training.loop import Run, train
-from nybble.training.noise import gradient_to_noise
+from nybble.training.noise import gradient_to_noise, without_rounding
 from nybble.training.phases import Phases
 from nybble.training.result import read_result
 from nybble.training.state import RunState
@@ -247,6 +247,25 @@ def test_every_recipe_can_have_a_tail(name: str, slots: tuple[str, ...], wide: A
             else:
                 same = None if old is None else replace(old, transform=None)
                 assert (None if new is None else replace(new, transform=None)) == same
+
+
+def test_wide_layers_do_not_hide_the_noise_of_the_others() -> None:
+    x = torch.randn(32, 6)
+    # The first and the last layer of `luq` are wide, the one between is not.
+    net = model("luq", backend="reference")
+    inner = [layer for _, layer in nybble.quantized_layers(net)][1:-1]
+    before = [(buffer, buffer.clone()) for buffer in net.buffers()]
+    net(x).square().sum().backward()
+    found = [layer.weight.grad.double() for layer in inner]
+    wide = model("luq", backend="reference")
+    for _, layer in nybble.quantized_layers(wide):
+        layer.become_(without_rounding(layer.nybble_spec))
+    wide(x).square().sum().backward()
+    exact = [layer.weight.grad.double() for _, layer in list(nybble.quantized_layers(wide))[1:-1]]
+    signal = sum(float(g.square().sum()) for g in exact)
+    noise = sum(float((q - g).square().sum()) for q, g in zip(found, exact, strict=True))
+    found_ratio = gradient_to_noise(net, before, lambda: net(x).square().sum(), 1.0)
+    assert inner and found_ratio == pytest.approx(math.sqrt(signal / noise), rel=1e-6)
 
 
 @pytest.mark.parametrize("name", NARROW)

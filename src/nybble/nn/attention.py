@@ -16,6 +16,7 @@ Not done here: scales per head; a softmax of few bits.
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from typing import Any, cast
 
 import torch
@@ -25,10 +26,28 @@ from torch import Tensor, nn
 from nybble.errors import UserError
 from nybble.nn.state import QuantizedLayer
 from nybble.ops.geometry import Geometry
-from nybble.ops.spec import LayerSpec
+from nybble.ops.spec import SAME, LayerSpec
+from nybble.quantizers import Quantizer
 
 _BMM = Geometry("bmm")
 PRODUCTS = ("qk_product", "pv_product")
+
+
+def of_products(spec: LayerSpec) -> LayerSpec:
+    """`spec` without what belongs to parameters: keys and values are data of one step.
+
+    Their gradients take no estimate of a quantiser's slope. Tiles, which are the same along either
+    dimension of a weight, are blocks along the sum here, so grad_input quantises along its own.
+    """
+    changes: dict[str, Any] = {"weight_gradient": None}
+    second = spec.output_weight
+    if (
+        spec.grad_input_weight == SAME
+        and isinstance(second, Quantizer)
+        and getattr(second.scale, "granularity", "") == "tile"
+    ):
+        changes["grad_input_weight"] = second
+    return replace(spec.bare, **changes)
 
 
 class Product(QuantizedLayer):
@@ -49,7 +68,7 @@ class Product(QuantizedLayer):
 
     def attach_(self, spec: LayerSpec, **info: Any) -> None:
         """Add the state; what both operands are comes and goes, so there is nothing to hook."""
-        super().attach_(spec.bare, **info)
+        super().attach_(of_products(spec), **info)
 
     def forward(self, x: Tensor, weight: Tensor) -> Tensor:
         """[..., M, K] times [..., N, K]: [..., M, N]."""

@@ -7,6 +7,7 @@ and a function gives the `OracleFit` of each.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from fractions import Fraction
 
@@ -137,7 +138,11 @@ def eden(
     for group in groups:
         start = len(found)
         rounded = [quantize(b, format, fits[start + i]) for i, b in enumerate(group)]
-        c = correction([x for b in group for x in b], [y for _, back in rounded for y in back])
+        unit = 2.0 ** -math.frexp(whole)[1]  # of about the scale, lest squares overflow
+        c = correction(
+            [mul(x, unit) for b in group for x in b],
+            [mul(y, unit) for _, back in rounded for y in back],
+        )
         for i, (codes, _) in enumerate(rounded):
             fit = fits[start + i]
             # The E4M3 number of the fit: the only one that gives this scale.

@@ -65,6 +65,7 @@ _NAMED_SCALES: dict[str, ScaleConfig] = {
         ),
         *(PACT("unsigned"), PACT("symmetric"), PACT("two_sided")),
         *(AbsMax("tensor"), AbsMax("row"), AbsMax("channel"), AbsMax("block")),
+        AbsMax("channel", axis=1),  # the output channels of a transposed convolution
         *(AbsMax.mx(), AbsMax.mx(exponent="ceil"), AbsMax.mx(headroom=4 / 3)),
         *(AbsMax.nv(), AbsMax.nv(headroom=17 / 16), AbsMax.nv(limit=256.0)),
         *(AbsMax.nv(outer=128), AbsMax.nv(outer=128, headroom=17 / 16)),

@@ -16,6 +16,7 @@ Not done here: error feedback, 8-bit weight update, and learned clips.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import cast
 
 from nybble.formats import Stochastic, get_format
@@ -76,6 +77,14 @@ def int8(**switches: str) -> Recipe:
     if settings["inputs"] == "row":
         whole = eight_bit_spec({**settings, "inputs": "tensor"})
         rules.append(Rule(whole, type="conv", why="a line of an image is no row of a Gemm"))
+    if settings["weights"] == "channel":
+        # Dimension 0 of a transposed convolution's weight is summed over.
+        spec_t = eight_bit_spec({**settings, "inputs": "tensor"})
+        second = Quantizer(get_format("int8_sym"), AbsMax("channel", axis=1))
+        spec_t = replace(spec_t, output_weight=second)
+        rules.append(
+            Rule(spec_t, type="transposed", why="output channels are the second dimension")
+        )
     return Recipe(
         "int8",
         "8-bit integers everywhere, a baseline",

@@ -1,6 +1,10 @@
 """How far a step's gradient is above the noise of its quantisation (Chmiel et al., NeurIPS 2025).
 
-    ratio = ||g|| / ||g_q - g||       over the weights of all converted layers, one batch
+    ratio = ||g|| / ||g_q - g||       over the weights of all layers with few-bit gradients
+
+of one batch. Layers whose gradients have 16 bits or more (the last one, which is near the loss and
+has a large gradient) have hardly any noise: with them the ratio would hide that of the others.
+Where all are such, all count.
 
 g_q is the gradient of the step. g is that of the same batch, dropout and random bits with output
 gradients in float32, which meet the operands of the forward pass: one more forward and backward
@@ -27,6 +31,9 @@ from nybble.ops.spec import SAME, LayerSpec
 
 __all__ = ["gradient_to_noise"]
 
+WIDE = 16
+"""Bits from which the noise of a gradient does not count."""
+
 
 def gradient_to_noise(
     model: nn.Module,
@@ -40,9 +47,10 @@ def gradient_to_noise(
     loss: runs the step's forward pass again. scale: the loss scale.
     """
     layers = [layer for _, layer in quantized_layers(model)]
+    counted = [layer for layer in layers if _rounds(layer.nybble_spec)] or layers
     weights = [
         layer.weight
-        for layer in layers
+        for layer in counted
         if isinstance(layer.weight, nn.Parameter) and layer.weight.grad is not None
     ]
     if not weights:
@@ -67,6 +75,12 @@ def gradient_to_noise(
         signal += float(g.square().sum())
         noise += float((quantised.double() - g).square().sum())
     return math.sqrt(signal / noise) if noise > 0 else math.inf
+
+
+def _rounds(spec: LayerSpec) -> bool:
+    """Whether output gradients have few bits in one of the Gemms."""
+    slots = (spec.grad_input_grad, spec.grad_weight_grad)
+    return any(slot is not None and slot.format.bits < WIDE for slot in slots)
 
 
 @lru_cache(maxsize=256)

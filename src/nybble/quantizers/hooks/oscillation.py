@@ -36,7 +36,8 @@ _SUMS = ("before", "before_q", "moved", "jumped")
 
 @dataclass(frozen=True)
 class OsciReset(LayerHook):
-    """See the module. start: steps of the optimizer before the first window.
+    """See the module. start: steps of the optimizer before the first window; a
+    window begins with the weights that a step before it has left, so 0 is as 1.
 
     >>> OsciReset().short
     'osci-reset(tau 16, every 200 steps from 8000)'
@@ -70,7 +71,7 @@ class OsciReset(LayerHook):
         if step < 0:
             return
         values = _values(weight, slot)
-        if step > 0:
+        if step > 0 and int(state["steps"]) > 1:  # what was before the first step is not known
             state["moved"].add_((weight - state["before"]).abs_())
             state["jumped"].add_((values - state["before_q"]).abs_())
         if step % self.period == 0:
