@@ -34,6 +34,7 @@ from nybble.nn.multihead import Projection
 from nybble.nn.parts import reason_not_native
 from nybble.nn.recurrent import RecurrentGemm
 from nybble.nn.registry import converted_class, quantized_layers
+from nybble.nn.short_blocks import short_blocks
 from nybble.nn.state import QuantizedLayer
 from nybble.ops.dispatch import runs_native
 from nybble.ops.native import active_isa
@@ -136,6 +137,7 @@ def summary(model: nn.Module, example_input: Any) -> Summary:
         kept=watch.rows(),
         not_joined=not_joined(model),
         phase=_phase(model),
+        short_blocks=short_blocks(model),
     )
 
 

@@ -52,6 +52,7 @@ class Summary:
     kept: tuple[Kept, ...] = ()
     not_joined: tuple[tuple[str, str], ...] = ()
     phase: str = ""
+    short_blocks: tuple[tuple[str, str], ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-able form."""
@@ -119,6 +120,7 @@ class Summary:
             f"a look-up in float32, which multiplies nothing: {name} ({cls})"
             for name, cls in self.tables
         ]
+        lines += [f"short sums: {name}: {what}" for name, what in self.short_blocks]
         if self.phase:
             lines.append(f"phase: {self.phase}")
         if self.loss_scale != 1:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 
 import pytest
@@ -209,3 +210,20 @@ def test_a_loss_scale_is_asked_for_where_layers_need_one():
         assert said == (scale != 1)
     model = nybble.convert(net(), "sun2020:first_last=int4", {"3": "hfp8"})
     assert nybble.loss_scale(model) == 1024.0
+
+
+def test_sums_shorter_than_a_block_are_named() -> None:
+    torch.manual_seed(0)
+    layers = nn.Sequential(
+        nn.Conv2d(16, 32, 3, padding=1), nn.Conv2d(32, 32, 3, padding=1, groups=32),
+        nn.ConvTranspose2d(32, 8, 1), nn.Conv2d(8, 16, 1),
+    )  # fmt: skip
+    x = torch.randn(2, 16, 5, 5)
+    found = nybble.summary(nybble.convert(copy.deepcopy(layers), "ufp4:first_last=same"), x)
+    assert dict(found.short_blocks) == {
+        "1": "blocks of 1 element, not 16, in output and grad_input",
+        "2": "blocks of 8 elements, not 16, in grad_input",
+        "3": "blocks of 8 elements, not 16, in output",
+    }
+    assert "short sums: 1: blocks of 1 element" in str(found)
+    assert "short sums" not in str(nybble.summary(nybble.convert(layers, "luq"), x))

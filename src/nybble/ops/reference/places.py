@@ -8,7 +8,9 @@
 These are a matrix's dimensions and a convolution's alike: a tap of a kernel is a matrix product, so
 channels are summed in output and grad_input and the batch in grad_weight; blocks of a scale and of
 a transform run along the same dimension for every tap, and commute with im2col. In a batch of
-matrix products the last dimension is summed in output, and every line along the sum is free.
+matrix products the last dimension is summed in output, and every line along the sum is free. A
+depthwise convolution sums one channel, and one image makes a batch of one: blocks are then as short
+(nn/short_blocks.py).
 
 `groups`: into how many independent parts the groups of a convolution cut the contraction.
 """
