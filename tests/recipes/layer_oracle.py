@@ -127,6 +127,8 @@ def fits(lines: list[Line], slot: Quantizer) -> list[list[OracleFit]]:
         one = oracle.absmax([x for line in lines for x in line], top)
         return [[one] * len(line) for line in lines]
     size: int = scale.block  # type: ignore[attr-defined]
+    if isinstance(scale, AbsMax) and scale.granularity == "tile":
+        return tiles(lines, size, scale, top)
     blocks = [cut(line, size) for line in lines]
     flat = [block for row in blocks for block in row]
     if isinstance(scale, Quest):
@@ -147,6 +149,17 @@ def fits(lines: list[Line], slot: Quantizer) -> list[list[OracleFit]]:
         found = [oracle.absmax(b, top) for b in flat]
     each = iter(found)
     return [[fit for block in row for fit in [next(each)] * len(block)] for row in blocks]
+
+
+def tiles(lines: list[Line], size: int, scale: AbsMax, top: float) -> list[list[OracleFit]]:
+    """NV's two levels of scales over squares of `size` x `size`."""
+    squares: dict[tuple[int, int], Line] = {}
+    for i, line in enumerate(lines):
+        for j, x in enumerate(line):
+            squares.setdefault((i // size, j // size), []).append(x)
+    found = oracle.nv_blocks(list(squares.values()), top, E4M3, scale.limit, scale.headroom)
+    of = dict(zip(squares, found, strict=True))
+    return [[of[i // size, j // size] for j in range(len(line))] for i, line in enumerate(lines)]
 
 
 def operand(x: Tensor, slot: Quantizer | None, name: str, axis: int, draw: Draw) -> Made:

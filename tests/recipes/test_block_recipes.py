@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 from tests.recipes import layer_oracle as oracle
 
+from nybble.nn.inputs import signed_input
 from nybble.ops.backward import BackwardCall
 from nybble.ops.geometry import Geometry
 from nybble.ops.reference import composite, composite_backward
-from nybble.ops.reference.composite_operand import Streams, quantize, values
+from nybble.ops.reference.composite_operand import Streams, quantize, turn, values
 from nybble.ops.reference.operand import Draw
-from nybble.ops.reference.places import GemmName, places
+from nybble.ops.reference.places import GemmName, Place, places
 from nybble.ops.spec import LayerSpec
-from nybble.quantizers import SplitRows
+from nybble.quantizers import AbsMax, Quantizer, SplitRows
 from nybble.recipes import get_recipe
 
 LINEAR = Geometry("linear")
@@ -35,6 +38,7 @@ RECIPES = [
     "tetrajet2:reset=none",
     "tetrajet2:reset=none+source=tensor+hadamard=none",
     "tseng2025",
+    "nvfp4",
     "nvfp4:weights=block+headroom=yes",
 ]
 
@@ -108,13 +112,18 @@ def test_operands_and_gemms_equal_the_oracle(recipe: str) -> None:
         assert torch.allclose(got.double(), want, rtol=1e-4, atol=1e-5 * size)
 
 
-def average(recipe: str, runs: int = 150) -> list[tuple[float, float, float]]:
+def average(
+    recipe: str, runs: int = 150, of_codes: bool = False
+) -> list[tuple[float, float, float]]:
     """(squared bias, variance, length along the true one) of dx and dw over random bits, as shares
-    of the gradient of what the forward pass multiplied (without `double`, of the tensors)."""
+    of the gradient of what the forward pass multiplied (without `double` or `of_codes`, of the
+    tensors)."""
     spec = of(recipe)
     x, weight, grad = data((32, 32, 16))
     hx, hw = x, weight
-    if spec.double:
+    if spec.signed_slot is not None:
+        spec = signed_input(spec)
+    if spec.double or of_codes:
         found = [
             quantize(t, spec.slot(n), places(LINEAR, "output")[side], Streams(DRAW, side))[0]
             for n, t, side in (("output_input", x, 0), ("output_weight", weight, 1))
@@ -149,6 +158,49 @@ def test_backward_is_unbiased(recipe: str) -> None:
         assert along == pytest.approx(1.0, abs=4e-3)  # nearest NV after a Hadamard: 0.988 to 0.992
         assert abs(bias) < 1e-3
         assert 0.005 < variance < 0.1
+
+
+def test_nybble4_is_unbiased_and_so_is_what_reaches_nvfp4_s_inputs() -> None:
+    for bias, variance, along in average("nybble4", of_codes=True):
+        assert along == pytest.approx(1.0, abs=4e-3) and abs(bias) < 1e-3
+        assert 0.001 < variance < 0.1
+    # NVIDIA's update quantises its input once more, to nearest; its grad_input is of codes.
+    bias, variance, along = average("nvfp4:headroom=yes", of_codes=True)[0]
+    assert along == pytest.approx(1.0, abs=4e-3) and abs(bias) < 1e-3
+    assert 0.005 < variance < 0.1
+
+
+def test_tseng2025_is_unbiased_because_of_its_three_quarters() -> None:
+    for bias, variance, along in average("tseng2025"):
+        assert along == pytest.approx(1.0, abs=4e-3) and abs(bias) < 1e-3
+        assert 0.005 < variance < 0.2
+    slot = of("tseng2025").grad_weight_grad
+    assert gain_and_variance(slot)[0] == pytest.approx(1.0, abs=5e-3)
+    assert gain_and_variance(replace(slot, scale=AbsMax.mx()))[0] < 0.97
+
+
+def test_a_hadamard_bounds_the_variance_of_random_rounding() -> None:
+    """Tseng et al.: on gradients with outliers; the blocks of a row share what the outlier adds."""
+    slot = of("tseng2025").grad_weight_grad
+    assert gain_and_variance(slot)[1] < 0.5 * gain_and_variance(replace(slot, transform=None))[1]
+
+
+def gain_and_variance(slot: Quantizer, runs: int = 100) -> tuple[float, float]:
+    """Of a gradient with a large column and a large row, over random bits."""
+    x = torch.randn(64, 128, generator=torch.Generator().manual_seed(0))
+    x[:, 5] *= 50
+    x[3] *= 20
+    total, square = torch.zeros_like(x).double(), torch.zeros_like(x).double()
+    place = Place("grad_weight", 1, 0)
+    for call in range(runs):
+        draw = Draw(1, 2, call)
+        found = values(quantize(x, slot, place, Streams(draw, 3))[0])
+        if slot.transform is not None:
+            found = turn(found, slot.transform, place, draw, back=True)
+        total += found.double()
+        square += found.double() ** 2
+    mean, size = total / runs, float(x.double().square().sum())
+    return float((mean * x).sum()) / size, float((square / runs - mean * mean).sum()) / size
 
 
 def test_nearest_is_not() -> None:
