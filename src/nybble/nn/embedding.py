@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from nybble.errors import UserError
+from nybble.nn.once import once_differentiable
 from nybble.nn.state import QuantizedLayer
 from nybble.ops.dispatch import runs_native
 from nybble.ops.spec import LayerSpec
@@ -36,7 +37,7 @@ class EmbeddingFunction(torch.autograd.Function):
         return y
 
     @staticmethod
-    @torch.autograd.function.once_differentiable
+    @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         index, mask = ctx.saved_tensors
         spec, *rest = ctx.call

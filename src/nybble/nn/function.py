@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from nybble.nn.once import once_differentiable
 from nybble.nn.owned import counts, may_overwrite
 from nybble.ops.backward import BackwardCall
 from nybble.ops.dispatch import runs_native
@@ -197,7 +198,7 @@ class LayerFunction(torch.autograd.Function):
         return y
 
     @staticmethod
-    @torch.autograd.function.once_differentiable
+    @once_differentiable
     def backward(ctx: Any, grad: Tensor | None) -> tuple[Tensor | None, ...]:
         if grad is None:
             return (None,) * 6

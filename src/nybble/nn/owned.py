@@ -27,6 +27,7 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import _disable_current_modes
 
+from nybble.nn.once import once_differentiable
 from nybble.ops.native.pool import is_own
 
 Counts = tuple[int, int, int, bool]
@@ -81,7 +82,7 @@ class _Probe(torch.autograd.Function):
         return x + 1.0
 
     @staticmethod
-    @torch.autograd.function.once_differentiable
+    @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> Tensor:
         _Probe.seen.append(counts(grad))
         return grad

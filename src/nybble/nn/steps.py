@@ -30,6 +30,7 @@ import torch
 from torch import Tensor, nn
 
 from nybble.errors import UserError
+from nybble.nn.once import once_differentiable
 from nybble.ops.geometry import Geometry
 from nybble.ops.reference.places import Place, places
 from nybble.ops.spec import LayerSpec
@@ -127,7 +128,7 @@ class _Quotient(torch.autograd.Function):
         return x * torch.reciprocal(_used(step))
 
     @staticmethod
-    @torch.autograd.function.once_differentiable
+    @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None, None, None]:
         x, step = ctx.saved_tensors
         slot, place = ctx.slot, ctx.place

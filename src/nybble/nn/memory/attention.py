@@ -24,6 +24,7 @@ from torch.overrides import TorchFunctionMode
 
 from nybble.nn.memory.base import MemoryLayer, compresses
 from nybble.nn.memory.pack import pack_rows8, unpack_rows8
+from nybble.nn.once import once_differentiable
 from nybble.products import differentiated
 
 
@@ -39,7 +40,7 @@ class SoftmaxFunction(torch.autograd.Function):
         return y
 
     @staticmethod
-    @torch.autograd.function.once_differentiable
+    @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
         codes, top = ctx.saved_tensors
         p = codes.to(torch.float32).mul_(top / 255.0)
@@ -76,7 +77,7 @@ class AttentionFunction(torch.autograd.Function):
         return y
 
     @staticmethod
-    @torch.autograd.function.once_differentiable
+    @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         mask, state, *packed = ctx.saved_tensors
         needs = ctx.needs_input_grad[:3]

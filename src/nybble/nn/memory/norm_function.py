@@ -20,6 +20,7 @@ from torch import Tensor
 from nybble.nn.memory.base import Token
 from nybble.nn.memory.grid import channel_grid, encode, row_steps
 from nybble.nn.memory.pack import layout, pack4, unpack
+from nybble.nn.once import once_differentiable
 from nybble.nn.owned import counts, may_overwrite
 from nybble.ops.native import norm as native
 
@@ -61,7 +62,7 @@ class BatchNormFunction(torch.autograd.Function):
         return y.relu_() if relu else y
 
     @staticmethod
-    @torch.autograd.function.once_differentiable
+    @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         if ctx.token is not None:
             ctx.token.check()
@@ -117,7 +118,7 @@ class NativeBatchNormFunction(torch.autograd.Function):
         return y
 
     @staticmethod
-    @torch.autograd.function.once_differentiable
+    @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         in_place = may_overwrite(counts(grad))
         if ctx.token is not None:
@@ -155,7 +156,7 @@ class LayerNormFunction(torch.autograd.Function):
         return y
 
     @staticmethod
-    @torch.autograd.function.once_differentiable
+    @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         packed, steps, rstd, weight = ctx.saved_tensors
         count, width = rstd.numel(), grad.numel() // max(rstd.numel(), 1)
@@ -192,7 +193,7 @@ class NativeLayerNormFunction(torch.autograd.Function):
         return y
 
     @staticmethod
-    @torch.autograd.function.once_differentiable
+    @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         packed, stats, weight = ctx.saved_tensors
         needs = ctx.needs_input_grad

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from nybble.nn.memory.base import MemoryLayer, Token, compresses, has_hooks, is_temporary
 from nybble.nn.memory.pack import layout, pack4, pack_mask, unpack, unpack_mask
+from nybble.nn.once import once_differentiable
 from nybble.nn.owned import counts, may_overwrite
 from nybble.ops.native import norm as native
 
@@ -45,7 +46,7 @@ class MaskFunction(torch.autograd.Function):
         return y
 
     @staticmethod
-    @torch.autograd.function.once_differentiable
+    @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         (bits,) = ctx.saved_tensors
         blocked = unpack_mask(bits, ctx.where)
@@ -70,7 +71,7 @@ class NativeReLUFunction(torch.autograd.Function):
         return y
 
     @staticmethod
-    @torch.autograd.function.once_differentiable
+    @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
         in_place = may_overwrite(counts(grad))
         (bits,) = ctx.saved_tensors
@@ -207,7 +208,7 @@ class DerivativeFunction(torch.autograd.Function):
         return f(x)
 
     @staticmethod
-    @torch.autograd.function.once_differentiable
+    @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None, None]:
         in_place = may_overwrite(counts(grad))
         (packed,) = ctx.saved_tensors
@@ -258,7 +259,7 @@ class DropoutFunction(torch.autograd.Function):
         return noise.div_(1.0 - p).mul_(x)
 
     @staticmethod
-    @torch.autograd.function.once_differentiable
+    @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
         (bits,) = ctx.saved_tensors
         kept = unpack_mask(bits, ctx.where).to(grad.dtype)

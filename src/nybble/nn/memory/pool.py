@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from nybble.nn.memory.base import MemoryLayer, compresses
 from nybble.nn.memory.pack import layout
+from nybble.nn.once import once_differentiable
 from nybble.ops.reference.storage import flatten, unflatten
 from nybble.quantizers.packing import pack4, unpack4
 
@@ -60,7 +61,7 @@ class MaxPoolFunction(torch.autograd.Function):
         return y
 
     @staticmethod
-    @torch.autograd.function.once_differentiable
+    @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         (packed,) = ctx.saved_tensors
         kernel, stride, padding, dilation, ceil_mode = ctx.window
@@ -119,7 +120,7 @@ class AvgPoolFunction(torch.autograd.Function):
         return F.avg_pool2d(x, *arguments)
 
     @staticmethod
-    @torch.autograd.function.once_differentiable
+    @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
         dx = torch.ops.aten.avg_pool2d_backward(grad, _shape_only(ctx.like, grad), *ctx.arguments)
         return dx, None
@@ -156,7 +157,7 @@ class AdaptiveAvgPoolFunction(torch.autograd.Function):
         return F.adaptive_avg_pool2d(x, size)
 
     @staticmethod
-    @torch.autograd.function.once_differentiable
+    @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
         like = _shape_only(ctx.like, grad)
         return torch.ops.aten._adaptive_avg_pool2d_backward(grad, like), None

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from nybble.nn.function import LayerCall, full_precision
+from nybble.nn.once import once_differentiable
 from nybble.nn.scaling import held
 from nybble.ops.dispatch import runs_native
 from nybble.ops.gradients import drawn
@@ -121,7 +122,7 @@ class SequenceFunction(torch.autograd.Function):
         return results
 
     @staticmethod
-    @torch.autograd.function.once_differentiable
+    @once_differentiable
     def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
         known = [grad for grad in grads if grad is not None]
         if not known:
