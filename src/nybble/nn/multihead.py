@@ -28,6 +28,7 @@ from torch.nn.modules.linear import NonDynamicallyQuantizableLinear
 
 from nybble.errors import UserError
 from nybble.nn.attention import attend, products_of
+from nybble.nn.eager import eager
 from nybble.nn.state import QuantizedLayer
 
 PROJECTIONS = ("in_proj", "k_proj", "v_proj")
@@ -73,6 +74,7 @@ class OutProjection(QuantizedLayer, NonDynamicallyQuantizableLinear):
 class MultiheadAttention(nn.MultiheadAttention):
     """A converted `torch.nn.MultiheadAttention`."""
 
+    @eager
     def forward(
         self,
         query: Tensor,

@@ -29,6 +29,7 @@ from nybble.errors import UserError
 from nybble.nn import scaling
 from nybble.nn.calls import Calls
 from nybble.nn.clip_watch import watch_clip
+from nybble.nn.eager import eager
 from nybble.nn.function import LayerCall, LayerFunction, infer
 from nybble.nn.hooks import Seen, add_buffers, hook_names, hooked_weight
 from nybble.nn.inputs import SIGNED, SKEWED, UNSEEN, UNSIGNED, input_forms, kind_of
@@ -68,6 +69,11 @@ class QuantizedLayer(nn.Module):
     `_gemm(x, weight, bias, geometry)`. They add no constructor: `convert` changes the class of an
     existing layer in place, so parameters, hooks, names and references stay what they were.
     """
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        if "forward" in cls.__dict__:
+            cls.forward = eager(cls.__dict__["forward"])
 
     weight: Tensor
     nybble_alpha: nn.Parameter | None

@@ -155,7 +155,7 @@ class AttentionScope(MemoryLayer):
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """The module's own forward, with compressed attention."""
-        if not torch.is_grad_enabled():
+        if not torch.is_grad_enabled() or torch.compiler.is_compiling():
             return super().forward(*args, **kwargs)
         with Intercept():
             return super().forward(*args, **kwargs)

@@ -101,7 +101,10 @@ def in_transform(*tensors: Tensor | None) -> bool:
 
 
 def compresses(*tensors: Tensor | None) -> bool:
-    """Whether this call needs a compressing function at all."""
+    """Whether this call needs a compressing function at all; torch.compile decides itself what a
+    graph keeps."""
+    if torch.compiler.is_compiling():
+        return False
     return keeps_graph(*tensors) and not in_transform(*tensors)
 
 

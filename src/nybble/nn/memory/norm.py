@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from typing import TYPE_CHECKING, cast
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -31,6 +32,8 @@ class _BatchNorm(MemoryLayer, _TorchBatchNorm):
 
     def forward(self, input: Tensor) -> Tensor:
         """torch's batch normalisation; with the ReLU that follows where `fuse.py` found one."""
+        if torch.compiler.is_compiling():
+            return super().forward(input)
         references = sys.getrefcount(input)
         own = self.training and input.is_floating_point() and input.numel() > 0
         if not own or not compresses(input, self.weight, self.bias):

@@ -20,6 +20,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
 
+from nybble.nn.eager import eager
 from nybble.nn.recurrent.gemm import RecurrentGemm
 from nybble.ops.recurrent import Mode
 
@@ -83,6 +84,7 @@ class Recurrent(nn.Module):
 class _Stack(Recurrent):
     """Layers and directions: what RNN, LSTM and GRU share."""
 
+    @eager
     def forward(self, input: Any, hx: Any = None) -> Any:
         """As torch's own: (output, h_n), or (output, (h_n, c_n)) of an LSTM."""
         net = cast(nn.RNNBase, self)
@@ -228,6 +230,7 @@ class _Cell(Recurrent):
 class RNNCell(_Cell, nn.RNNCell):
     """A converted `torch.nn.RNNCell`, tanh or relu."""
 
+    @eager
     def forward(self, input: Tensor, hx: Tensor | None = None) -> Tensor:
         """The next hidden state."""
         mode: Mode = "relu" if self.nonlinearity == "relu" else "tanh"
@@ -237,6 +240,7 @@ class RNNCell(_Cell, nn.RNNCell):
 class GRUCell(_Cell, nn.GRUCell):
     """A converted `torch.nn.GRUCell`."""
 
+    @eager
     def forward(self, input: Tensor, hx: Tensor | None = None) -> Tensor:
         """The next hidden state."""
         return self._step(input, None if hx is None else (hx,), "gru")[0]
@@ -245,6 +249,7 @@ class GRUCell(_Cell, nn.GRUCell):
 class LSTMCell(_Cell, nn.LSTMCell):
     """A converted `torch.nn.LSTMCell`."""
 
+    @eager
     def forward(
         self, input: Tensor, hx: tuple[Tensor, Tensor] | None = None
     ) -> tuple[Tensor, Tensor]:
