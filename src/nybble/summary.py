@@ -256,12 +256,13 @@ def _accumulator(module: nn.Module, spec: LayerSpec, gemm: str, left: Slot, righ
         return "fp32"
     if spec.accumulator.format:
         return str(spec.accumulator)
+    if _backend(module, spec, gemm)[0].startswith("native"):
+        return "exact"
     integers = all(slot is not None and slot.format.unit is not None for slot in (left, right))
-    if gemm != "output" and right is not None:
+    if gemm != "output" and right is not None and not spec.fold:
         varies = getattr(right.scale, "granularity", "tensor") != "tensor"
         integers = integers and not (varies or getattr(right.scale, "per_channel", False))
-    exact = module.nybble_accumulate == "exact" or _backend(module, spec, gemm)[0] != "reference"
-    return "exact" if integers and exact else "fp32"
+    return "exact" if integers and module.nybble_accumulate == "exact" else "fp32"
 
 
 def _enter(name: str, stack: list[str]) -> Callable[..., None]:

@@ -170,10 +170,11 @@ def types_of(module: nn.Module) -> frozenset[str]:
 
 
 def geometry_of(module: nn.Module, types: frozenset[str] | None = None) -> Geometry:
-    """The kind of Gemm of a layer, without its sizes.
+    """The kind of Gemm of a layer and its groups, without its sizes.
 
-    >>> geometry_of(nn.ConvTranspose1d(2, 2, 1)).kind
-    'conv_transpose2d'
+    >>> found = geometry_of(nn.ConvTranspose1d(2, 2, 1, groups=2))
+    >>> found.kind, found.groups
+    ('conv_transpose2d', 2)
     """
     types = types_of(module) if types is None else types
     if "attention" in types:
@@ -181,7 +182,8 @@ def geometry_of(module: nn.Module, types: frozenset[str] | None = None) -> Geome
     if "conv" not in types:
         return Geometry("linear")
     dims = "3d" if isinstance(module, nn.Conv3d | nn.ConvTranspose3d) else "2d"
-    return Geometry(cast(Kind, ("conv_transpose" if "transposed" in types else "conv") + dims))
+    kind = cast(Kind, ("conv_transpose" if "transposed" in types else "conv") + dims)
+    return Geometry(kind, groups=cast(int, getattr(module, "groups", 1)))
 
 
 def adopt(model: nn.Module) -> None:
