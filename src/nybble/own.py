@@ -38,5 +38,5 @@ def import_own(name: str, what: str) -> tuple[ModuleType, str]:
     except (Exception, SystemExit) as error:
         raise UserError(
             f"{what} '{name}' cannot be imported: module '{module}' gave "
-            f"{type(error).__name__}: {error}."
+            f"{type(error).__name__}: {str(error).rstrip('.')}."
         ) from error

@@ -227,7 +227,9 @@ def error_line(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
         (["recipes", "--tasks", "visoin"], "has no task 'visoin'"),
         (["recipes", "--recipes", "fp32,sun202"], "unknown recipe 'sun202'"),
         (["recipes", "--seeds", "a"], "seeds 'a'"),
-        (["recipes", "--data", "vision"], "KEY=VALUE"),
+        (["recipes", "--data", "vision"], "--data must be TASK=SOURCE"),
+        (["recipes", "--data", "=x"], "--data must be TASK=SOURCE"),
+        (["recipes", "--tasks", " , "], "give the names of tasks"),
         (["recipes", "--engine", "slurm"], "unknown engine 'slurm'"),
         (["recipes", "--jobs", "0"], "--jobs"),
         (["recipes", "--budget", "-1"], "above 0"),
@@ -238,7 +240,12 @@ def error_line(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
         ),
         (["run", "tiny"], "write module:NAME"),
         (["run", "tinny:TINY"], "ModuleNotFoundError"),
-        (["run", "tiny:SLOW"], "'SLOW' in that module is not a Study"),
+        (["run", "tiny:SLOW"], "'SLOW' is not there"),
+        (["run", "os:path"], "'path' is module, no Study"),
+        (["run", "tiny:TINY", "--recipes", "os:path"], "'path' is module, no recipe"),
+        (["run", "x" * 9000], " ... "),
+        (["show", ".", "--where", " "], "give an SQL condition"),
+        (["recipes", "--seeds", "9" * 20], "no whole number below 10^9"),
         (["show", "nowhere"], "holds no study"),
         (["show", ".", "--where", "x"], "holds no study"),
         (["power"], "give a record, or --sd"),
@@ -280,6 +287,13 @@ def test_power_from_a_record(capsys: pytest.CaptureFixture[str], kind: str) -> N
     assert not any(line.startswith(("vision: sun2020", "sun2020 ")) for line in lines)  # two pairs
     assert main(["study", "power", "results/made.json", "--margin", "0.5", "--json"]) == 0
     assert {entry["margin"] for entry in json.loads(capsys.readouterr().out)} == {0.5}
+
+
+def test_one_row_of_eight_needs_more_seeds(capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = ["study", "power", "--sd", "1", "--margin", "1", "--rows", "8"]
+    assert main(arguments) == 0
+    assert "18 seeds show equivalence" in (out := capsys.readouterr().out)
+    assert "at 5 % / 8, for Holm's correction" in out
 
 
 def test_a_task_whose_data_is_not_here_is_left_out_with_a_note(

@@ -223,3 +223,12 @@ def test_slots_of_other_granularity_and_backward_quantizers_of_their_own():
 def test_specs_refuse_what_they_do_not_know():
     with pytest.raises(nybble.UserError, match="no field wrong"):
         LayerSpec.from_dict({"wrong": 1})
+
+
+@pytest.mark.parametrize(
+    "name", ["sun2020:+factor=1.6", "sun2020:factor=1.6+", "sun2020:factor=1.6++phases=average"]
+)
+def test_an_empty_switch_is_refused(name: str) -> None:
+    with pytest.raises(nybble.UserError, match="an empty switch"):
+        get_recipe(name)
+    assert dict(get_recipe("sun2020:odd_offset=+1").settings)["odd_offset"] == "+1"

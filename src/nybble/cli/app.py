@@ -56,6 +56,10 @@ _MACHINE_ERRNOS = frozenset(
 _NO_SPACE = os.strerror(errno.ENOSPC)
 
 
+LONGEST = 2000
+"""Characters of an error from which its middle is left out: somebody pasted a file for a name."""
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the program on `arguments` (the process's own if None) and return its exit status.
 
@@ -184,6 +188,8 @@ def _options(
 
 def _complain(message: str, hint: str = "") -> int:
     line = " ".join(message.split())
+    if len(line) > LONGEST:
+        line = f"{line[: LONGEST // 2]} ... {line[-LONGEST // 4 :]}"
     if hint and not line.endswith((".", "?", "!")):
         line += "."
     print(f"nybble: error: {line}{hint}", file=sys.stderr)

@@ -179,7 +179,6 @@ _OPTIONS = (
 
 
 def _run(study: Study, all_must_be_here: bool, given: dict[str, Any]) -> None:
-    from nybble.cli.train import parse_setting
     from nybble.reports import results
     from nybble.studies.spec import parse_recipes, parse_seeds
     from nybble.studies.study.run import RunConfig, run_study
@@ -188,15 +187,17 @@ def _run(study: Study, all_must_be_here: bool, given: dict[str, Any]) -> None:
     from nybble.training.signals import Interrupted
 
     record = given["record"]
+    if given["tasks"] and not _names(given["tasks"]):
+        raise UserError(f"--tasks {given['tasks']}: give the names of tasks, as in vision,gpt.")
     earlier = _to_continue(record, study.name)
     if record is not None:
         results.check_name(record, RESULTS, again=earlier is not None)
     study = select(
         study,
-        tasks=[name.strip() for name in given["tasks"].split(",") if name.strip()],
+        tasks=_names(given["tasks"]),
         recipes=[spec.text for spec in parse_recipes(given["recipes"])] if given["recipes"] else (),
         seeds=parse_seeds(given["seeds"]) if given["seeds"] else (),
-        data=dict(parse_setting(text) for text in given["data"] or []),
+        data=dict(_source(text) for text in given["data"] or []),
         threads=given["threads"],
     )
     if not all_must_be_here:
@@ -226,6 +227,22 @@ def _run(study: Study, all_must_be_here: bool, given: dict[str, Any]) -> None:
         )
     if any(run["status"] != "complete" for run in found["runs"]):
         raise typer.Exit(3)
+
+
+def _names(text: str) -> list[str]:
+    return [name.strip() for name in text.split(",") if name.strip()]
+
+
+def _source(text: str) -> tuple[str, str]:
+    """ "TASK=SOURCE" -> (task, source).
+
+    >>> _source("digits=fsdd:fsdd.npz")
+    ('digits', 'fsdd:fsdd.npz')
+    """
+    task, _, source = text.partition("=")
+    if not task.strip() or not source.strip():
+        raise UserError(f"--data must be TASK=SOURCE, as in digits=fsdd:PATH, not '{text}'.")
+    return task.strip(), source.strip()
 
 
 def _cores(study: Study) -> int:
@@ -279,8 +296,8 @@ def show(
         str | None, typer.Option(help="Which one, where the folder holds several.")
     ] = None,
     where: Annotated[
-        str, typer.Option(help="List the cells for which this SQL condition holds.")
-    ] = "",
+        str | None, typer.Option(help="List the cells for which this SQL condition holds.")
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """The tables of a study as far as it has come, or its cells.
@@ -290,9 +307,11 @@ def show(
     from nybble.studies.study.run import check_study, study_record
     from nybble.studies.study.store import Store
 
-    if not where:
+    if where is None:
         _print(study_record(out, study), as_json)
         return
+    if not where.strip():
+        raise UserError("--where: give an SQL condition, for example \"status = 'failed'\".")
     with Store(out, readonly=True) as store:
         check_study(store, out, study)
         cells = store.query(where if study is None else f"({where}) AND study = '{_sql(study)}'")
@@ -315,7 +334,9 @@ def _sql(text: str) -> str:
 def power(
     record: Annotated[
         str | None,
-        typer.Argument(help="A record: a name in results/ or a file; its sds are taken."),
+        typer.Argument(
+            help="A record: a name in results/, a file, or the --out of a study; its sds are taken."
+        ),
     ] = None,
     sd: Annotated[
         float | None, typer.Option(help="Standard deviation of the paired differences.")

@@ -25,7 +25,9 @@ def own_recipe(name: str, switches: dict[str, str]) -> Recipe:
     if isinstance(found, Recipe) and not switches:
         return found
     if isinstance(found, Recipe) or not callable(found):
-        what = "is a Recipe, which has no switches" if found is not None else "is not there"
+        what = "is not there" if found is None else f"is {type(found).__name__}, no recipe"
+        if isinstance(found, Recipe):
+            what = "is a Recipe, which has no switches"
         raise UserError(
             f"The recipe '{name}': '{attribute}' {what}; give a Recipe, or a function of its "
             "switches that returns one."

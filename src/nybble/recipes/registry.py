@@ -75,7 +75,11 @@ def get_recipe(name: str | Recipe) -> Recipe:
             f"{suggest(base, RECIPES)}"
         )
     given: dict[str, str] = {}
-    for part in filter(None, _split(switches)):
+    for part in _split(switches) if switches else ():
+        if not part:
+            raise UserError(
+                f"recipe {name!r}: an empty switch; write {base}:switch=value+switch=value"
+            )
         key, equals, value = part.partition("=")
         if not equals or not key or not value:
             raise UserError(
@@ -104,7 +108,7 @@ def _split(switches: str) -> list[str]:
     """Split at the pluses that separate switches; the plus of a value (`odd_offset=+1`) stays."""
     parts: list[str] = []
     for piece in switches.split("+"):
-        if parts and (not parts[-1] or parts[-1].endswith("=")):
+        if parts and parts[-1].endswith("="):
             parts[-1] += "+" + piece
         else:
             parts.append(piece)

@@ -17,6 +17,7 @@ from nybble.errors import UserError
 from nybble.reports.cells import NONE, by_ratio, column_widths
 from nybble.studies.equivalence import ALPHA
 from nybble.studies.power import seeds_for_t_test, seeds_for_tost
+from nybble.studies.study.run import study_record
 
 POINTS, PER_CENT = 0.25, 0.5
 """Margins of records that name none: of a difference in points, of a ratio in per cent."""
@@ -34,7 +35,7 @@ def of_sd(
 
     >>> found = of_sd(1.0, 1.0, 0.0, 0.8)
     >>> found["equivalence"], found["t_test"], of_sd(1.0, 1.0, 0.0, 0.8, rows=8)["equivalence"]
-    (11, None, 17)
+    (11, None, 18)
     """
     if margin is None and not difference:
         raise UserError("study power: give --margin, --difference or both.")
@@ -63,20 +64,26 @@ def of_record(
 ) -> list[dict[str, Any]]:
     """The seeds for every row of a record that has an sd of at least three pairs.
 
-    name: of a record in `folder`, or a file. margin: None takes the record's own, or `POINTS` or
-    `PER_CENT`. difference: 0 asks the t test for a difference as large as the margin. rows: None
-    takes the number of rows that the table of each has beside the baseline.
+    name: of a record in `folder`, a file, or the folder of one study. margin: None takes the
+    record's own, or `POINTS` or `PER_CENT`. difference: 0 asks the t test for a difference as large
+    as the margin. rows: None takes the rows that each one's table has beside the baseline.
 
     Raises:
         UserError: no such record, or no row that could be planned with.
     """
     if margin is not None and not margin > 0:
         raise UserError(f"study power: the margin must be above 0, not {margin}.")
-    path = next((p for p in (folder / f"{name}.json", Path(name)) if p.is_file()), None)
+    path = next((p for p in (folder / f"{name}.json", Path(name)) if p.exists()), None)
     if path is None:
-        raise UserError(f"study power {name}: there is no such record in {folder}/ and no file.")
+        raise UserError(
+            f"study power {name}: there is no such record in {folder}/, no file and no folder of a "
+            "study."
+        )
     try:
-        record = json.loads(path.read_text(encoding="utf-8"))
+        if path.is_dir():
+            record = study_record(path)
+        else:
+            record = json.loads(path.read_text(encoding="utf-8"))
         found = [
             {
                 "row": row,

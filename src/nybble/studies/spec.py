@@ -115,7 +115,7 @@ def parse_seeds(text: str) -> tuple[int, ...]:
         found = re.fullmatch(r"\s*(\d{1,9})(?:-(\d{1,9}))?\s*", part)
         if not found:
             raise UserError(
-                f"seeds '{text}': '{part.strip()}' is not a whole number or a range; "
+                f"seeds '{text}': '{part.strip()}' is no whole number below 10^9 and no range; "
                 "give for example 0,1,2 or 0-4"
             )
         first = int(found[1])

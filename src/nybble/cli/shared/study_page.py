@@ -29,7 +29,11 @@ def page(
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise UserError(f"study page: {path} cannot be read as a record ({error}).") from None
+        why = getattr(error, "strerror", None) or error
+        raise UserError(
+            f"study page: {path} cannot be read as a record ({why}); give a name in results/, or a "
+            "file of `nybble study show --json`."
+        ) from None
     if not isinstance(found, dict):
         raise UserError(f"study page: {path} is no record.")
     try:

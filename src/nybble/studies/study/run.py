@@ -50,6 +50,7 @@ from nybble.studies.study.store import (
 from nybble.studies.study.taken import check_data, check_kept, outcomes_of
 from nybble.training.config import TrainConfig
 from nybble.training.files import disk_errors
+from nybble.training.result import read_result
 from nybble.training.signals import Interrupted, StopRequest
 
 POLL_SECONDS = 0.2
@@ -146,7 +147,9 @@ def study_record(out: Path, name: str | None = None) -> dict[str, Any]:
     with Store(out, readonly=True) as store:
         names = list(store.studies())
         if name is None and len(names) != 1:
-            raise UserError(f"{out} holds {len(names)} studies ({', '.join(names)}); name one.")
+            raise UserError(
+                f"{out} holds {len(names)} studies ({', '.join(names)}); name one with --study."
+            )
         check_study(store, out, name)
         return make_record(name or names[0], store)
 
@@ -232,7 +235,8 @@ class _Runner:
         found = known_outcome(self.placed(cell), self.how.retry_failed)
         if found is None or (found.status == COMPLETE and cell.measures):
             return None  # a trained cell that lacks measures is "run" again: they alone are taken
-        self.store.put(cell, found)
+        result = read_result(self.placed(cell).run_folder())
+        self.store.put(cell, found, None, (result or {}).get("written"))
         return found
 
     def placed(self, cell: Cell) -> TrainConfig:

@@ -115,5 +115,6 @@ def own_study(name: str) -> Study:
     module, attribute = import_own(name, "The study")
     found = getattr(module, attribute, None)
     if not isinstance(found, Study):
-        raise UserError(f"The study '{name}': '{attribute}' in that module is not a Study.")
+        what = "is not there" if found is None else f"is {type(found).__name__}, no Study"
+        raise UserError(f"The study '{name}': '{attribute}' {what}.")
     return found

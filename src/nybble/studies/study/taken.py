@@ -85,19 +85,22 @@ def check_data(
         UserError: the hash of a task's data is not what it was.
     """
     for task in tasks:
-        (source, then), (same, found) = _data(before, task), _data(now, task)
-        if source == same and then is not None and found is not None and then != found:
+        (same, then), (given, found) = _data(before, task), _data(now, task)
+        if same == given and then is not None and found is not None and then != found:
             raise UserError(
-                f"{where} has finished cells of the task {task}, whose data '{source}' has changed "
+                f"{where} has finished cells of the task {task}, whose data '{given.get('data')}' "
+                "has changed "
                 f"since (its hash was {then[:12]} and is {found[:12]} now); give the data as it "
                 "was, or another --out and --record."
             )
 
 
-def _data(description: Mapping[str, Any], task: str) -> tuple[str | None, str | None]:
-    """What a task reads, and its hash; cells of another source have other keys."""
-    configuration = description.get("tasks", {}).get(task, {}).get("configuration", {})
-    return configuration.get("data"), configuration.get("data_set", {}).get("sha256")
+def _data(description: Mapping[str, Any], task: str) -> tuple[dict[str, Any], str | None]:
+    """What a task's cells share, and the hash of their data; where something else of it has
+    changed, its cells are others."""
+    shared = dict(description.get("tasks", {}).get(task, {}).get("configuration", {}))
+    data = shared.pop("data_set", {})
+    return shared, data.get("sha256")
 
 
 def _outcome(run: Mapping[str, Any], path: Path) -> Outcome:
