@@ -143,10 +143,12 @@ BY_STEP = (
     "luq:samples=2",
     "nybble4",
     "nybble4:weights=int4",
+    "nybble4:recurrent=hidden",
+    "nybble4:recurrent=pact",
 )
 
 
-@settings(max_examples=20)
+@settings(max_examples=24)
 @given(
     recipe=st.sampled_from(BY_STEP),
     kind=st.sampled_from(sorted(KINDS)),
@@ -183,7 +185,7 @@ def test_loops_of_other_recipes_run_in_cpp(recipe: str) -> None:
 
 
 @pytest.mark.parametrize("what", [float("nan"), float("inf"), 3e38, 1e-42])
-@pytest.mark.parametrize("recipe", ["luq", "nybble4"])
+@pytest.mark.parametrize("recipe", ["luq", "nybble4", "nybble4:recurrent=pact"])
 @pytest.mark.parametrize("kind", sorted(KINDS))
 def test_bad_numbers_in_fitted_steps(kind: str, recipe: str, what: float) -> None:
     torch.manual_seed(3)
