@@ -30,7 +30,7 @@ from nybble.formats import Stochastic, get_format
 from nybble.ops.spec import LayerSpec
 from nybble.quantizers import PACT, AbsMax, BestOfTwo, Quantizer
 from nybble.recipes.ends import EMBEDDING, FIRST_LAST, common_rules
-from nybble.recipes.recipe import LayerType, Recipe, Rule, Switch, read_settings
+from nybble.recipes.recipe import Recipe, Rule, Switch, read_settings
 
 FORWARD = (
     Switch(
@@ -71,11 +71,10 @@ SWITCHES = (
     Switch("samples", ("1", "2"), "1", "random roundings that grad_weight averages"),
     Switch(
         "recurrent",
-        ("row", "hidden", "pact"),
+        ("row", "hidden"),
         "row",
-        "inputs of recurrent layers: W20 with a scale for each row; or INT4 with one learned clip,"
-        " of the hidden states alone or of what comes from the layer below too, as in `sun2020`,"
-        " whose LSTM does better than float32's in the recorded study",
+        "hidden states of time loops: W20 with a scale for each row, or INT4 with one learned clip,"
+        " as in `sun2020`, whose LSTM does better than float32's in the recorded study",
     ),
     FIRST_LAST,
     *EMBEDDING,
@@ -107,12 +106,10 @@ def build(
         conv = replace(conv, output_input=Quantizer(get_format("uint4"), PACT("unsigned")))
         why = "one clip a tensor"
     rules = [*common_rules(settings, spec), Rule(conv, type="conv", why=why)]
-    learned = settings.get("recurrent", "row")
-    if learned != "row":
+    if settings.get("recurrent") == "hidden":
         clipped = Quantizer(get_format("int4_sym"), PACT("symmetric"))
         loop = replace(spec, output_input=clipped, signed_slot=None, skewed_slot=None)
-        kind: LayerType = "time-loop" if learned == "hidden" else "recurrent"
-        rules.append(Rule(loop, type=kind, why="states are bounded: one learned clip"))
+        rules.append(Rule(loop, type="time-loop", why="states are bounded: one learned clip"))
     return spec, rules
 
 
