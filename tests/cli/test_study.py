@@ -247,13 +247,13 @@ def error_line(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
         (["run", "x" * 9000], " ... "),
         (["show", ".", "--where", " "], "give an SQL condition"),
         (["recipes", "--seeds", "9" * 20], "no whole number below 10^9"),
-        (["show", "nowhere"], "holds no study"),
+        (["show", "nowhere"], "no such record"),
         (["show", ".", "--where", "x"], "holds no study"),
         (["power"], "give a record, or --sd"),
         (["power", "--sd", "1"], "give --margin, --difference or both"),
         (["power", "--sd", "1", "--margin", "0.5", "--difference", "0.5"], "not inside the margin"),
         (["power", "nothing"], "no such record"),
-        (["power", "tiny.py"], "no record of a comparison or a study"),
+        (["power", "tiny.py"], "cannot be read as a record"),
     ],
 )
 def test_bad_input_is_one_line(
@@ -288,6 +288,24 @@ def test_power_from_a_record(capsys: pytest.CaptureFixture[str], kind: str) -> N
     assert not any(line.startswith(("vision: sun2020", "sun2020 ")) for line in lines)  # two pairs
     assert main(["study", "power", "results/made.json", "--margin", "0.5", "--json"]) == 0
     assert {entry["margin"] for entry in json.loads(capsys.readouterr().out)} == {0.5}
+
+
+def test_show_compares_with_any_recipe_of_a_record(capsys: pytest.CaptureFixture[str]) -> None:
+    Path("results").mkdir()
+    Path("results/made.json").write_text(json.dumps(sample.record()))
+    assert main(["study", "show", "made"]) == 0
+    assert "difference to fp32" in capsys.readouterr().out
+    assert main(["study", "show", "made", "--baseline", "hfp8"]) == 0
+    out = capsys.readouterr().out
+    assert "difference to hfp8" in out and "+0.05 [+0.00, +0.10]" in out
+    assert main(["study", "show", "results/made.json", "--baseline", "hfp8", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["baseline"] == "hfp8"
+    for wrong in (["--baseline", "int8"], ["--baseline", "hfp8", "--where", "1"]):
+        assert main(["study", "show", "made", *wrong]) == 2
+        assert capsys.readouterr().err.count("\n") == 1
+    Path("results/half.json").write_text(json.dumps({**sample.record(), "tables": [{}]}))
+    assert main(["study", "show", "half"]) == 2
+    assert "no whole record of a study" in capsys.readouterr().err
 
 
 def test_one_row_of_eight_needs_more_seeds(capsys: pytest.CaptureFixture[str]) -> None:

@@ -17,6 +17,7 @@ import typer
 from nybble.cli.shared.study_depth import depth
 from nybble.cli.shared.study_page import page
 from nybble.cli.shared.study_progress import Reporter
+from nybble.cli.shared.study_show import print_study, show
 from nybble.errors import UserError
 from nybble.studies.ready import STUDIES, get_study
 
@@ -141,6 +142,7 @@ for _name in STUDIES:
 
 command.command("depth")(depth)
 command.command("page")(page)
+command.command("show")(show)
 
 
 @command.command("run")
@@ -220,7 +222,7 @@ def _run(study: Study, all_must_be_here: bool, given: dict[str, Any]) -> None:
     except Interrupted as stop:
         print(f"nybble: {stop}.", file=sys.stderr)
         raise typer.Exit(stop.status) from None
-    _print(found, given["json"])
+    print_study(found, given["json"])
     if record is not None:
         print(
             f"record: {results.save(found, record, RESULTS, earlier is not None)}", file=sys.stderr
@@ -281,53 +283,6 @@ def _repeatable(arguments: list[str]) -> str:
         else:
             kept.append(argument)
     return shlex.join(["nybble", *kept])
-
-
-def _print(record: dict[str, Any], as_json: bool) -> None:
-    from nybble.reports.study import plain
-
-    typer.echo(json.dumps(record, indent=1, allow_nan=False) if as_json else plain(record))
-
-
-@command.command("show")
-def show(
-    out: Annotated[Path, typer.Argument(help="The --out of a study, running or not.")],
-    study: Annotated[
-        str | None, typer.Option(help="Which one, where the folder holds several.")
-    ] = None,
-    where: Annotated[
-        str | None, typer.Option(help="List the cells for which this SQL condition holds.")
-    ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
-) -> None:
-    """The tables of a study as far as it has come, or its cells.
-
-    Example: nybble study show runs/study-recipes --where "status = 'failed'"
-    """
-    from nybble.studies.study.run import check_study, study_record
-    from nybble.studies.study.store import Store
-
-    if where is None:
-        _print(study_record(out, study), as_json)
-        return
-    if not where.strip():
-        raise UserError("--where: give an SQL condition, for example \"status = 'failed'\".")
-    with Store(out, readonly=True) as store:
-        check_study(store, out, study)
-        cells = store.query(where if study is None else f"({where}) AND study = '{_sql(study)}'")
-    if as_json:
-        typer.echo(json.dumps(cells, indent=1, allow_nan=False))
-        return
-    for cell in cells:
-        metric = "" if cell["metric"] is None else f"{cell['metric']:.4g}"
-        parts = [cell["task"], cell["variant"], cell["recipe"], f"seed {cell['seed']}"]
-        what = ", ".join(part for part in parts if part)
-        end = " ".join(part for part in (metric, cell["error"]) if part)
-        typer.echo(f"{cell['key']}  {cell['status']:<11}  {what}{f'  {end}' if end else ''}")
-
-
-def _sql(text: str) -> str:
-    return text.replace("'", "''")
 
 
 @command.command("power")

@@ -7,7 +7,6 @@ still be undecided most of the time.
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -17,7 +16,7 @@ from nybble.errors import UserError
 from nybble.reports.cells import NONE, by_ratio, column_widths
 from nybble.studies.equivalence import ALPHA
 from nybble.studies.power import seeds_for_t_test, seeds_for_tost
-from nybble.studies.study.run import study_record
+from nybble.studies.study.reading import read_any
 
 POINTS, PER_CENT = 0.25, 0.5
 """Margins of records that name none: of a difference in points, of a ratio in per cent."""
@@ -73,17 +72,8 @@ def of_record(
     """
     if margin is not None and not margin > 0:
         raise UserError(f"study power: the margin must be above 0, not {margin}.")
-    path = next((p for p in (folder / f"{name}.json", Path(name)) if p.exists()), None)
-    if path is None:
-        raise UserError(
-            f"study power {name}: there is no such record in {folder}/, no file and no folder of a "
-            "study."
-        )
+    record = read_any(name, folder, "study power")
     try:
-        if path.is_dir():
-            record = study_record(path)
-        else:
-            record = json.loads(path.read_text(encoding="utf-8"))
         found = [
             {
                 "row": row,
@@ -92,9 +82,9 @@ def of_record(
             }
             for row, n, sd, own, beside in _rows(record)
         ]
-    except (OSError, KeyError, TypeError, AttributeError, json.JSONDecodeError) as error:
+    except (KeyError, TypeError, AttributeError) as error:
         raise UserError(
-            f"study power {name}: {path} is no record of a comparison or a study ({error})."
+            f"study power {name}: this is no record of a comparison or a study ({error})."
         ) from error
     if not found:
         raise UserError(f"study power {name}: no row has {FEWEST} pairs; run more seeds first.")

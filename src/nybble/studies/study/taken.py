@@ -47,7 +47,7 @@ def outcomes_of(path: Path) -> dict[str, Outcome]:
     try:
         if record.get("schema") != SCHEMA:
             raise ValueError(f"its schema is {record.get('schema')!r}")
-        return {str(run["key"]): _outcome(run, path) for run in record["runs"]}
+        return {str(run["key"]): outcome_of_run(run) for run in record["runs"]}
     except (KeyError, TypeError, ValueError) as error:
         raise UserError(f"{path} is no record of a study ({error}).") from error
 
@@ -103,7 +103,12 @@ def _data(description: Mapping[str, Any], task: str) -> tuple[dict[str, Any], st
     return shared, data.get("sha256")
 
 
-def _outcome(run: Mapping[str, Any], path: Path) -> Outcome:
+def outcome_of_run(run: Mapping[str, Any]) -> Outcome:
+    """How one run of a record ended; a record keeps no curves.
+
+    Raises:
+        KeyError, TypeError, ValueError: it is no such run.
+    """
     values = {name: run[name] for name in _KEPT}
     values |= {"extras": run["extras"], "folder": "", "reused": True}
     return Outcome.from_dict({**values, "saved_bytes": run.get("saved_bytes")})
