@@ -13,7 +13,7 @@ from nybble.nn.function import LayerCall
 from nybble.ops.geometry import Geometry
 from nybble.ops.reference.operand import GRAD_INPUT_GRAD
 from nybble.ops.spec import SLOTS
-from nybble.quantizers import RandomKey
+from nybble.quantizers import PACT, RandomKey
 from nybble.quantizers import oracle as scalar
 from nybble.recipes import get_recipe
 
@@ -121,3 +121,21 @@ def test_a_transposed_convolution_has_a_scale_for_each_output_channel() -> None:
     y = nybble.convert(nn.Sequential(layer), "int8:first_last=same")(x)
     error = (y - exact).square().sum((0, 2, 3)).sqrt() / exact.square().sum((0, 2, 3)).sqrt()
     assert float(error.max()) < 0.02
+
+
+def test_a_learned_clip_for_hidden_states_and_for_nothing_else() -> None:
+    net = nybble.convert(nn.ModuleList([nn.Linear(4, 4), nn.LSTM(4, 6, 2), nn.Linear(6, 3)]),
+                         "int8:recurrent=hidden")  # fmt: skip
+    clipped = {
+        name
+        for name, layer in nybble.quantized_layers(net)
+        if isinstance(getattr(layer.nybble_spec.output_input, "scale", None), PACT)
+    }
+    assert clipped == {"1.hh_l0", "1.hh_l1"}
+    y, _ = net[1](torch.randn(5, 2, 4))
+    y.square().sum().backward()
+    for name, layer in nybble.quantized_layers(net):
+        assert (layer.nybble_alpha is not None) == (name in clipped)
+    assert all(net[1].get_submodule(f"hh_l{i}").nybble_alpha.grad is not None for i in (0, 1))
+    codes = net[1].hh_l0.nybble_spec
+    assert codes.output_input.format.bits == 8 and codes.grad_weight_input == "same"

@@ -43,8 +43,9 @@ def test_a_tail_begins_where_its_share_says() -> None:
     assert Phases(None, 50).record(RunState()) is None
 
 
-def test_start_tail_widens_all_but_the_weights() -> None:
-    net = model()
+@pytest.mark.parametrize("recipe", ["luq:tail=0.1", "nybble4:tail=0.1"])
+def test_start_tail_widens_all_but_the_weights(recipe: str) -> None:
+    net = model(recipe)
     middle = net[2]
     before = middle.nybble_spec
     assert nybble.in_tail(net) is False

@@ -11,7 +11,7 @@ output channels, so there the weights take one scale a tensor (a second rounding
 
 First and last layer are FP16 as in the 4-bit recipes, so that the layers between are what differs.
 
-Not done here: error feedback, 8-bit weight update, and learned clips.
+Not done here: error feedback, 8-bit weight update, and learned clips but for hidden states.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from typing import cast
 
 from nybble.formats import Stochastic, get_format
 from nybble.ops.spec import SAME, BackwardSlot, LayerSpec
-from nybble.quantizers import AbsMax, Quantizer
+from nybble.quantizers import PACT, AbsMax, Quantizer
 from nybble.quantizers.scales.fit import Granularity
 from nybble.recipes.ends import EMBEDDING, FIRST_LAST, common_rules
 from nybble.recipes.recipe import Recipe, Rule, Switch, read_settings
@@ -41,6 +41,13 @@ SWITCHES = (
         " runs over the rows, takes inputs quantised once more with one scale",
     ),
     Switch("rounding", ("stochastic", "nearest"), "stochastic", "of the gradients"),
+    Switch(
+        "recurrent",
+        ("max", "hidden"),
+        "max",
+        "hidden states of time loops: their largest magnitude, or one learned clip as in `sun2020`,"
+        " which shows what that clip does without few bits (study `hidden-clip`)",
+    ),
     FIRST_LAST,
     *EMBEDDING,
 )
@@ -85,6 +92,11 @@ def int8(**switches: str) -> Recipe:
         rules.append(
             Rule(spec_t, type="transposed", why="output channels are the second dimension")
         )
+    if settings["recurrent"] == "hidden":
+        clipped = Quantizer(get_format("int8_sym"), PACT("symmetric"))
+        # The backward pass reads the clipped states too, not whole ones of another scale.
+        loop = replace(spec, output_input=clipped, grad_weight_input=SAME)
+        rules.append(Rule(loop, type="time-loop", why="states are bounded: one learned clip"))
     return Recipe(
         "int8",
         "8-bit integers everywhere, a baseline",

@@ -31,6 +31,7 @@ from nybble.ops.spec import LayerSpec
 from nybble.quantizers import PACT, AbsMax, BestOfTwo, Quantizer
 from nybble.recipes.ends import EMBEDDING, FIRST_LAST, common_rules
 from nybble.recipes.recipe import Recipe, Rule, Switch, read_settings
+from nybble.recipes.tail import Tail
 
 FORWARD = (
     Switch(
@@ -75,6 +76,13 @@ SWITCHES = (
         "row",
         "hidden states of time loops: W20 with a scale for each row, or INT4 with one learned clip,"
         " as in `sun2020`, whose LSTM does better than float32's in the recorded study",
+    ),
+    Switch(
+        "tail",
+        ("0", "0.05", "0.1", "0.2"),
+        "0",
+        "the share of the steps, at the end, in which inputs and gradients are FP16 and the weights"
+        " stay 4-bit, under the run's own schedule; 0 is without",
     ),
     FIRST_LAST,
     *EMBEDDING,
@@ -127,6 +135,7 @@ def nybble4(**switches: str) -> Recipe:
             "samples": int(settings["samples"]),
         },
     )
+    share = float(settings["tail"])
     return Recipe(
         "nybble4",
         "integer Gemms over 16-entry tables, row scales, unbiased gradients",
@@ -135,4 +144,5 @@ def nybble4(**switches: str) -> Recipe:
         rules=tuple(rules),
         switches=SWITCHES,
         settings=tuple(settings.items()),
+        tail=Tail(share) if share else None,
     )

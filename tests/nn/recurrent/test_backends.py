@@ -129,7 +129,10 @@ def test_every_switch_of_the_recipe(switches: str) -> None:
     compare(net, f"{RECIPE}+{switches}", torch.randn(4, 5, 9), states_of(net, 5))
 
 
-@pytest.mark.parametrize("recipe", ["hfp8", "bf16", "sun2020", "sun2020-strict"])
+@pytest.mark.parametrize(
+    "recipe",
+    ["hfp8", "bf16", "sun2020", "sun2020-strict", "int8", "int8:recurrent=hidden"],
+)
 def test_other_recipes_and_projections(recipe: str) -> None:
     torch.manual_seed(1)
     net = nn.LSTM(9, 20, 2, proj_size=7, bidirectional=True)

@@ -9,7 +9,14 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from nybble.errors import UserError, suggest
-from nybble.studies.ready import ablation_sun2020, miyashita2016, nybble4, recipes, robustness
+from nybble.studies.ready import (
+    ablation_sun2020,
+    hidden_clip,
+    miyashita2016,
+    nybble4,
+    recipes,
+    robustness,
+)
 from nybble.studies.study.grid import Study
 
 
@@ -25,6 +32,7 @@ STUDIES: dict[str, Ready] = {
     "recipes": Ready(recipes.TITLE, recipes.make),
     "nybble4": Ready(nybble4.TITLE, nybble4.make),
     "ablation-sun2020": Ready(ablation_sun2020.TITLE, ablation_sun2020.make),
+    "hidden-clip": Ready(hidden_clip.TITLE, hidden_clip.make),
     "miyashita2016": Ready(miyashita2016.TITLE, miyashita2016.make),
     "robustness": Ready(robustness.TITLE, robustness.make),
     "robustness-training": Ready(robustness.TRAINING_TITLE, robustness.make_training),
