@@ -38,7 +38,7 @@ def make(quick: bool) -> Study:
     if quick:
         tasks = (sizes.vision(True), sizes.lstm(True), sizes.gpt(True), sizes.digits(True))
         return Study("nybble4-quick", QUICK, tasks, RECIPES, (10, 11))
-    return Study("nybble4", TITLE, _converged(), RECIPES, FRESH)
+    return Study("nybble4", TITLE, _converged(), RECIPES, FRESH, notes=(sizes.CLIP_NOTE,))
 
 
 def _converged() -> tuple[StudyTask, ...]:

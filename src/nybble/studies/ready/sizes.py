@@ -31,6 +31,11 @@ PER_CENT = 0.5
 LSTM_SEEDS = tuple(range(10))
 """The LSTM's runs differ more from seed to seed than the others'."""
 
+CLIP_NOTE = (
+    "lstm, digits: sun2020, luq:inputs=pact and :recurrent=hidden have a learned clip of hidden"
+    " states, the others none; study hidden-clip tells its effect from that of few bits."
+)
+
 
 def tasks(quick: bool) -> tuple[StudyTask, ...]:
     """Vision, LSTM (full: ten seeds), GPT and spoken digits."""
