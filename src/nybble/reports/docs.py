@@ -117,13 +117,22 @@ def studies_page(records: Mapping[str, Mapping[str, Any]]) -> str:
     return "\n".join(lines) + "\n"
 
 
+def _cores(machine: Mapping[str, Any]) -> str:
+    """ "2 cores, AVX2": what torch's own operators use decides how fast float32 is.
+
+    >>> _cores({"cores": 2, "instructions": "AVX2"}), _cores({"cores": 4})
+    ('2 cores, AVX2', '4 cores')
+    """
+    return ", ".join(filter(None, [f"{machine['cores']} cores", machine.get("instructions")]))
+
+
 def origin(record: Mapping[str, Any]) -> str:
     """When and where a record was made, and the command that repeats it."""
     environment = record["environment"]
     machine, versions = environment["machine"], environment["versions"]
     lines = [
         f"Made {record['created'][:10]} at commit {_commit(environment.get('commit'))} on "
-        f"{machine['cpu']} ({machine['cores']} cores), Python {versions['python']}, "
+        f"{machine['cpu']} ({_cores(machine)}), Python {versions['python']}, "
         f"torch {versions['torch']}{_of_runs(record)}:",
         "",
         f"    {record['command']}",
