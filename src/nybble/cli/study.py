@@ -17,7 +17,7 @@ import typer
 from nybble.cli.shared.study_depth import depth
 from nybble.cli.shared.study_page import page
 from nybble.cli.shared.study_progress import Reporter
-from nybble.cli.shared.study_show import print_study, show
+from nybble.cli.shared.study_show import RESULTS, print_study, show
 from nybble.errors import UserError
 from nybble.studies.ready import STUDIES, get_study
 
@@ -27,7 +27,6 @@ if TYPE_CHECKING:
 command = typer.Typer(
     no_args_is_help=True, help="Many runs: recipes x tasks x seeds, restartable, with statistics."
 )
-RESULTS = Path("results")
 _WHAT, _HOW, _SHOW = "Study", "Running", "Output"
 
 Quick = Annotated[bool, typer.Option("--quick", help="The short form.", rich_help_panel=_WHAT)]
