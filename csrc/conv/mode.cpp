@@ -19,9 +19,10 @@ Mode bytes(bool first_unsigned, int64_t low, int64_t u, int64_t s) {
 
 Mode choose_mode(const ConvOperand& first, const ConvOperand& second) {
   const int64_t a = limit_of(first), b = limit_of(second), wide = first.high - first.low;
-  const bool first_fits = wide <= 255 && fits_signed_byte(second) && 2 * wide * b <= 32767;
+  const int64_t most = active().gemm->saturates ? 32767 : INT32_MAX; // of a pair of products
+  const bool first_fits = wide <= 255 && fits_signed_byte(second) && 2 * wide * b <= most;
   const bool second_fits = second.low == 0 && second.high <= 255 && fits_signed_byte(first) &&
-                           2 * second.high * a <= 32767;
+                           2 * second.high * a <= most;
   if (first_fits && (first.low == 0 || !second_fits)) return bytes(true, first.low, wide, b);
   if (second_fits) return bytes(false, 0, second.high, a);
   return words_mode(first, second);

@@ -1,7 +1,8 @@
 // Bytes or words, and how many products an int32 sum may hold: chosen from the operands' bounds.
 //
 //     bytes   u = p - low(p) unsigned, q signed:  sum p q = sum u q + low(p) sum q
-//             if 2 * max(u) * max|q| <= 32767 (the 16-bit pair sums of vpmaddubsw)
+//             if 2 * max(u) * max|q| <= 32767 (the 16-bit pair sums of vpmaddubsw), or wherever the
+//             kernels have no such sums (micro.hpp: saturates)
 //     words   both as they are; two products of 16-bit integers fit int32
 //
 // Either operand may be the unsigned one. The second is, without a correction, if its low is 0; the

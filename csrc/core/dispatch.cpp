@@ -22,6 +22,21 @@ namespace nybble {
 const std::vector<Kernels>& compiled_sets() {
   static const std::vector<Kernels> sets = {
 #if defined(NYBBLE_HAVE_AVX2)
+      // avx2 with other inner loops of products.
+      {"avx512vnni",
+       {"avx2", "fma", "f16c", "avx512f", "avx512vnni"},
+       unpack4_avx2,
+       &kDecodeAvx2,
+       &kGemmAvx512Vnni,
+       &kWinogradAvx512Vnni,
+       &kConvAvx2,
+       &kQuantizeAvx2,
+       &kStreamAvx2,
+       &kSumAvx2,
+       &kLineAvx2,
+       &kBlockAvx2,
+       &kNormAvx2,
+       &kGatesAvx2},
       {"avx2",
        {"avx2", "fma", "f16c"},
        unpack4_avx2,

@@ -13,6 +13,8 @@
 //
 //     2 * max(u8) * max|s8| * flush <= 32767
 //
+// VNNI's vpdpbusd and vpdpwssd add to 32 bits and have no such stretches.
+//
 // The caller proves that the int32 sums fit (or cuts k into pieces and adds those in 64 bits).
 #pragma once
 
@@ -32,12 +34,17 @@ struct GemmKernels {
   void (*u8s8)(int64_t groups, const uint8_t* a, const int8_t* b, int64_t flush, int32_t* acc);
   void (*s8u8)(int64_t groups, const int8_t* a, const uint8_t* b, int64_t flush, int32_t* acc);
   void (*s16)(int64_t groups, const int16_t* a, const int16_t* b, int32_t* acc);
+  // Whether the 16-bit sums above exist: then `flush` must hold, and where a plan has a choice,
+  // bytes whose stretches are too short are not worth it. Otherwise every pair of bytes may be
+  // multiplied.
+  bool saturates;
   const PanelKernels* panels;
   const FinishKernels* finish;
 };
 
 extern const GemmKernels kGemmGeneric;
 extern const GemmKernels kGemmAvx2;
+extern const GemmKernels kGemmAvx512Vnni;
 extern const GemmKernels kGemmNeon;    // every AArch64
 extern const GemmKernels kGemmDotprod; // AArch64 with the dot product instructions
 

@@ -180,6 +180,6 @@ void s8u8(int64_t groups, const int8_t* a, const uint8_t* b, int64_t flush, int3
 
 } // namespace
 
-const GemmKernels kGemmAvx2 = {u8s8, s8u8, s16, &kPanelsAvx2, &kFinishAvx2};
+const GemmKernels kGemmAvx2 = {u8s8, s8u8, s16, true, &kPanelsAvx2, &kFinishAvx2};
 
 } // namespace nybble

@@ -74,6 +74,6 @@ void s8u8(int64_t groups, const int8_t* a, const uint8_t* b, int64_t, int32_t* a
 
 } // namespace
 
-const GemmKernels kGemmDotprod = {u8s8, s8u8, s16_neon, &kPanelsGeneric, &kFinishGeneric};
+const GemmKernels kGemmDotprod = {u8s8, s8u8, s16_neon, true, &kPanelsGeneric, &kFinishGeneric};
 
 } // namespace nybble

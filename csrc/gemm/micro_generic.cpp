@@ -28,6 +28,6 @@ void s16(int64_t groups, const int16_t* a, const int16_t* b, int32_t* acc) {
 
 } // namespace
 
-const GemmKernels kGemmGeneric = {u8s8, s8u8, s16, &kPanelsGeneric, &kFinishGeneric};
+const GemmKernels kGemmGeneric = {u8s8, s8u8, s16, true, &kPanelsGeneric, &kFinishGeneric};
 
 } // namespace nybble

@@ -92,6 +92,6 @@ void s16_neon(int64_t groups, const int16_t* a, const int16_t* b, int32_t* acc) 
   tile.store(acc);
 }
 
-const GemmKernels kGemmNeon = {u8s8, s8u8, s16_neon, &kPanelsGeneric, &kFinishGeneric};
+const GemmKernels kGemmNeon = {u8s8, s8u8, s16_neon, true, &kPanelsGeneric, &kFinishGeneric};
 
 } // namespace nybble

@@ -4,6 +4,8 @@
 #include <stdexcept>
 #include <string>
 
+#include "core/dispatch.hpp"
+
 namespace nybble {
 namespace {
 
@@ -13,6 +15,7 @@ int64_t magnitude(Bounds x) { return std::max(-x.low, x.high); }
 int64_t flush_of(Bounds u, Bounds s) {
   const int64_t top = u.high - u.low;
   if (top > 255 || s.low < -128 || s.high > 127) return 0;
+  if (!active().gemm->saturates) return int64_t(1) << 30;
   return 32767 / std::max<int64_t>(2 * top * magnitude(s), 1);
 }
 

@@ -6,6 +6,8 @@
 //
 // and the second term, the compensation, is nothing where low = 0 (UINT4). Both assignments are
 // tried; fewer than kLeastFlush groups between two widenings are not worth it. Words: no shift.
+// Kernels without 16-bit sums (micro.hpp: saturates) take bytes wherever the bytes hold them, so
+// the plan depends on the instruction set; the result does not.
 //
 // `cut` is the longest contraction whose sums, shifted or not, and whose compensation fit in int32;
 // longer ones are cut, and the pieces are added in int64.

@@ -134,5 +134,6 @@ struct WinogradKernels {
 
 extern const WinogradKernels kWinogradGeneric;
 extern const WinogradKernels kWinogradAvx2;
+extern const WinogradKernels kWinogradAvx512Vnni;
 
 } // namespace nybble

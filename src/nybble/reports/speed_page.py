@@ -48,8 +48,8 @@ def page(records: Mapping[str, Record], made: str, source: Callable[[Record], st
         "Every figure is a ratio to float32 PyTorch on the same machine, measured in one process "
         "that takes turns: float32's time (or bytes) over ours: larger is better. float32 is the "
         "fastest of contiguous, channels-last and `torch.compile`. With one thread CPU time "
-        "decides, with more wall time. The kernels use AVX2 at most; what torch's own operators "
-        "used is said beside each record's cores.",
+        "decides, with more wall time. The kernels use AVX2, and for products AVX-512's VNNI "
+        "where the CPU has it; what torch's own operators used is said beside each record's cores.",
         "",
         "| aim | at least | hard | measured | record |",
         "|---|---|---|---|---|",

@@ -23,8 +23,8 @@ __all__ = ["Availability", "Probe", "active_isa", "available", "core", "probe"]
 class Probe:
     """What the compiled module reports.
 
-    `isa` is the instruction set in use ("avx2", "generic"), None without the module; `isas` are all
-    that can run here, best first; `threads` is what OpenMP would use, 1 without OpenMP.
+    `isa` is the instruction set in use ("avx512vnni", "avx2", "generic"), None without the module;
+    `isas` are all that can run here, best first; `threads` is what OpenMP would use, 1 without it.
     """
 
     compiled: bool
@@ -105,7 +105,7 @@ def available() -> Availability:
 def active_isa() -> str:
     """The instruction set whose kernels run, "none" without the compiled module.
 
-    >>> active_isa() in ("avx2", "neon", "dotprod", "generic", "none")
+    >>> active_isa() in ("avx512vnni", "avx2", "neon", "dotprod", "generic", "none")
     True
     """
     module, _ = core()
