@@ -100,13 +100,14 @@ void bind_blocks(nb::module_& m) {
     round_stochastic(from, grid, by, levels, random, first, {channels, pixels}, to, threads);
   });
   m.def("hadamard", [](const Bytes& x, int64_t outer, int64_t groups, int64_t size, int64_t inner,
-                       int64_t block, const Bytes& signs, bool back, const Bytes& y, int threads) {
+                       int64_t block, const Bytes& signs, bool back, bool strided, const Bytes& y,
+                       int threads) {
     const char* what = "hadamard";
     if (block < 1 || (block & (block - 1)) != 0)
       throw std::invalid_argument("hadamard: a block is a power of two");
     const int64_t n = checked_product(checked_product(outer, groups, what),
                                       checked_product(size, inner, what), what);
-    Turn turn{outer, groups, size, inner, block, nullptr, back};
+    Turn turn{outer, groups, size, inner, block, nullptr, back, strided};
     if (std::get<0>(signs) != 0) turn.signs = array<const float>(signs, size, what);
     const auto* from = array<const float>(x, n, what);
     auto* to = array<float>(y, n, what);

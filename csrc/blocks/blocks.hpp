@@ -33,13 +33,13 @@ void round_stochastic(const float* x, const Grid& grid, const float* inv,
                       const StochasticLevels& levels, const RandomStream& stream, int64_t first,
                       const Order& order, float* y, int threads);
 
-// The Hadamard of quantizers/transforms.py (consecutive blocks) along the middle dimension of
-// [outer, groups x size, inner]; `signs`: `size` numbers, or null.
+// The Hadamard of quantizers/transforms.py along the middle dimension of [outer, groups x size,
+// inner]; `signs`: `size` numbers, or null. strided: each block spans the whole line.
 struct Turn {
   int64_t outer, groups, size, inner;
   int64_t block;
   const float* signs;
-  bool back;
+  bool back, strided;
 };
 void hadamard(const float* x, const Turn& turn, float* y, int threads);
 

@@ -42,6 +42,12 @@ struct BlockKernels {
   // the signs signs[(b % period) * block + i].
   void (*turn)(const float* x, int64_t count, int64_t block, int64_t inner, const float* signs,
                int64_t period, float root, bool back, float* y);
+  // The same for blocks that span `rows` rows of `length` elements: element i of block j, one of
+  // `count`, at x[(i * count + j) * inner + l] with the sign signs[i * count + j]; of the blocks
+  // first <= j < last.
+  void (*turn_strided)(const float* x, int64_t rows, int64_t length, int64_t block, int64_t count,
+                       int64_t first, int64_t last, int64_t inner, const float* signs, float root,
+                       bool back, float* y);
 };
 
 extern const BlockKernels kBlockGeneric;

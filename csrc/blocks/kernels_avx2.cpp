@@ -54,7 +54,11 @@ void tops(const float* x, int64_t n, int64_t run, uint32_t* tops) {
 
 } // namespace
 
-const BlockKernels kBlockAvx2 = {tops, Loops<Eight>::scaled, Loops<Eight>::nearest,
-                                 Loops<Eight>::stochastic, Loops<Eight>::turn};
+const BlockKernels kBlockAvx2 = {tops,
+                                 Loops<Eight>::scaled,
+                                 Loops<Eight>::nearest,
+                                 Loops<Eight>::stochastic,
+                                 Loops<Eight>::turn,
+                                 Loops<Eight>::turn_strided};
 
 } // namespace nybble

@@ -2,7 +2,8 @@
 
 namespace nybble {
 
-const BlockKernels kBlockGeneric = {Loops<Lane>::tops, Loops<Lane>::scaled, Loops<Lane>::nearest,
-                                    Loops<Lane>::stochastic, Loops<Lane>::turn};
+const BlockKernels kBlockGeneric = {Loops<Lane>::tops,    Loops<Lane>::scaled,
+                                    Loops<Lane>::nearest, Loops<Lane>::stochastic,
+                                    Loops<Lane>::turn,    Loops<Lane>::turn_strided};
 
 } // namespace nybble

@@ -97,18 +97,15 @@ struct Drawn {
 
 constexpr int64_t kMostLines = 64; // elements of a block that are worked on as registers of lines
 
-// V::kLanes lines from `x`: neighbours with the same signs, or, with kApart, a block apart, where
-// each has signs of its own.
-template <class V, bool kApart>
-inline void turn_lines(const float* x, int64_t block, int64_t inner, const float* signs, float root,
-                       bool back, float* y) {
-  const auto sign = [&](int64_t i) {
-    return kApart ? V::strided(signs + i, block) : V::set(signs[i]);
-  };
+// V::kLanes lines from `x`, element i of a line `step` behind the one before; the lines are
+// neighbours or, with kApart, `apart` from one another. sign(i): of element i in each line.
+template <class V, bool kApart, class Sign>
+inline void turn_lines(const float* x, int64_t block, int64_t step, int64_t apart, bool has_signs,
+                       Sign sign, float root, bool back, float* y) {
   V v[kMostLines];
   for (int64_t i = 0; i < block; ++i) {
-    v[i] = kApart ? V::strided(x + i, block) : V::load(x + i * inner);
-    if (signs != nullptr && !back) v[i] = v[i] * sign(i);
+    v[i] = kApart ? V::strided(x + i * step, apart) : V::load(x + i * step);
+    if (has_signs && !back) v[i] = v[i] * sign(i);
   }
   for (int64_t width = 1; width < block; width *= 2)
     for (int64_t at = 0; at < block; at += 2 * width)
@@ -118,27 +115,27 @@ inline void turn_lines(const float* x, int64_t block, int64_t inner, const float
       }
   for (int64_t i = 0; i < block; ++i) {
     const V by = V::set(root);
-    const V out = v[i] * (signs != nullptr && back ? sign(i) * by : by);
+    const V out = v[i] * (has_signs && back ? sign(i) * by : by);
     if (kApart)
-      out.store_strided(y + i, block);
+      out.store_strided(y + i * step, apart);
     else
-      out.store(y + i * inner);
+      out.store(y + i * step);
   }
 }
 
-// A block of any size in place: copied, turned, multiplied.
-inline void turn_line(const float* x, int64_t block, int64_t inner, const float* signs, float root,
-                      bool back, float* y) {
+// A block of any size in place: copied, turned, multiplied. Element i has signs[i * sign_step].
+inline void turn_line(const float* x, int64_t block, int64_t step, const float* signs,
+                      int64_t sign_step, float root, bool back, float* y) {
   for (int64_t i = 0; i < block; ++i)
-    y[i * inner] = signs != nullptr && !back ? x[i * inner] * signs[i] : x[i * inner];
+    y[i * step] = signs != nullptr && !back ? x[i * step] * signs[i * sign_step] : x[i * step];
   for (int64_t width = 1; width < block; width *= 2)
     for (int64_t at = 0; at < block; at += 2 * width)
       for (int64_t i = at; i < at + width; ++i) {
-        const float u = y[i * inner], w = y[(i + width) * inner];
-        y[i * inner] = u + w, y[(i + width) * inner] = u - w;
+        const float u = y[i * step], w = y[(i + width) * step];
+        y[i * step] = u + w, y[(i + width) * step] = u - w;
       }
   for (int64_t i = 0; i < block; ++i)
-    y[i * inner] *= signs != nullptr && back ? signs[i] * root : root;
+    y[i * step] *= signs != nullptr && back ? signs[i * sign_step] * root : root;
 }
 
 template <class V>
@@ -177,26 +174,68 @@ struct Loops {
   static void turn(const float* x, int64_t count, int64_t block, int64_t inner, const float* signs,
                    int64_t period, float root, bool back, float* y) {
     const int64_t whole = block * inner;
-    const bool few = block <= kMostLines;
+    const bool few = block <= kMostLines, has = signs != nullptr;
     int64_t b = 0;
     if (inner == 1) {
       float own[V::kLanes * kMostLines];
       for (; few && b + V::kLanes <= count; b += V::kLanes) {
-        if (signs != nullptr)
+        if (has)
           for (int l = 0; l < V::kLanes; ++l)
             std::copy_n(of(signs, (b + l) % period * block), block, own + l * block);
-        turn_lines<V, true>(x + b * block, block, 1, signs == nullptr ? nullptr : own, root, back,
-                            y + b * block);
+        const auto sign = [&](int64_t i) { return V::strided(own + i, block); };
+        turn_lines<V, true>(x + b * block, block, 1, block, has, sign, root, back, y + b * block);
       }
     }
     for (; b < count; ++b) {
       const float* s = of(signs, b % period * block);
+      const auto sign = [&](int64_t i) { return V::set(s[i]); };
       int64_t l = 0;
-      for (; few && l + V::kLanes <= inner; l += V::kLanes)
-        turn_lines<V, false>(x + b * whole + l, block, inner, s, root, back, y + b * whole + l);
+      for (; few && l + V::kLanes <= inner; l += V::kLanes) {
+        const int64_t at = b * whole + l;
+        turn_lines<V, false>(x + at, block, inner, 1, has, sign, root, back, y + at);
+      }
       for (; l < inner; ++l)
-        turn_line(x + b * whole + l, block, inner, s, root, back, y + b * whole + l);
+        turn_line(x + b * whole + l, block, inner, s, 1, root, back, y + b * whole + l);
     }
+  }
+
+  static void turn_strided(const float* x, int64_t rows, int64_t length, int64_t block,
+                           int64_t count, int64_t first, int64_t last, int64_t inner,
+                           const float* signs, float root, bool back, float* y) {
+    const int64_t step = count * inner;
+    const bool few = block <= kMostLines, has = signs != nullptr;
+    int64_t row = 0;
+    if (inner == 1) {
+      // Blocks beside one another are neighbours in memory; those that fill no register are taken
+      // from several rows at once.
+      const int64_t together = few ? first + (last - first) / V::kLanes * V::kLanes : first;
+      for (int64_t r = 0; r < rows; ++r)
+        for (int64_t j = first; j < together; j += V::kLanes) {
+          const auto sign = [&](int64_t i) { return V::load(signs + i * count + j); };
+          const int64_t at = r * length + j;
+          turn_lines<V, false>(x + at, block, step, 1, has, sign, root, back, y + at);
+        }
+      first = together;
+      for (; few && row + V::kLanes <= rows; row += V::kLanes)
+        for (int64_t j = first; j < last; ++j) {
+          const auto sign = [&](int64_t i) { return V::set(signs[i * count + j]); };
+          const int64_t at = row * length + j;
+          turn_lines<V, true>(x + at, block, step, length, has, sign, root, back, y + at);
+        }
+    }
+    for (; row < rows; ++row)
+      for (int64_t j = first; j < last; ++j) {
+        const auto sign = [&](int64_t i) { return V::set(signs[i * count + j]); };
+        int64_t l = 0;
+        for (; few && l + V::kLanes <= inner; l += V::kLanes) {
+          const int64_t at = row * length + j * inner + l;
+          turn_lines<V, false>(x + at, block, step, 1, has, sign, root, back, y + at);
+        }
+        for (; l < inner; ++l) {
+          const int64_t at = row * length + j * inner + l;
+          turn_line(x + at, block, step, of(signs, j), count, root, back, y + at);
+        }
+      }
   }
 
   static const float* of(const float* signs, int64_t at) {

@@ -16,7 +16,7 @@ Rule rule_of(const Case& one, const std::string& key) {
 void turn(const Case& one, int threads) {
   const int64_t* d = one.data<int64_t>("dims");
   const float* x = one.data<float>("x");
-  nybble::Turn turn{d[0], d[1], d[2], d[3], d[4], one.data<float>("signs"), false};
+  nybble::Turn turn{d[0], d[1], d[2], d[3], d[4], one.data<float>("signs"), false, d[5] != 0};
   Output<float> y(one.array("x").count);
   nybble::hadamard(x, turn, y.data(), threads);
   expect(one, "turned", y);

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -56,28 +57,34 @@ def blocks() -> Iterator[Case]:
                 "values": times_blocks(nearest, multiplier, block),
             },
         )
-    for shape, axis, block, groups in (
-        ((3, 50), 1, 16, 1),
-        ((9, 32), 1, 16, 2),
-        ((50, 11), 0, 16, 1),
-        ((130, 3), 0, 128, 1),
+    orders: tuple[Literal["consecutive", "strided"], ...] = ("consecutive", "strided")
+    for shape, axis, block, groups, order in (
+        ((3, 50), 1, 16, 1, orders[0]),
+        ((9, 32), 1, 16, 2, orders[0]),
+        ((50, 11), 0, 16, 1, orders[0]),
+        ((130, 3), 0, 128, 1, orders[0]),
+        ((11, 150), 1, 8, 1, orders[1]),
+        ((9, 64), 1, 16, 2, orders[1]),
+        ((3, 50), 1, 64, 1, orders[1]),
+        ((50, 11), 0, 16, 1, orders[1]),
+        ((260, 3), 0, 128, 1, orders[1]),
     ):
         x = torch.randn(shape, generator=make)
         outer = 1 if axis == 0 else shape[0]
         inner = shape[1] if axis == 0 else 1
         size = shape[axis] // groups
-        turn = Hadamard(block, "random")
+        turn = Hadamard(block, "random", order)
         signs = turn.sign_vector(size, _bits, x.device)
         assert signs is not None
         values: dict[str, Value] = {
             "x": x,
-            "dims": [outer, groups, size, inner, block],
+            "dims": [outer, groups, size, inner, block, int(order == "strided")],
             "signs": signs,
             "turned": turn.apply(x, axis, _bits, groups),
             "back": turn.inverse(x, axis, _bits, groups),
-            "plain": Hadamard(block, "none").apply(x, axis, None, groups),
+            "plain": Hadamard(block, "none", order).apply(x, axis, None, groups),
         }
-        yield f"hadamard {block} of {shape[0]}x{shape[1]} axis {axis}", values
+        yield f"{order} hadamard {block} of {shape[0]}x{shape[1]} axis {axis}", values
 
 
 def _bits(stream: int, shape: object) -> Tensor:

@@ -2,8 +2,9 @@
 sum, with one least-squares factor a row; the other operand is kept in 4 bits, and its decoded codes
 are rotated at backward time and rounded to 8 bits.
 
-What is kept for backward is nybble4's: 4-bit codes of inputs and weights alone. Natively, the Gemms
-of linear layers are products of 8-bit integers; the rotations are torch's operators.
+What is kept for backward is nybble4's: 4-bit codes of inputs and weights alone. Natively, the
+backward Gemms of linear layers and of convolutions without groups are products of 8-bit integers,
+and the rotations are kernels; scales and rounding are torch's operators.
 """
 
 from __future__ import annotations

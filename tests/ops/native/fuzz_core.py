@@ -305,7 +305,7 @@ def round_stochastic(a: Arena) -> list[Any]:
 
 def hadamard(a: Arena) -> list[Any]:
     x, y = a.floats(3 * 2 * 22 * 9), a.floats(3 * 2 * 22 * 9)
-    return [x, 3, 2, 22, 9, 16, a.floats(22), False, y, THREADS]
+    return [x, 3, 2, 22, 9, 16, a.floats(22), False, True, y, THREADS]
 
 
 def batch_norm_forward(a: Arena) -> list[Any]:

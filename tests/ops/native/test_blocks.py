@@ -127,22 +127,24 @@ def test_random_bits_of_a_part_of_a_sequence() -> None:
     st.data(),
     st.sampled_from([1, 2, 8, 16, 32, 128]),
     st.sampled_from(["none", "fixed", "random"]),
+    st.sampled_from(["consecutive", "strided"]),
     st.booleans(),
     st.booleans(),
 )
-def test_hadamard(isa, shape, data, block, kind, last, back) -> None:
+def test_hadamard(isa, shape, data, block, kind, order, last, back) -> None:
     use(isa, data.draw(st.sampled_from([1, 2])))
     x = tensor(shape, block, last)
     axis = data.draw(st.integers(0, x.dim() - 1))
     groups = data.draw(st.sampled_from([g for g in (1, 2, 3) if x.shape[axis] % g == 0]))
-    turn = Hadamard(block, kind)
+    turn = Hadamard(block, kind, order)
 
     def bits(stream, shape):
         return random24(shape, RandomKey(seed=9, operand=stream))
 
     wanted = (turn.inverse if back else turn.apply)(x, axis, bits, groups)
     signs = turn.sign_vector(x.shape[axis] // groups, bits, x.device)
-    found = hadamard(x, axis, block, signs, groups, back=back)
+    strided = order == "strided"
+    found = hadamard(x, axis, block, signs, groups, back=back, strided=strided)
     assert found.is_contiguous(memory_format=layout_of(x)) and same_bits(found, wanted)
     assert found.stride() == wanted.stride() or 1 in x.shape
 

@@ -47,13 +47,14 @@ def turn(
     x: Tensor, transform: Hadamard | None, place: Place, draw: Draw, *, back: bool = False
 ) -> Tensor:
     """x in (or `back` from) the basis of a Gemm's transform, as the reference's `turn`."""
-    if transform is None or transform.order != "consecutive" or not _readable(x):
+    if transform is None or not _readable(x):
         return reference.turn(x, transform, place, draw, back=back)
     size = x.shape[place.contraction] // place.groups
     bits = Streams(draw, FIRST_SLOT[place.gemm]).on(x.device)
     signs = transform.sign_vector(size, bits, x.device)
     axis = place.contraction % x.dim()
-    return hadamard(x, axis, transform.block, signs, place.groups, back=back)
+    strided = transform.order == "strided"
+    return hadamard(x, axis, transform.block, signs, place.groups, back=back, strided=strided)
 
 
 def quantize(

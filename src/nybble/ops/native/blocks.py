@@ -170,9 +170,16 @@ def round_blocks(
 
 
 def hadamard(
-    x: Tensor, axis: int, block: int, signs: Tensor | None, groups: int, *, back: bool
+    x: Tensor,
+    axis: int,
+    block: int,
+    signs: Tensor | None,
+    groups: int,
+    *,
+    back: bool,
+    strided: bool = False,
 ) -> Tensor:
-    """x in the basis of the Hadamard, or `back`; see `quantizers.Hadamard` (consecutive blocks).
+    """x in the basis of the Hadamard, or `back`; see `quantizers.Hadamard` for both orders.
 
     signs: float32, one number for each element of a group along `axis`.
 
@@ -196,6 +203,7 @@ def hadamard(
         block,
         (0, 0) if signs is None else span(signs.contiguous(), torch.float32, "signs"),
         back,
+        strided,
         own(out),
         threads(),
     )

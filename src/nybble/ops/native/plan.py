@@ -17,7 +17,7 @@ from nybble.formats import Stochastic
 from nybble.ops.geometry import Geometry
 from nybble.ops.gradients import both_ways
 from nybble.ops.native.codes import table_of
-from nybble.ops.native.integers import LARGEST
+from nybble.ops.native.integers import LARGEST, covers
 from nybble.ops.native.quantize import packs
 from nybble.ops.spec import SLOTS, LayerSpec, Slot
 from nybble.quantizers import PACT, SAWB, AbsMax, BestOfTwo, Quantizer, StatefulScale
@@ -114,7 +114,7 @@ def _composite(spec: LayerSpec, geometry: Geometry) -> Reason | None:
 def _requantised(spec: LayerSpec, geometry: Geometry) -> bool:
     """Whether backward operands are made of the forward codes by the reference's quantizers, with
     or without a transform, and are integers of a byte: `ops/native/integers.py`."""
-    if geometry.kind != "linear" or not spec.double or spec.fold or spec.weight_gradient:
+    if not covers(geometry) or not spec.double or spec.fold or spec.weight_gradient:
         return False
     forward = (spec.output_input, spec.output_weight)
     if any(slot is None or not _by_line(slot, True, False) for slot in forward):
