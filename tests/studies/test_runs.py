@@ -8,8 +8,10 @@ from __future__ import annotations
 import json
 import os
 import signal
+import sys
 import threading
 import time
+import types
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,11 +19,13 @@ from typing import Any
 import pytest
 
 from nybble.errors import UserError
+from nybble.recipes import get_recipe
+from nybble.recipes.definition import definition
 from nybble.studies import jobs
 from nybble.studies.jobs import side_by_side
 from nybble.studies.outcome import Outcome
 from nybble.studies.plan import Plan
-from nybble.studies.runs import read_outcome, run_all, run_one
+from nybble.studies.runs import known_outcome, read_outcome, run_all, run_one
 from nybble.training import loop
 from nybble.training.config import TrainConfig
 from nybble.training.folder import claim_folder
@@ -183,6 +187,68 @@ def test_a_folder_of_another_run_is_refused_before_anything_runs(
     with pytest.raises(UserError, match="epochs is 7 there, 1 was asked"):
         run_all(configs)
     assert trainer.calls == []
+
+
+@pytest.fixture
+def own_recipe(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> types.ModuleType:
+    """A module of a user's, whose recipe `mine` is changed by hand."""
+    module = types.ModuleType("a_module_of_mine")
+    module.mine = get_recipe("luq")  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, module.__name__, module)
+    return module
+
+
+@pytest.mark.parametrize("ended", ["complete", "interrupted"])
+def test_a_run_of_a_recipe_that_has_changed_is_refused(
+    trainer: Trainer, configs: list[TrainConfig], own_recipe: Any, ended: str
+) -> None:
+    config = replace(configs[1], recipe=f"{own_recipe.__name__}:mine")
+    if ended == "interrupted":
+        trainer.errors[(config.recipe, 0)] = Interrupted("stopped", signal.SIGTERM)
+        with pytest.raises(Interrupted):
+            run_all([config])
+    else:
+        run_all([config])
+    own_recipe.mine = replace(get_recipe("luq"), title="other words")
+    assert known_outcome(config, False) is None or ended == "complete"
+    own_recipe.mine = get_recipe("int8")
+    trainer.calls.clear()
+    with pytest.raises(UserError, match=r"another 'a_module_of_mine:mine'.* has changed"):
+        run_all([config])
+    assert trainer.calls == []
+
+
+def test_a_rule_that_has_changed_is_refused(
+    trainer: Trainer, configs: list[TrainConfig], own_recipe: Any
+) -> None:
+    config = replace(configs[1], rules=(("head", f"{own_recipe.__name__}:mine"), ("x", "none")))
+    run_all([config])
+    own_recipe.mine = get_recipe("int8")
+    with pytest.raises(UserError, match=r"another 'a_module_of_mine:mine'"):
+        run_all([config])
+
+
+def test_a_failed_run_may_be_tried_again_with_its_recipe_mended(
+    trainer: Trainer, configs: list[TrainConfig], own_recipe: Any
+) -> None:
+    config = replace(configs[1], recipe=f"{own_recipe.__name__}:mine")
+    trainer.errors[(config.recipe, 0)] = loop.NonFiniteError("NaN")
+    run_all([config])
+    trainer.errors.clear()
+    own_recipe.mine = get_recipe("int8")
+    assert [o.status for o in run_all([config])] == ["failed"]
+    assert [o.status for o in run_all([config], retry_failed=True)] == ["complete"]
+
+
+def test_a_folder_of_before_there_were_definitions_is_taken(
+    trainer: Trainer, configs: list[TrainConfig]
+) -> None:
+    run_all(configs[1:2])
+    path = configs[1].run_folder() / "config.json"
+    record = json.loads(path.read_text())
+    assert record.pop("recipes") == {"sun2020": definition(get_recipe("sun2020"))}
+    path.write_text(json.dumps(record))
+    assert run_all(configs[1:2])[0].reused
 
 
 def test_outcomes_arrive_one_by_one(trainer: Trainer, configs: list[TrainConfig]) -> None:

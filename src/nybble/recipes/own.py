@@ -1,8 +1,9 @@
 """A recipe of the user's own, by name: `module:NAME`, or with switches `module:NAME:KEY=VALUE`.
 
 NAME is a `Recipe`, or a function that takes its switches as keyword arguments, all of them text,
-and returns one. A run and a study keep the name alone: they import the module again, and it is up
-to the user that it still says the same. A saved model has what the recipe said.
+and returns one. A run and a study keep the name and what the recipe said as a digest
+(`definition.py`): they import the module again, and refuse one that says something else. A saved
+model has what the recipe said.
 """
 
 from __future__ import annotations

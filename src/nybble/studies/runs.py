@@ -88,12 +88,14 @@ def _verdict(outcome: Outcome) -> str:
 
 def known_outcome(config: TrainConfig, retry_failed: bool) -> Outcome | None:
     """The outcome of a run that need not run again, or None."""
-    check_folder(replace(config, resume=True))
-    folder = config.run_folder()
+    asked, folder = replace(config, resume=True), config.run_folder()
+    check_folder(asked, recipes=False)
     outcome = read_outcome(config, read_result(folder))
-    if outcome.status == FAILED and retry_failed:
+    if outcome.status == FAILED and retry_failed:  # maybe of a recipe that has been mended
         _set_aside(folder)
         return None
+    if outcome.status != FAILED:
+        check_folder(asked)
     return replace(outcome, reused=True) if outcome.status in (COMPLETE, FAILED) else None
 
 

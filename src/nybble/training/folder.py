@@ -2,9 +2,10 @@
 
     OUT/config.json, log.txt, result.json, checkpoints/, tensorboard/ (if asked for)
 
-Nothing is ever overwritten: a folder with other files, another configuration or a run that needs
---resume is refused. The log file is locked while a process trains there; the system drops the lock
-when the process dies, however it dies.
+Nothing is ever overwritten: a folder with other files, another configuration, a recipe that has
+changed since (config.json has the `definition` of each) or a run that needs --resume is refused.
+The log file is locked while a process trains there; the system drops the lock when the process
+dies, however it dies.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from typing import IO, Any
 
 from nybble.errors import UserError
 from nybble.nn.inputs import SIGNED
+from nybble.recipes.definition import changed, definitions
 from nybble.recipes.earlier import as_before
 from nybble.training.checkpoint import load_checkpoint
 from nybble.training.config import TrainConfig
@@ -30,8 +32,11 @@ SCHEMA_VERSION = 3
 Up to version 2 `sun2020` learned clips of signed inputs too (`as_meant`)."""
 
 
-def check_folder(config: TrainConfig) -> None:
-    """UserError unless `config` may write to its folder. Writes nothing."""
+def check_folder(config: TrainConfig, *, recipes: bool = True) -> None:
+    """UserError unless `config` may write to its folder. Writes nothing.
+
+    recipes: whether they must say what they said when the run began.
+    """
     folder = config.run_folder()
     if not folder.exists():
         return
@@ -51,6 +56,12 @@ def check_folder(config: TrainConfig) -> None:
         raise UserError(
             f"The output folder {folder} holds another run ({'; '.join(differences)}); "
             "choose another --out."
+        )
+    others = changed(_recipes(path), definitions(recipes_of(config))) if recipes else []
+    if others:
+        raise UserError(
+            f"The output folder {folder} holds a run of another '{others[0]}': what this recipe "
+            "says has changed since the run began. Give it as it was, or choose another --out."
         )
     if not config.resume:
         raise UserError(
@@ -74,12 +85,22 @@ def claim_folder(config: TrainConfig) -> IO[str]:
                         "schema": SCHEMA,
                         "schema_version": SCHEMA_VERSION,
                         "config": config.resolved().to_dict(),
+                        "recipes": definitions(recipes_of(config)),
                     },
                 )
         except BaseException:
             log.close()
             raise
     return log
+
+
+def recipes_of(config: TrainConfig) -> list[str]:
+    """The recipes that a run names.
+
+    >>> recipes_of(TrainConfig(recipe="luq", rules=(("head", "int8"),)))
+    ['luq', 'int8']
+    """
+    return [config.recipe, *(recipe for _, recipe in config.rules or ())]
 
 
 def in_use(folder: Path) -> bool:
@@ -131,6 +152,15 @@ def _read(path: Path) -> dict[str, Any]:
         return TrainConfig.from_dict(as_meant(config, version, path.parent)).identity()
     except (UserError, AttributeError, TypeError, ValueError) as error:
         raise UserError(f"{path} cannot be used: {error}; choose another --out.") from None
+
+
+def _recipes(path: Path) -> dict[str, str]:
+    """What the recipes said when the run began; empty where config.json does not say."""
+    try:
+        found = json.loads(path.read_text()).get("recipes")
+    except (OSError, ValueError, AttributeError):
+        found = None
+    return found if isinstance(found, dict) else {}
 
 
 def as_meant(config: dict[str, Any], version: int, folder: Path) -> dict[str, Any]:

@@ -8,7 +8,9 @@ from __future__ import annotations
 import json
 import os
 import signal
+import sys
 import time
+import types
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -17,6 +19,7 @@ from typing import Any
 import pytest
 
 from nybble.errors import UserError
+from nybble.recipes import get_recipe
 from nybble.reports.study import plain
 from nybble.studies.outcome import Outcome
 from nybble.studies.study import Cell, Study, StudyTask
@@ -223,6 +226,32 @@ def test_other_data_in_the_same_place_is_refused(
     assert study_record(tmp_path / "out")["tasks"] == record["tasks"]
     found["data"] = "text:elsewhere"  # another source: other keys, so nothing is mixed
     run_study(STUDY, how(tmp_path))
+
+
+def test_another_recipe_of_the_same_name_is_refused(
+    engine: Engine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    module = types.ModuleType("a_module_of_mine")
+    module.mine = get_recipe("luq")  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, module.__name__, module)
+    name = f"{module.__name__}:mine"
+    study = replace(STUDY, recipes=("fp32", name))
+    engine.outcome = lambda work: None if work.config.recipe == name else engine.finished(work)
+    with pytest.raises(UserError, match="unfinished"):
+        run_study(study, how(tmp_path))
+    module.mine = get_recipe("int8")  # type: ignore[attr-defined]
+    engine.outcome = engine.finished  # no cell of it has ended, and no folder says what it was
+    record = run_study(study, how(tmp_path))
+    path = tmp_path / "record.json"
+    path.write_text(json.dumps(record))
+    assert list(record["definitions"]) == [name]
+    module.mine = get_recipe("luq")  # type: ignore[attr-defined]
+    for changes in ({}, {"out": tmp_path / "another", "taken": path}):
+        with pytest.raises(UserError, match=rf"cells of the recipe '{name}', .* changed since"):
+            run_study(replace(study, seeds=(0, 1, 2)), how(tmp_path, **changes))
+    del record["definitions"]  # of before there were any
+    path.write_text(json.dumps(record))
+    run_study(study, how(tmp_path, out=tmp_path / "third", taken=path))
 
 
 def test_a_task_that_is_renamed_keeps_its_cells(engine: Engine, tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
     schema        "nybble.study/1"
     study, title, command, created, notes, baseline
     environment   versions, machine, commit of the process that ran the study
+    definitions   by recipe: what it said (`recipes.definition`); records of before that lack it
     tasks         by name: configuration (what all runs share), metric, margin, recipes, seeds
     tables        one a (task, variant): task, variant, metric, margin, seeds, rows; a row is
                   `outcome.make_row` with `verdict` (`equivalence.Verdict`), and `extras` that have
@@ -39,8 +40,12 @@ def describe(study: Study, command: str = "") -> dict[str, Any]:
     Raises:
         UserError: a task's data is not here, or it refuses its configuration.
     """
+    from nybble.recipes.definition import definitions
     from nybble.studies.study.cell import now
+    from nybble.training.folder import recipes_of
     from nybble.training.machine import commit, machine, versions
+
+    cells = study.cells()
 
     return {
         "study": study.name,
@@ -53,7 +58,8 @@ def describe(study: Study, command: str = "") -> dict[str, Any]:
         "variants": [variant.name for variant in study.variants],
         "environment": {"versions": versions(), "machine": machine(), "commit": commit()},
         "tasks": {task.name: _describe_task(study, task) for task in study.tasks},
-        "cells": [cell.key for cell in study.cells()],
+        "definitions": definitions(name for cell in cells for name in recipes_of(cell.config)),
+        "cells": [cell.key for cell in cells],
     }
 
 
@@ -115,6 +121,7 @@ def make_record(name: str, store: Store) -> dict[str, Any]:
         {
             "schema": SCHEMA,
             **{key: about[key] for key in kept},
+            "definitions": about.get("definitions", {}),
             "tables": tables,
             "runs": listed,
             "missing": len(wanted) - len(listed),

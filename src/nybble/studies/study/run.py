@@ -47,7 +47,7 @@ from nybble.studies.study.store import (
     Store,
     is_complete,
 )
-from nybble.studies.study.taken import check_data, check_kept, outcomes_of
+from nybble.studies.study.taken import check_data, check_kept, check_recipes, outcomes_of
 from nybble.training.config import TrainConfig
 from nybble.training.files import disk_errors
 from nybble.training.result import read_result
@@ -118,7 +118,8 @@ def run_study(study: Study, how: RunConfig, tell: Tell = lambda progress: None) 
     out = claim(how.out)
     with Session(out) as session, Store(out) as store:
         known = store.described(study.name)
-        check_data(str(how.out), known, description, store.tasks_ended(study.name))
+        check_data(str(how.out), known, description, store.ended(study.name, "task"))
+        check_recipes(str(how.out), known, description, store.ended(study.name, "recipe"))
         store.describe(study.name, description)
         store.add(cells)
         _take_over(cells, earlier, store)

@@ -24,7 +24,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from nybble.errors import UserError
 from nybble.studies.outcome import COMPLETE, Outcome
@@ -191,13 +191,14 @@ class Store:
             ).fetchall()
         return {row["key"]: Row(row["status"], _outcome(row["outcome"])) for row in found}
 
-    def tasks_ended(self, study: str) -> set[str]:
-        """The tasks of the study of which a cell is complete."""
+    def ended(self, study: str, what: Literal["task", "recipe"]) -> set[str]:
+        """The tasks, or the recipes, of the study of which a cell is complete."""
         with self._errors():
             found = self._db.execute(
-                "SELECT DISTINCT task FROM cells WHERE study = ? AND status = ?", (study, COMPLETE)
+                f"SELECT DISTINCT {what} FROM cells WHERE study = ? AND status = ?",
+                (study, COMPLETE),
             ).fetchall()
-        return {row["task"] for row in found}
+        return {row[what] for row in found}
 
     def described(self, study: str) -> dict[str, Any]:
         """The description of a study; empty where there is none, or it is damaged."""

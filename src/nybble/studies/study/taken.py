@@ -6,7 +6,8 @@ and runs the rest; the new record has them all. What a record does not keep, cur
 
 A record without missing cells is final: it is never taken up again, because a number in a page
 points at it. One that is continued keeps all it has: a call that selects less of the study, or that
-finds other data, is refused before anything runs (`check_kept`, `check_data`).
+finds other data or other recipes under the same names, is refused before anything runs
+(`check_kept`, `check_data`, `check_recipes`).
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from nybble.errors import UserError
+from nybble.recipes.definition import changed
 from nybble.studies.outcome import Outcome
 from nybble.studies.study.record import SCHEMA
 
@@ -58,7 +60,8 @@ def check_kept(path: Path, keys: Collection[str], description: Mapping[str, Any]
     keys: of the cells of the call; description: what the call found (`record.describe`).
 
     Raises:
-        UserError: a cell of the record is not among them, or the data of its task is other data.
+        UserError: a cell of the record is not among them, the data of its task is other data, or
+            its recipe says something else now.
     """
     record = _read(path)
     runs = record.get("runs", [])
@@ -72,6 +75,7 @@ def check_kept(path: Path, keys: Collection[str], description: Mapping[str, Any]
             "--record."
         )
     check_data(str(path), record, description, {run["task"] for run in runs})
+    check_recipes(str(path), record, description, {run["recipe"] for run in runs})
 
 
 def check_data(
@@ -92,6 +96,27 @@ def check_data(
                 "has changed "
                 f"since (its hash was {then[:12]} and is {found[:12]} now); give the data as it "
                 "was, or another --out and --record."
+            )
+
+
+def check_recipes(
+    where: str, before: Mapping[str, Any], now: Mapping[str, Any], ended: Collection[str]
+) -> None:
+    """Refuse recipes that say something else than in cells that have ended: a row would mix both.
+
+    before, now: descriptions of the study with `definitions`; what a description does not say
+    (records of before there were any) is not compared. ended: recipes of cells that have ended.
+
+    Raises:
+        UserError: a recipe's definition is not what it was.
+    """
+    own = {recipe for task in now["tasks"].values() for recipe in task["recipes"]}
+    for name in changed(before.get("definitions", {}), now["definitions"]):
+        if name in ended or (ended and name not in own):  # of a rule, which any cell may have
+            raise UserError(
+                f"{where} has finished cells of the recipe '{name}', and what this recipe says has "
+                "changed since; give it as it was, or under another name, or another --out and "
+                "--record."
             )
 
 
