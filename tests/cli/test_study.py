@@ -229,6 +229,7 @@ def error_line(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
         (["recipes", "--seeds", "a"], "seeds 'a'"),
         (["recipes", "--data", "vision"], "--data must be TASK=SOURCE"),
         (["recipes", "--data", "=x"], "--data must be TASK=SOURCE"),
+        (["recipes", "--data", "gpt=text:a", "--data", "gpt=text:b"], "two sources are given"),
         (["recipes", "--tasks", " , "], "give the names of tasks"),
         (["recipes", "--engine", "slurm"], "unknown engine 'slurm'"),
         (["recipes", "--jobs", "0"], "--jobs"),
@@ -306,6 +307,39 @@ def test_show_compares_with_any_recipe_of_a_record(capsys: pytest.CaptureFixture
     Path("results/half.json").write_text(json.dumps({**sample.record(), "tables": [{}]}))
     assert main(["study", "show", "half"]) == 2
     assert "no whole record of a study" in capsys.readouterr().err
+
+
+def test_cells_of_an_earlier_form_of_the_study_are_marked(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    from nybble.studies.study import Study, StudyTask
+    from nybble.studies.study.store import Store
+    from nybble.training import TrainConfig
+
+    cells = Study("s", "t", (StudyTask("a", TrainConfig()),), ("fp32", "luq"), (0,)).cells()
+    Path("out").mkdir()
+    with Store(Path("out")) as store:
+        store.add(cells)
+        store.describe("s", {"cells": [cells[0].key], "variants": [], "tasks": {}})
+    arguments = ["study", "show", "out", "--where", "seed = 0"]
+    assert main(arguments) == 0
+    first, second = capsys.readouterr().out.splitlines()
+    assert first.endswith("fp32, seed 0")
+    assert second.endswith("luq, seed 0  (not of the study as it is now)")
+    assert main([*arguments, "--study", "s", "--json"]) == 0
+    assert [cell["current"] for cell in json.loads(capsys.readouterr().out)] == [True, False]
+
+
+def test_a_source_that_takes_no_argument_is_not_advised() -> None:
+    from nybble.studies.study import StudyTask
+    from nybble.studies.study.select import missing
+    from nybble.training import TrainConfig
+    from nybble.training.data.registry import SOURCES
+
+    task = StudyTask("lstm", TrainConfig(task="language", data="brown"))
+    told = missing(task)
+    if SOURCES["brown"].find().path is None:
+        assert "npm install" in told and "--data" not in told
 
 
 def test_one_row_of_eight_needs_more_seeds(capsys: pytest.CaptureFixture[str]) -> None:

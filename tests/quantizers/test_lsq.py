@@ -144,3 +144,10 @@ def test_names_json_and_errors() -> None:
         quantize(torch.ones(3), quantizer, alpha=torch.ones(2))
     with pytest.raises(UserError, match="LSQ learns steps of the output Gemm's operands"):
         LayerSpec(grad_input_grad=quantizer)
+
+
+@pytest.mark.parametrize("count", [None, 0, 7])
+def test_a_batch_of_nothing_moves_no_step(count: int | None) -> None:
+    none = torch.empty(0, 4)
+    dx, dstep = LSQ().gradient(none, torch.ones(1), none, get_format("int4"), count=count)
+    assert dx.shape == (0, 4) and dstep.tolist() == [0.0]

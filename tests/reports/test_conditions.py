@@ -238,3 +238,15 @@ def test_study_page_writes_it(
         (tmp_path / "r.json").write_text(content)
         assert main(["study", "page", str(tmp_path / "r.json"), "--to", str(to)]) == 2
         assert message in capsys.readouterr().err
+
+
+def test_a_task_that_the_baseline_was_not_run_on_has_no_pair(record: dict[str, Any]) -> None:
+    entry = record["tasks"]["gpt"]
+    entry["recipes"] = [name for name in entry["recipes"] if name != "fp32"]
+    assert {cells[4] for cells in lines(record, "gpt")[1:]} == {"no pair"}
+    assert line(record, "vision", "input-noise.0.1")[4] != "no pair"
+
+
+def test_the_footer_speaks_of_this_table(record: dict[str, Any]) -> None:
+    text = study.plain(record)
+    assert "Beyond that as trained" in text and "undecided" not in text and "bootstrap" not in text

@@ -62,3 +62,11 @@ def test_json_is_json_and_complete(recipe) -> None:
     assert data["name"] == recipe.name
     assert [s["name"] for s in data["switches"]] == [s.name for s in recipe.switches]
     assert all(s["why"] for s in data["switches"])
+
+
+def test_what_is_not_done_and_rules_of_outliers_are_told() -> None:
+    assert "Not done here: kernels; every Gemm multiplies" in describe(get_recipe("quartet2"))
+    assert "Not done here: kernels" in describe(get_recipe("quartet2:hadamard=128"))
+    assert "Not done here" not in describe(get_recipe("nybble4"))
+    text = describe(get_recipe("wang2025"))
+    assert "  outliers    none" in text.partition("time-loop")[2]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 from nybble.reports import docs
@@ -169,3 +170,35 @@ def test_the_page_of_studies_names_record_and_command() -> None:
     results = docs.results_page({"made-up": record})
     assert "studies.md" in results and "results/made-up.json" not in results
     assert docs.studies_page({}).endswith("No study has been recorded yet.\n")
+
+
+def test_seeds_for_a_ratio_are_counted_at_the_margin_that_is_tested() -> None:
+    made = table(
+        {"fp32": (100.0, 100.0, 100.0), "luq": (94.0, 112.0, 95.0)}, margin=10.0, comparison="ratio"
+    )
+    pairs = made["rows"][1]["difference"]
+    exact = seeds_for_tost(pairs["sd"], 100 * math.log(1.1), 0.0, 0.8, 0.05)
+    assert exact > seeds_for_tost(pairs["sd"], 10.0, 0.0, 0.8, 0.05)
+    assert any(f"luq {exact}." in note for note in table_notes(made))
+
+
+def test_numbers_that_no_table_could_hold_are_short() -> None:
+    made = table({"fp32": (1e200, 2.0, 3.0), "luq": (4e250, 5.0, 1e300)})
+    assert all(len(cell) < 40 for row in made["rows"] for cell in cells(made, row))
+
+
+def test_a_caption_says_steps_and_sizes() -> None:
+    record = sample.record()
+    given = record["tasks"]["vision"]["configuration"]
+    given["task_options"] = [["width", "64"], ["steps", "300"], ["speakers", ""]]
+    text = markdown(record)
+    assert "resnet8 (width=64) on mnist5k (4000 train, 1000 test), 300 steps, batch 64" in text
+    given["task_options"] = []
+    assert "resnet8 on mnist5k (4000 train, 1000 test), 3 epochs, batch 64" in markdown(record)
+
+
+def test_a_study_without_its_baseline_speaks_of_none() -> None:
+    record = sample.record()
+    record["tables"][0] |= {"baseline": None}
+    text = plain(record)
+    assert "Differences to" not in text and "difference [95 %]" in text

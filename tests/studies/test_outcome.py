@@ -148,3 +148,36 @@ def test_missing_record_and_unwritable_place(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match="could not be written"):
         write_record(tmp_path / "file" / "c.json", {})
+
+
+def test_a_metric_that_has_no_ratio_is_a_problem() -> None:
+    runs = [run(recipe, seed, 2.0) for recipe in "ab" for seed in (0, 1)]
+    runs[3] = run("b", 1, 0.0)
+    assert make_row("b", runs, [0, 1], "a", comparison="ratio")["problems"] == [
+        "seed 1 ended at 0, which has no ratio"
+    ]
+    assert make_row("b", runs, [0, 1], "a")["problems"] == []
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        {"metric": "abc"},
+        {"metric": True},
+        {"extras": None},
+        {"extras": []},
+        {"extras": {"loss": "x"}},
+        {"origin": 3},
+        {"seconds": []},
+        {"reason": None},
+        {"seed": "0"},
+        {"dead_layers": [1]},
+        {"curve": [{}]},
+        {"surplus": 1},
+    ],
+)
+def test_a_damaged_run_is_no_run(damage: dict[str, object]) -> None:
+    whole = run("a", 0, 1.0, extras={"loss": None}).to_dict()
+    assert Outcome.from_dict(whole) == run("a", 0, 1.0, extras={"loss": None})
+    with pytest.raises((TypeError, ValueError)):
+        Outcome.from_dict({**whole, **damage})

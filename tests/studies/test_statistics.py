@@ -189,3 +189,14 @@ def test_a_change_beyond_all_numbers_is_still_a_row() -> None:
     assert first.p is not None and math.isfinite(first.p)
     assert second.p is None  # both changes are the smallest that per cents can tell: equal
     json.dumps([diverged.to_dict(), vanished.to_dict()], allow_nan=False)
+
+
+def test_runs_that_diverged_beyond_squares_still_have_a_spread() -> None:
+    for values in ([1e200, 100.0], [1e308, 1e308, 1e308], [1.7e308, 1e-300, -1.7e308]):
+        found = spread(values)
+        assert found.mean is not None and found.sd is not None
+        assert math.isfinite(found.mean) and math.isfinite(found.sd)
+        pairs = paired_difference(values, [0.0] * len(values))
+        json.dumps(pairs.to_dict(), allow_nan=False)
+    assert spread([1e200, 3e200]).sd == pytest.approx(math.sqrt(2) * 1e200)
+    assert spread([1.0, 2.0, 4.0]).sd == math.sqrt(7 / 3)

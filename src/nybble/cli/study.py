@@ -198,7 +198,7 @@ def _run(study: Study, all_must_be_here: bool, given: dict[str, Any]) -> None:
         tasks=_names(given["tasks"]),
         recipes=[spec.text for spec in parse_recipes(given["recipes"])] if given["recipes"] else (),
         seeds=parse_seeds(given["seeds"]) if given["seeds"] else (),
-        data=dict(_source(text) for text in given["data"] or []),
+        data=_sources(given["data"] or []),
         threads=given["threads"],
     )
     if not all_must_be_here:
@@ -232,6 +232,15 @@ def _run(study: Study, all_must_be_here: bool, given: dict[str, Any]) -> None:
 
 def _names(text: str) -> list[str]:
     return [name.strip() for name in text.split(",") if name.strip()]
+
+
+def _sources(texts: list[str]) -> dict[str, str]:
+    found: dict[str, str] = {}
+    for task, source in map(_source, texts):
+        if task in found:
+            raise UserError(f"--data: two sources are given for the task {task}.")
+        found[task] = source
+    return found
 
 
 def _source(text: str) -> tuple[str, str]:

@@ -38,7 +38,7 @@ def own_recipe(name: str, switches: dict[str, str]) -> Recipe:
     except (Exception, SystemExit) as error:
         raise UserError(
             f"The recipe '{name}', called with {switches or 'no switches'}, gave "
-            f"{type(error).__name__}: {error}."
+            f"{type(error).__name__}: {str(error).rstrip('.')}."
         ) from error
     if not isinstance(made, Recipe):
         raise UserError(f"The recipe '{name}' must return a Recipe, not {type(made).__name__}.")

@@ -98,8 +98,15 @@ class Tail:
             raise UserError(f"Tail: peak is {self.peak!r}; use a share of the rate in (0, 1]")
 
     def begins(self, total: int) -> int | None:
-        """The first step of the tail in a run of `total` steps; None: the watch will say."""
-        return None if self.share is None else math.ceil(total * (1.0 - self.share))
+        """The first step of the tail in a run of `total` steps, of which it has at least the last
+        one; None: the watch will say.
+
+        >>> Tail(0.05).begins(4)
+        3
+        """
+        if self.share is None:
+            return None
+        return max(0, min(math.ceil(total * (1.0 - self.share)), total - 1))
 
     def of(self, spec: LayerSpec) -> LayerSpec | None:
         """`spec` in the tail; None where nothing of it changes.

@@ -93,9 +93,9 @@ def mean_sd(metric: Mapping[str, Any], digits: int) -> str:
     """
     if metric["mean"] is None:
         return "no result"
-    text = f"{metric['mean']:.{digits}f}"
+    text = fixed(metric["mean"], digits)
     if metric["sd"] is not None:
-        text += f" ± {metric['sd']:.{digits}f}"
+        text += f" ± {fixed(metric['sd'], digits)}"
     if metric["n"] < metric["given"]:
         text += f" ({metric['n']} of {metric['given']} runs)"
     elif metric["n"] == 1:
@@ -106,13 +106,13 @@ def mean_sd(metric: Mapping[str, Any], digits: int) -> str:
 _ENDS = ("low", "high")
 
 
-def _signed(value: float, digits: int) -> str:
-    """A number with its sign; one that no table could hold, in short.
+def fixed(value: float, digits: int, sign: str = "") -> str:
+    """A number with so many digits; one that no table could hold, in short. sign: "+" for both.
 
-    >>> _signed(1.0, 2), _signed(-3e20, 2)
-    ('+1.00', '-3e+20')
+    >>> fixed(1.0, 2), fixed(-3e20, 2), fixed(1.0, 1, "+")
+    ('1.00', '-3e+20', '+1.0')
     """
-    return f"{value:+.{digits}f}" if abs(value) < 1e9 else f"{value:+.0e}"
+    return f"{value:{sign}.{digits}f}" if abs(value) < 1e9 else f"{value:{sign}.0e}"
 
 
 def difference(found: Mapping[str, Any] | None, digits: int) -> str:
@@ -126,7 +126,7 @@ def difference(found: Mapping[str, Any] | None, digits: int) -> str:
     interval = found["t_interval"]
     if interval is None:
         return "n/a: one pair has no interval"
-    mean, low, high = (_signed(v, digits) for v in (found["mean"], *map(interval.get, _ENDS)))
+    mean, low, high = (fixed(v, digits, "+") for v in (found["mean"], *map(interval.get, _ENDS)))
     text = f"{mean} [{low}, {high}]"
     return text + (f" ({found['n']} pairs)" if found.get("dropped") else "")
 

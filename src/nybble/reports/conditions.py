@@ -24,7 +24,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from nybble.errors import UserError
-from nybble.reports.cells import column_widths
+from nybble.reports.cells import column_widths, fixed
 from nybble.studies.equivalence import judge
 from nybble.studies.statistics import PairedDifference, paired_change, paired_difference, spread
 
@@ -130,9 +130,10 @@ def _values(record: Mapping[str, Any], task: str, number: str | None) -> Values:
 
 
 def difference(here: Condition, recipe: str, baseline: str, ratio: bool) -> PairedDifference:
-    """Recipe minus baseline under a condition, in per cent where `ratio`."""
+    """Recipe minus baseline under a condition, in per cent where `ratio`; of a task that the
+    baseline was not run on, no pair."""
     compare = paired_change if ratio else paired_difference
-    return compare(here.values[recipe], here.values[baseline])
+    return compare(here.values[recipe], _of(here, baseline))
 
 
 def beyond(
@@ -149,10 +150,15 @@ def beyond(
         _moved(h, b, ratio) for h, b in zip(here.values[recipe], before.values[recipe], strict=True)
     ]
     of_baseline = [
-        _moved(h, b, ratio)
-        for h, b in zip(here.values[baseline], before.values[baseline], strict=True)
+        _moved(h, b, ratio) for h, b in zip(_of(here, baseline), _of(before, baseline), strict=True)
     ]
     return (paired_change if ratio else paired_difference)(quotients, of_baseline)
+
+
+def _of(here: Condition, recipe: str) -> Sequence[float | None]:
+    """What a recipe reached; nothing for each seed where it was not run."""
+    seeds = max((len(values) for values in here.values.values()), default=0)
+    return here.values.get(recipe, [None] * seeds)
 
 
 def _moved(here: float | None, before: float | None, ratio: bool) -> float | None:
@@ -169,8 +175,9 @@ def shown(found: PairedDifference, digits: int) -> str:
         return "no pair"
     if found.t_interval is None:
         return "one pair: no interval"
-    low, high = found.t_interval.low, found.t_interval.high
-    text = f"{found.mean:+.{digits}f} [{low:+.{digits}f}, {high:+.{digits}f}]"
+    numbers = (found.mean, found.t_interval.low, found.t_interval.high)
+    mean, low, high = (fixed(value, digits, "+") for value in numbers)
+    text = f"{mean} [{low}, {high}]"
     return text + (f" ({found.n} pairs)" if found.dropped else "")
 
 
@@ -231,7 +238,7 @@ def _p(value: float) -> str:
 
 def _mean(values: Sequence[float | None], digits: int) -> str:
     mean = spread(values).mean
-    return "none" if mean is None else f"{mean:.{digits}f}"
+    return "none" if mean is None else fixed(mean, digits)
 
 
 def notes(record: Mapping[str, Any], task: str) -> list[str]:

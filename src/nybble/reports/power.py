@@ -14,7 +14,7 @@ from typing import Any
 
 from nybble.errors import UserError
 from nybble.reports.cells import NONE, by_ratio, column_widths
-from nybble.studies.equivalence import ALPHA
+from nybble.studies.equivalence import ALPHA, margin_to_plan
 from nybble.studies.power import seeds_for_t_test, seeds_for_tost
 from nybble.studies.study.reading import read_any
 
@@ -78,9 +78,11 @@ def of_record(
             {
                 "row": row,
                 "n": n,
-                **_row(sd, own if margin is None else margin, difference, power, rows or beside),
+                **_row(
+                    sd, own if margin is None else margin, difference, power, rows or beside, ratio
+                ),
             }
-            for row, n, sd, own, beside in _rows(record)
+            for row, n, sd, own, beside, ratio in _rows(record)
         ]
     except (KeyError, TypeError, AttributeError) as error:
         raise UserError(
@@ -91,20 +93,26 @@ def of_record(
     return found
 
 
-def _row(sd: float, margin: float, difference: float, power: float, rows: int) -> dict[str, Any]:
+def _row(
+    sd: float, margin: float, difference: float, power: float, rows: int, ratio: bool
+) -> dict[str, Any]:
     outside, level = abs(difference) >= margin, ALPHA / rows
+    # As they are tested: of a ratio, on logarithms.
+    within, shift = margin_to_plan(margin, ratio), margin_to_plan(difference or margin, ratio)
+    true = margin_to_plan(difference, ratio)
     return {
         "sd": sd,
         "margin": margin,
         "difference": difference,
         "rows": rows,
-        "equivalence": None if outside else seeds_for_tost(sd, margin, difference, power, level),
-        "t_test": seeds_for_t_test(sd, difference or margin, power, level),
+        "equivalence": None if outside else seeds_for_tost(sd, within, true, power, level),
+        "t_test": seeds_for_t_test(sd, shift, power, level),
     }
 
 
-def _rows(record: Mapping[str, Any]) -> Iterator[tuple[str, int, float, float, int]]:
-    """Name, pairs, sd and margin of every row that can be planned with, and its table's rows."""
+def _rows(record: Mapping[str, Any]) -> Iterator[tuple[str, int, float, float, int, bool]]:
+    """Name, pairs, sd and margin of every row that can be planned with, its table's rows, and
+    whether that one compares ratios."""
     for table in record.get("tables", [record]):
         own = PER_CENT if by_ratio(table) else POINTS
         place = ", ".join(table[key] for key in ("task", "variant") if table.get(key))
@@ -113,7 +121,8 @@ def _rows(record: Mapping[str, Any]) -> Iterator[tuple[str, int, float, float, i
             pairs = row["difference"]
             if pairs and pairs["n"] >= FEWEST and pairs["sd"]:
                 name = f"{place}: {row['recipe']}" if "tables" in record else row["recipe"]
-                yield name, pairs["n"], pairs["sd"], table.get("margin") or own, beside
+                within = table.get("margin") or own
+                yield name, pairs["n"], pairs["sd"], within, beside, by_ratio(table)
 
 
 def text(found: Sequence[Mapping[str, Any]], power: float) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import textwrap
 from typing import Any
 
@@ -9,7 +10,7 @@ from nybble.nn.inputs import signed_input
 from nybble.ops.geometry import Geometry
 from nybble.ops.native.plan import why_not
 from nybble.ops.spec import SAME, SLOTS, LayerSpec, Slot
-from nybble.recipes import Recipe
+from nybble.recipes import RECIPES, Recipe
 from nybble.recipes.recipe import Rule
 from nybble.reports.cells import column_widths
 
@@ -139,6 +140,8 @@ def describe(recipe: Recipe) -> str:
             lines += _rule(rule, recipe.spec)
     lines += ["", *(line for text in extras(recipe) for line in _indented(text, 0))]
     lines += [f"loss scale: {recipe.loss_scale:g}"]
+    if missing := not_done(recipe.name):
+        lines += ["", *_indented(f"Not done here: {missing}", 0)]
     if recipe.switches:
         values = dict(recipe.settings)
         lines += ["", f"Switches, written {recipe.name}:NAME=VALUE+NAME=VALUE:"]
@@ -150,6 +153,18 @@ def describe(recipe: Recipe) -> str:
             lines.append(f"  {switch.name} = {' | '.join(switch.choices)}   ({chosen})")
             lines += _indented(switch.why, 6)
     return "\n".join(lines)
+
+
+def not_done(name: str) -> str:
+    """What the recipe's module says that it does not do, from its docstring; empty if nothing.
+
+    >>> not_done("hfp8")
+    '16-bit weight update with stochastic rounding.'
+    """
+    make = RECIPES.get(name)
+    text = getattr(sys.modules.get(make.__module__), "__doc__", None) if make is not None else None
+    _, found, rest = (text or "").partition("Not done here: ")
+    return " ".join(rest.partition("\n\n")[0].split()) if found else ""
 
 
 def _slots(spec: LayerSpec, usual: LayerSpec | None) -> list[str]:
@@ -185,7 +200,11 @@ def _rule(rule: Rule, usual: LayerSpec) -> list[str]:
     reason = f"   ({rule.why})" if rule.why else ""
     if rule.spec is None or not rule.spec.quantizes:
         return [f"- {rule.describe()}: float32{reason}"]
-    return [f"- {rule.describe()}:{reason}", *_slots(rule.spec, usual)]
+    slots = _slots(rule.spec, usual)
+    if rule.spec.outliers != usual.outliers:
+        share = rule.spec.outliers
+        slots.append(f"  {'outliers':<12}{'none' if share is None else f'{share:g}'}")
+    return [f"- {rule.describe()}:{reason}", *slots]
 
 
 def _indented(text: str, by: int) -> list[str]:

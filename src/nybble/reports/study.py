@@ -16,11 +16,12 @@ from nybble.reports.cells import (
     NONE,
     column_widths,
     difference,
+    fixed,
     mean_sd,
     origin_notes,
     runs,
 )
-from nybble.studies.equivalence import ALPHA, EQUIVALENT, FAILED, UNDECIDED
+from nybble.studies.equivalence import ALPHA, EQUIVALENT, FAILED, UNDECIDED, margin_to_plan
 from nybble.studies.power import MOST, seeds_for_tost
 from nybble.studies.statistics import EQUAL
 
@@ -88,8 +89,8 @@ def header(table: Mapping[str, Any]) -> list[str]:
     """
     metric = table["metric"]
     unit = f" ({metric['unit']})" if metric.get("unit") else ""
-    baseline = table["baseline"] or "baseline"
-    kind = f"change to {baseline} (%)" if _ratio(table) else f"difference to {baseline}"
+    to = f" to {table['baseline']}" if table["baseline"] else ""
+    kind = f"change{to} (%)" if _ratio(table) else f"difference{to}"
     return [
         "recipe",
         f"{metric['name']}{unit}",
@@ -129,7 +130,7 @@ def cells(table: Mapping[str, Any], row: Mapping[str, Any]) -> list[str]:
 def _interval(interval: Mapping[str, Any] | None, digits: int) -> str:
     if interval is None:
         return NONE
-    return f"[{interval['low']:+.{digits}f}, {interval['high']:+.{digits}f}]"
+    return f"[{fixed(interval['low'], digits, '+')}, {fixed(interval['high'], digits, '+')}]"
 
 
 def _p(value: float | None) -> str:
@@ -140,7 +141,7 @@ def _p(value: float | None) -> str:
 
 def _verdict(row: Mapping[str, Any]) -> str:
     verdict = row["verdict"]
-    if row["problems"]:
+    if row["problems"] or verdict["verdict"] == FAILED:
         text = FAILED
     elif verdict["p"] is None:
         text = UNDECIDED
@@ -189,10 +190,11 @@ def _seeds_needed(table: Mapping[str, Any]) -> list[str]:
             continue
         if pairs["t_interval"]["low"] > margin or pairs["t_interval"]["high"] < -margin:
             continue
-        if margin / pairs["sd"] < 0.02:  # beyond counting
+        within = margin_to_plan(margin, _ratio(table))
+        if within / pairs["sd"] < 0.02:  # beyond counting
             told.append(f"{row['recipe']} more than {MOST // 10}")
             continue
-        seeds = seeds_for_tost(pairs["sd"], margin, 0.0, POWER, ALPHA / len(judged))
+        seeds = seeds_for_tost(pairs["sd"], within, 0.0, POWER, ALPHA / len(judged))
         if seeds > pairs["n"]:
             told.append(f"{row['recipe']} {seeds}")
     if not told:
@@ -235,12 +237,24 @@ def notes(record: Mapping[str, Any]) -> list[str]:
     found = [
         f"Metrics at the end of training, mean ± standard deviation over seeds ({told}).",
     ]
-    if record["baseline"]:
+    compared = record["baseline"] and any(
+        table.get("baseline", record["baseline"]) for table in record["tables"]
+    )
+    if compared and conditions.suits(record):
+        found.append(
+            f"Differences to {record['baseline']} are paired by seed, with the 95 % t interval of "
+            "their mean; of perplexities, the ratio in per cent. Beyond that as trained: how much "
+            "larger the difference is under the condition than without it, paired by seed too, "
+            f"so what the condition costs the recipe more than {record['baseline']}. p: t test "
+            "that there is nothing beyond, corrected by Holm over the lines of the table."
+        )
+    elif compared:
         found.append(
             f"Differences to {record['baseline']} are paired by seed, with the 95 % t interval and "
             "the bias-corrected bootstrap interval of their mean (with two or three pairs the "
-            "latter is too narrow); of perplexities, the ratio in per cent. p: paired t test that "
-            "there is no difference, corrected by Holm over the rows of the table."
+            "latter is too narrow); of perplexities, the ratio in per cent, tested on its "
+            "logarithm. p: paired t test that there is no difference, corrected by Holm over the "
+            "rows of the table."
         )
         found.append(
             "equivalent: within the margin by two one-sided t tests, corrected too; different: not "
@@ -249,7 +263,8 @@ def notes(record: Mapping[str, Any]) -> list[str]:
         )
     if any(row["problems"] for table in record["tables"] for row in table["rows"]):
         found.append(
-            "failed: a run of this recipe failed, so the others cannot show that it is equivalent."
+            "failed: a run of this recipe, or of what it is compared with, failed, so the others "
+            "cannot show that they are equivalent."
         )
     if record["missing"]:
         found.append(
@@ -283,11 +298,20 @@ def _mixed(record: Mapping[str, Any]) -> list[str]:
 def _configured(record: Mapping[str, Any], table: Mapping[str, Any]) -> str:
     """One sentence about a task: model, data and length of training."""
     given = record["tasks"][table["task"]]["configuration"]
-    data = given["data_set"]
+    data, options = given["data_set"], dict(given.get("task_options") or ())
+    steps = options.pop("steps", None)
+    epochs = f"{given['epochs']} epoch{'s' if given['epochs'] != 1 else ''}"
+    length = epochs if steps is None else f"{steps} steps"
+    told = ", ".join(
+        f"{name}={value}" for name, value in options.items() if value not in ("", None)
+    )
+    sizes = (
+        f"{given['model']}{f' ({told})' if told else ''} on {data['name']} "
+        f"({data['train']} train, {data['test']} test)"
+    )
     return (
-        f"{given['model']} on {data['name']} ({data['train']} train, {data['test']} test), "
-        f"{given['epochs']} epoch{'s' if given['epochs'] != 1 else ''}, batch "
-        f"{given['batch_size']}, {given['optimizer']}, peak learning rate {given['lr']:g}."
+        f"{sizes}, {length}, batch {given['batch_size']}, {given['optimizer']}, "
+        f"peak learning rate {given['lr']:g}."
     )
 
 

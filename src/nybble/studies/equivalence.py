@@ -15,8 +15,8 @@ each of the two kinds of tests.
 A difference can be within the margin and still not zero; then the verdict is `equivalent`, because
 the margin says what matters. Differences that are all equal have an sd of zero or of rounding noise
 and no p: dividing by it would call one wrong word in three seeds certain. `failed` is not found by
-a test: a recipe of which a run failed is not equivalent to one whose runs ended, whatever its other
-runs say (`study.record`).
+a test: a recipe of which a run failed is not equivalent to one whose runs ended, nor the other way
+round, whatever the other runs say (`study.record`).
 
 Not done: correction over several tables; a choice of margin (it must be stated before the runs).
 """
@@ -135,6 +135,16 @@ def values_to_test(
     # A change of -100 % is a run that ended below the smallest ratio that per cents can tell.
     logs = [math.log1p(max(change / 100, _LEAST)) for change in found.differences]
     return logs, None if margin is None else math.log1p(margin / 100)
+
+
+def margin_to_plan(margin: float, ratio: bool) -> float:
+    """The margin that goes with the sd of a `PairedDifference`: of a ratio, whose sd is that of the
+    logarithms in per cent, the one that is tested.
+
+    >>> round(margin_to_plan(5.0, ratio=True), 4), margin_to_plan(0.25, ratio=False)
+    (4.879, 0.25)
+    """
+    return 100 * math.log1p(margin / 100) if ratio else margin
 
 
 def judge(found: Sequence[PairedDifference | None], margin: float | None) -> list[Verdict]:

@@ -81,11 +81,32 @@ class Outcome:
         >>> run = Outcome("fp32", 0, "complete", "runs/a", 91.5, curve=(Point(1, 2.0, 0.5, 91.5),))
         >>> Outcome.from_dict(run.to_dict()) == run
         True
+
+        Raises:
+            TypeError, ValueError: it is no such run (a damaged store, an edited record).
         """
         fields = dict(data)
         fields["dead_layers"] = tuple(fields.get("dead_layers", ()))
         fields["curve"] = tuple(Point(**point) for point in fields.get("curve", ()))
-        return cls(**fields)
+        found = cls(**fields)
+        numbers = [found.metric, *_mapping(found.extras).values()]
+        texts = (found.recipe, found.status, found.reason, *found.dead_layers)
+        _mapping(found.origin)
+        if not all(value is None or _is_number(value) for value in (*numbers, found.seconds)):
+            raise ValueError(f"a number of the run is none: {numbers}, {found.seconds}")
+        if not all(isinstance(text, str) for text in texts) or not isinstance(found.seed, int):
+            raise ValueError("a text of the run is none")
+        return found
+
+
+def _mapping(value: object) -> Mapping[str, Any]:
+    if not isinstance(value, Mapping):
+        raise TypeError(f"expected an object, not {value!r}")
+    return value
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 @dataclass(frozen=True)
@@ -172,7 +193,11 @@ def make_row(
         "time_to_baseline": None,
         "finished": sum(run.finished for run in runs.values()),
         "runs": len(seeds),
-        "problems": [_problem(run) for _, run in sorted(runs.items()) if not run.finished],
+        "problems": [
+            _problem(run, comparison)
+            for _, run in sorted(runs.items())
+            if not run.finished or not _compares(run, comparison)
+        ],
         "missing": [seed for seed in seeds if seed not in runs],
         "saved_bytes": _largest([run.saved_bytes for run in runs.values()]),
         "dead_layers": sorted({name for run in runs.values() for name in run.dead_layers}),
@@ -194,8 +219,15 @@ def _extra(run: Outcome | None, name: str) -> float | None:
     return run.extras.get(name) if run is not None and run.finished else None
 
 
-def _problem(run: Outcome) -> str:
-    reason = f": {run.reason}" if run.reason else ""
+def _compares(run: Outcome, comparison: str) -> bool:
+    """Whether a finished run can be compared: a ratio is one of numbers above zero."""
+    return comparison != "ratio" or (run.metric is not None and run.metric > 0)
+
+
+def _problem(run: Outcome, comparison: str) -> str:
+    if run.finished and not _compares(run, comparison):
+        return f"seed {run.seed} ended at {run.metric:g}, which has no ratio"
+    reason = f": {run.reason.rstrip('.')}" if run.reason else ""  # what prints it ends the line
     return f"seed {run.seed} {run.status}{reason}"
 
 

@@ -34,7 +34,7 @@ def power_of_t_test(n: int, sd: float, difference: float, alpha: float = ALPHA) 
     >>> round(power_of_t_test(10, sd=1.0, difference=1.0), 3)
     0.803
     """
-    _check(sd, alpha)
+    _check(sd, alpha, n)
     if sd == 0.0:
         return 1.0 if difference else 0.0
     from scipy.special import stdtrit
@@ -55,7 +55,7 @@ def power_of_tost(
     >>> round(power_of_tost(10, sd=1.0, margin=1.0), 3)
     0.795
     """
-    _check(sd, alpha)
+    _check(sd, alpha, n)
     if not margin > 0:
         raise UserError(f"power: the margin must be above 0, not {margin}.")
     if sd == 0.0:
@@ -138,7 +138,9 @@ def _finite(what: str, value: float) -> None:
         raise UserError(f"power: the {what} must be a number, not {value}.")
 
 
-def _check(sd: float, alpha: float) -> None:
+def _check(sd: float, alpha: float, n: int) -> None:
+    if n < 2:
+        raise UserError(f"power: {n} pairs have no sd; give 2 or more.")
     if not (math.isfinite(sd) and sd >= 0):
         raise UserError(f"power: the sd must be a number of at least 0, not {sd}.")
     if not 0 < alpha < 0.5:

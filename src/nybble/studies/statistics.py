@@ -26,6 +26,7 @@ intervals for a ratio of means.
 from __future__ import annotations
 
 import math
+import sys
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -143,11 +144,25 @@ def spread(values: Sequence[float | None]) -> Spread:
     n = len(finite)
     if n == 0:
         return Spread(0, None, None, len(values))
-    mean = math.fsum(finite) / n
+    # A run that diverged may have a perplexity whose square, or sum, is beyond all numbers.
+    largest = max(map(abs, finite))
+    unit = 1.0 if largest < _SQUARES else largest
+    parts = [v / unit for v in finite]
+    mean = math.fsum(parts) / n
     if n == 1:
-        return Spread(1, mean, None, len(values))
-    sd = math.sqrt(math.fsum((v - mean) ** 2 for v in finite) / (n - 1))
-    return Spread(n, mean, sd, len(values))
+        return Spread(1, mean * unit, None, len(values))
+    sd = math.sqrt(math.fsum((v - mean) ** 2 for v in parts) / (n - 1))
+    return Spread(n, _held(mean * unit), _held(sd * unit), len(values))
+
+
+_SQUARES = 1e140
+"""Below, squares and their sums are numbers."""
+
+
+def _held(value: float) -> float:
+    """The nearest number: records hold no infinity."""
+    most = sys.float_info.max
+    return max(-most, min(most, value))
 
 
 EQUAL = "all differences are equal"
@@ -185,7 +200,7 @@ def t_interval(values: Sequence[float], level: float = LEVEL) -> Interval | None
     if stats.n < 2 or stats.mean is None or stats.sd is None:
         return None
     half = _t_quantile(stats.n, level) * stats.sd / math.sqrt(stats.n)
-    return Interval(stats.mean - half, stats.mean + half, level, "t")
+    return Interval(_held(stats.mean - half), _held(stats.mean + half), level, "t")
 
 
 def _t_quantile(n: int, level: float) -> float:

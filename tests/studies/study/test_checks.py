@@ -9,6 +9,7 @@ import pytest
 
 from nybble.errors import UserError
 from nybble.studies.study import Study, StudyTask, Variant
+from nybble.studies.study.select import select
 from nybble.training import TrainConfig
 
 CONFIG = TrainConfig(model="cnn", epochs=1, threads=1)
@@ -69,3 +70,11 @@ def test_what_is_right_passes() -> None:
     assert study(baseline=None, seeds=[0, 1], recipes=["fp32", "luq"]).cells()
     assert study(recipes=("luq",)).cells()  # without its baseline there are no differences
     assert variant(("lr", "*4")).cells()
+
+
+def test_a_note_on_tasks_that_are_left_out_goes_with_them() -> None:
+    gpt, lstm = (StudyTask(name, TrainConfig()) for name in ("gpt", "lstm"))
+    notes = ("lstm: a", "lstm, gpt: b", "Any: c", "other: d")
+    study = Study("s", "t", (gpt, lstm), ("fp32",), (0,), notes=notes)
+    assert select(study).notes == notes
+    assert select(study, tasks=["gpt"]).notes == notes[1:]

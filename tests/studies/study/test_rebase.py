@@ -78,3 +78,35 @@ def test_a_name_in_results_comes_before_a_file(tmp_path: Path) -> None:
     record = sample.record()
     (tmp_path / "made.json").write_text(json.dumps(record))
     assert read_any("made", tmp_path, "study show") == record
+
+
+def test_a_baseline_that_failed_is_equivalent_to_nothing() -> None:
+    """Whichever of the two is called the baseline: its other runs are a selection."""
+    record = sample.record()
+    runs = [run for run in record["runs"] if run["recipe"] != "sun2020"]
+    for run in runs:
+        run["metric"] = 90.0 + 0.001 * run["seed"] * (run["recipe"] == "fp32")
+    for i, recipe in enumerate(("sun2020", "hfp8")):
+        kept = [run for run in runs if run["recipe"] == "fp32"]
+        other = copy.deepcopy(kept)
+        for run in other:
+            run["recipe"], run["metric"] = recipe, 90.0
+        if i == 0:
+            other[2] |= {"status": "failed", "metric": None, "reason": "NaN"}
+        made = {**record, "runs": kept + other}
+        verdicts = [
+            row["verdict"]["verdict"]
+            for baseline in ("fp32", recipe)
+            for row in rebase(made, baseline)["tables"][0]["rows"]
+            if row["recipe"] in ("fp32", recipe) and row["verdict"]
+        ]
+        assert verdicts == [["failed", "failed"], ["equivalent", "equivalent"]][i]
+
+
+def test_no_number_that_is_none_and_no_device_is_read(tmp_path: Path) -> None:
+    path = tmp_path / "r.json"
+    path.write_text('{"runs": [NaN]}')
+    with pytest.raises(UserError, match=r"cannot be read as a record \(it holds NaN"):
+        read_any(str(path), tmp_path, "study show")
+    with pytest.raises(UserError, match="no such record"):
+        read_any("/dev/zero", tmp_path, "study show")

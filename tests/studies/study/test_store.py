@@ -100,7 +100,13 @@ def test_anybody_can_read_while_it_is_written(store: Store, tmp_path: Path) -> N
     plain.close()
 
 
-@pytest.mark.parametrize("where", ["nothing = 1", "1) ; DROP TABLE cells; --", "'"])
+@pytest.mark.parametrize(
+    "where",
+    [
+        *("nothing = 1", "1) ; DROP TABLE cells; --", "'", "1) OR (1", "1 -- x", "1 /* x", "(1"),
+        "1=0) UNION SELECT 1,2,3,4,5,6,9e999,8,9,10,11,12,13,(14",
+    ],
+)
 def test_a_bad_condition_is_one_line_and_changes_nothing(store: Store, where: str) -> None:
     with pytest.raises(UserError, match="give an SQL condition"):
         store.query(where)
@@ -141,3 +147,23 @@ def test_numbers_that_are_not_finite_are_null(store: Store) -> None:
     row = store.query("status = 'failed'")[0]
     assert row["metric"] is None and row["extras"] == {"m.x": None}
     json.dumps(row, allow_nan=False)
+
+
+@pytest.mark.parametrize("where", ["(recipe = ')') OR seed = 0", '"seed" IN (0, 1)', "[seed] = 0"])
+def test_a_condition_with_parentheses(store: Store, where: str) -> None:
+    assert store.query(where)
+
+
+def test_a_store_without_tables_and_a_damaged_description(tmp_path: Path) -> None:
+    sqlite3.connect(tmp_path / FILE).close()
+    (tmp_path / FILE).touch()
+    with pytest.raises(UserError, match="has no tables of a study"):
+        Store(tmp_path, readonly=True)
+    (tmp_path / FILE).unlink()
+    with Store(tmp_path) as store:
+        store.describe("s", {"cells": [], "variants": [], "tasks": {}})
+        assert list(store.studies()) == ["s"]
+        for damaged in ({"cells": []}, {"cells": 3, "variants": [], "tasks": {}}, {}):
+            store.describe("s", damaged)
+            with pytest.raises(UserError, match="is damaged"):
+                store.studies()

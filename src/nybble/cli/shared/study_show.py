@@ -26,7 +26,9 @@ def print_study(record: dict[str, Any], as_json: bool) -> None:
     else:
         try:
             text = plain(record)
-        except (AttributeError, IndexError, KeyError, TypeError) as error:
+        except (AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
+            if isinstance(error, UserError):
+                raise
             raise UserError(
                 f"this is no whole record of a study ({type(error).__name__}: {error})."
             ) from error
@@ -82,7 +84,10 @@ def _show_cells(out: Path, study: str | None, where: str, as_json: bool) -> None
         raise UserError("--where: give an SQL condition, for example \"status = 'failed'\".")
     with Store(out, readonly=True) as store:
         check_study(store, out, study)
-        cells = store.query(where if study is None else f"({where}) AND study = '{_sql(study)}'")
+        cells = [c for c in store.query(where) if study is None or c["study"] == study]
+        asked = {name: set(about["cells"]) for name, about in store.studies().items()}
+    for cell in cells:
+        cell["current"] = cell["key"] in asked.get(cell["study"], ())
     if as_json:
         typer.echo(json.dumps(cells, indent=1, allow_nan=False))
         return
@@ -90,9 +95,6 @@ def _show_cells(out: Path, study: str | None, where: str, as_json: bool) -> None
         metric = "" if cell["metric"] is None else f"{cell['metric']:.4g}"
         parts = [cell["task"], cell["variant"], cell["recipe"], f"seed {cell['seed']}"]
         what = ", ".join(part for part in parts if part)
-        end = " ".join(part for part in (metric, cell["error"]) if part)
+        left = "" if cell["current"] else "(not of the study as it is now)"
+        end = " ".join(part for part in (metric, cell["error"], left) if part)
         typer.echo(f"{cell['key']}  {cell['status']:<11}  {what}{f'  {end}' if end else ''}")
-
-
-def _sql(text: str) -> str:
-    return text.replace("'", "''")

@@ -114,7 +114,7 @@ class LSQ(ScaleConfig):
         grad = grad.detach().to(torch.float32)
         inside = (v > low) & (v < high)
         term = torch.where(inside, format.round(v) - v, v.clamp(low, high))
-        n = max(x.numel(), 1) if count is None else count
+        n = max(x.numel() if count is None else count, 1)
         step = times(tree_sum(grad * term), 1.0 / math.sqrt(n * high))
         return torch.where(inside, grad, 0.0), torch.as_tensor(step).reshape(1)
 

@@ -21,7 +21,8 @@ def read_any(name: str, folder: Path, command: str, study: str | None = None) ->
     Raises:
         UserError: nothing of that name, or it cannot be read as a JSON object.
     """
-    path = next((p for p in (folder / f"{name}.json", Path(name)) if p.exists()), None)
+    places = (folder / f"{name}.json", Path(name))
+    path = next((p for p in places if p.is_file() or p.is_dir()), None)
     if path is None:
         raise UserError(
             f"{command} {name}: there is no such record in {folder}/, no file and no folder of a "
@@ -30,7 +31,7 @@ def read_any(name: str, folder: Path, command: str, study: str | None = None) ->
     if path.is_dir():
         return study_record(path, study)
     try:
-        record = json.loads(path.read_text(encoding="utf-8"))
+        record = json.loads(path.read_text(encoding="utf-8"), parse_constant=_refuse)
     except (OSError, ValueError) as error:
         why = getattr(error, "strerror", None) or error
         raise UserError(f"{command} {name}: {path} cannot be read as a record ({why}).") from error
@@ -39,3 +40,7 @@ def read_any(name: str, folder: Path, command: str, study: str | None = None) ->
     if study is not None and record.get("study") != study:
         raise UserError(f"{command} {name}: {path} is no record of a study '{study}'.")
     return record
+
+
+def _refuse(word: str) -> float:
+    raise ValueError(f"it holds {word}, which is no JSON")

@@ -165,10 +165,11 @@ def make_table(
         else compare(_metrics(outcomes, row["recipe"], seeds), against)
         for row in rows
     ]
+    stopped = any(row["problems"] for row in rows if row["baseline"])
     for row, verdict in zip(rows, judge(found, margin), strict=True):
         row["verdict"] = None if row["baseline"] or baseline is None else verdict.to_dict()
-        if row["verdict"] and row["problems"]:
-            # Runs that failed are not missing at random: the others flatter the recipe.
+        if row["verdict"] and (row["problems"] or stopped):
+            # Runs that failed, on either side, are not missing at random.
             row["verdict"]["verdict"] = FAILED
     return {
         "task": task,

@@ -64,6 +64,7 @@ def select(
     return replace(
         study,
         tasks=tuple(kept),
+        notes=_notes(study, tuple(kept)),
         recipes=tuple(recipes) or study.recipes,
         seeds=tuple(seeds) or study.seeds,
     )
@@ -78,11 +79,20 @@ def available(study: Study) -> Study:
     notes = {task.name: note for task in study.tasks if (note := missing(task))}
     if len(notes) == len(study.tasks):
         raise UserError(f"study '{study.name}': {'; '.join(notes.values())}.")
-    return replace(
-        study,
-        tasks=tuple(task for task in study.tasks if task.name not in notes),
-        notes=(*study.notes, *notes.values()),
-    )
+    kept = tuple(task for task in study.tasks if task.name not in notes)
+    return replace(study, tasks=kept, notes=(*_notes(study, kept), *notes.values()))
+
+
+def _notes(study: Study, kept: tuple[StudyTask, ...]) -> tuple[str, ...]:
+    """Those that are not about left out tasks alone: a note may begin with their names, as in
+    `lstm, gpt: ...`."""
+    here, every = {task.name for task in kept}, {task.name for task in study.tasks}
+
+    def suits(note: str) -> bool:
+        about = set(note.partition(":")[0].split(", "))
+        return not about <= every or bool(about & here)
+
+    return tuple(filter(suits, study.notes))
 
 
 def missing(task: StudyTask) -> str:
@@ -100,7 +110,9 @@ def missing(task: StudyTask) -> str:
     found = source.find()
     if found.path is not None or not found.looked_in:
         return ""
-    hint = f", or --data {task.name}={source.usage}" if source.argument != "none" else ""
+    # A source without its argument is the one that was not found.
+    takes = source.argument != "none" and ":" in source.usage
+    hint = f", or --data {task.name}={source.usage}" if takes else ""
     return (
         f"left out: the task {task.name}, whose data '{name}' is not here ({source.install}{hint})"
     )

@@ -91,6 +91,11 @@ class Store:
             self._db = sqlite3.connect(place, uri=True, timeout=30, isolation_level=None)
             self._db.row_factory = sqlite3.Row
             found = self._db.execute("PRAGMA user_version").fetchone()[0]
+            named = self._db.execute("SELECT name FROM sqlite_master").fetchall()
+            if readonly and not {"cells", "studies"} <= {row["name"] for row in named}:
+                raise UserError(
+                    f"{self.path} has no tables of a study; give the --out of `nybble study`."
+                )
             if found > VERSION:
                 raise UserError(
                     f"{self.path} has version {found}; this nybble reads up to {VERSION}."
@@ -214,7 +219,7 @@ class Store:
             found = self._db.execute("SELECT study, description FROM studies").fetchall()
         told = {row["study"]: _json(row["description"]) for row in found}
         for name, description in told.items():
-            if "cells" not in description:
+            if not _describes(description):
                 raise UserError(
                     f"{self.path}: what it says of the study {name} is damaged; the command that "
                     "runs the study writes it anew."
@@ -228,6 +233,11 @@ class Store:
             UserError: the condition is no SQL, or names a column that is not there.
         """
         where = where.encode(errors="replace").decode()
+        if not _closed(where):
+            raise UserError(
+                f"--where {where}: its quotes or parentheses are not closed, or it has a comment; "
+                "give an SQL condition."
+            )
         condition = f"WHERE ({where})" if where.strip() else ""
         order = "ORDER BY study, task, variant, seed, rowid"
         try:
@@ -246,6 +256,35 @@ class Store:
         for cell in cells:
             cell["extras"] = _json(cell["extras"])
         return cells
+
+
+def _describes(description: Mapping[str, Any]) -> bool:
+    """Whether it has what a table is made of (`record.describe`)."""
+    cells, tasks = description.get("cells"), description.get("tasks")
+    whole = isinstance(cells, list) and isinstance(description.get("variants"), list)
+    return whole and isinstance(tasks, dict) and all(isinstance(t, dict) for t in tasks.values())
+
+
+def _closed(condition: str) -> bool:
+    """Whether a condition ends inside the parentheses that it is put into, and has no comment that
+    hides them.
+
+    >>> _closed("a = ')' OR (b)"), _closed("1) OR (1"), _closed("1 --")
+    (True, False, False)
+    """
+    depth, quote = 0, ""
+    for i, c in enumerate(condition):
+        if quote:
+            quote = "" if c == quote else quote
+        elif c in "'\"`[":
+            quote = "]" if c == "[" else c
+        elif condition.startswith(("--", "/*"), i):
+            return False
+        else:
+            depth += {"(": 1, ")": -1}.get(c, 0)
+        if depth < 0:
+            return False
+    return depth == 0 and not quote
 
 
 def _configuration(cell: Cell) -> str:
