@@ -19,83 +19,51 @@
 
 namespace nybble {
 
+namespace {
+
+const Kernels kGeneric = {"generic",       {},
+                          unpack4_generic, &kDecodeGeneric,
+                          &kGemmGeneric,   &kWinogradGeneric,
+                          &kConvGeneric,   &kQuantizeGeneric,
+                          &kStreamGeneric, &kSumGeneric,
+                          &kLineGeneric,   &kBlockGeneric,
+                          &kNormGeneric,   &kGatesGeneric};
+
+#if defined(NYBBLE_HAVE_AVX2)
+const Kernels kAvx2 = {"avx2",       {"avx2", "fma", "f16c"},
+                       unpack4_avx2, &kDecodeAvx2,
+                       &kGemmAvx2,   &kWinogradAvx2,
+                       &kConvAvx2,   &kQuantizeAvx2,
+                       &kStreamAvx2, &kSumAvx2,
+                       &kLineAvx2,   &kBlockAvx2,
+                       &kNormAvx2,   &kGatesAvx2};
+#endif
+
+// A set that is another one with inner loops of products of its own.
+Kernels with_products(const Kernels& base, const char* name, std::vector<const char*> requires_,
+                      const GemmKernels* gemm, const WinogradKernels* winograd) {
+  Kernels set = base;
+  set.name = name;
+  set.requires_.insert(set.requires_.end(), requires_.begin(), requires_.end());
+  set.gemm = gemm;
+  set.winograd = winograd;
+  return set;
+}
+
+} // namespace
+
 const std::vector<Kernels>& compiled_sets() {
   static const std::vector<Kernels> sets = {
 #if defined(NYBBLE_HAVE_AVX2)
-      // avx2 with other inner loops of products.
-      {"avx512vnni",
-       {"avx2", "fma", "f16c", "avx512f", "avx512vnni"},
-       unpack4_avx2,
-       &kDecodeAvx2,
-       &kGemmAvx512Vnni,
-       &kWinogradAvx512Vnni,
-       &kConvAvx2,
-       &kQuantizeAvx2,
-       &kStreamAvx2,
-       &kSumAvx2,
-       &kLineAvx2,
-       &kBlockAvx2,
-       &kNormAvx2,
-       &kGatesAvx2},
-      {"avx2",
-       {"avx2", "fma", "f16c"},
-       unpack4_avx2,
-       &kDecodeAvx2,
-       &kGemmAvx2,
-       &kWinogradAvx2,
-       &kConvAvx2,
-       &kQuantizeAvx2,
-       &kStreamAvx2,
-       &kSumAvx2,
-       &kLineAvx2,
-       &kBlockAvx2,
-       &kNormAvx2,
-       &kGatesAvx2},
+      with_products(kAvx2, "avx512vnni", {"avx512f", "avx512vnni"}, &kGemmAvx512Vnni,
+                    &kWinogradAvx512Vnni),
+      kAvx2,
 #endif
 #if defined(NYBBLE_HAVE_NEON)
-      {"dotprod",
-       {"neon", "dotprod"},
-       unpack4_generic,
-       &kDecodeGeneric,
-       &kGemmDotprod,
-       &kWinogradGeneric,
-       &kConvGeneric,
-       &kQuantizeGeneric,
-       &kStreamGeneric,
-       &kSumGeneric,
-       &kLineGeneric,
-       &kBlockGeneric,
-       &kNormGeneric,
-       &kGatesGeneric},
-      {"neon",
-       {"neon"},
-       unpack4_generic,
-       &kDecodeGeneric,
-       &kGemmNeon,
-       &kWinogradGeneric,
-       &kConvGeneric,
-       &kQuantizeGeneric,
-       &kStreamGeneric,
-       &kSumGeneric,
-       &kLineGeneric,
-       &kBlockGeneric,
-       &kNormGeneric,
-       &kGatesGeneric},
+      with_products(kGeneric, "dotprod", {"neon", "dotprod"}, &kGemmDotprod, &kWinogradGeneric),
+      with_products(kGeneric, "neon", {"neon"}, &kGemmNeon, &kWinogradGeneric),
 #endif
-      {"generic",
-       {},
-       unpack4_generic,
-       &kDecodeGeneric,
-       &kGemmGeneric,
-       &kWinogradGeneric,
-       &kConvGeneric,
-       &kQuantizeGeneric,
-       &kStreamGeneric,
-       &kSumGeneric,
-       &kLineGeneric,
-       &kBlockGeneric,
-       &kNormGeneric,
-       &kGatesGeneric},
+      kGeneric,
   };
   return sets;
 }
