@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
 
@@ -66,6 +67,37 @@ def test_equals_oracle(config: Quest | FourOverSix, shape: tuple[int, int]) -> N
     check(torch.zeros(shape), config)
     turned = quantize(x.T, Quantizer(E2M1, config.along(0, 1))).dequantize()
     assert torch.equal(turned.T, quantize(x, Quantizer(E2M1, config)).dequantize())
+
+
+@pytest.mark.parametrize("error", ERRORS)
+@pytest.mark.parametrize("shape", [(8, 8), (9, 13), (3, 30), (1, 1), (5, 6, 3, 2)])
+def test_tiles_equal_oracle(error: str, shape: tuple[int, ...]) -> None:
+    """Of a convolution's weight, each of its taps has tiles of its own."""
+    x, size = data(*shape, seed=len(shape)), 8
+    config = FourOverSix(block=size, error=error, granularity="tile")  # type: ignore[arg-type]
+    q = quantize(x, Quantizer(E2M1, config))
+    rows, columns = (-(-n // size) * size for n in shape[:2])
+    whole = torch.zeros(rows, columns, *shape[2:])
+    whole[: shape[0], : shape[1]] = x
+    squares = {
+        (i, j, *rest): whole[i * size : (i + 1) * size, j * size : (j + 1) * size][(..., *rest)]
+        for i in range(rows // size)
+        for j in range(columns // size)
+        for rest in itertools.product(*map(range, shape[2:]))
+    }
+    flat = [square.reshape(-1).tolist() for square in squares.values()]
+    fits = oracle_scales.four_over_six(flat, E2M1, error)
+    assert q.scale.shape == (rows // size, columns // size, *shape[2:])
+    values = q.dequantize()
+    for place, block, fit in zip(squares, flat, fits, strict=True):
+        assert same(float(q.scale[place]), fit.scale)
+        i, j, *rest = place
+        found = values[i * size : (i + 1) * size, j * size : (j + 1) * size][(..., *rest)]
+        expected = torch.tensor(oracle.quantize(block, E2M1, fit)[1]).view(size, size)
+        assert torch.equal(found, expected[: found.shape[0], : found.shape[1]])
+    turned = q.dequantize().transpose(0, 1)
+    again = quantize(x.transpose(0, 1), Quantizer(E2M1, config)).dequantize()
+    assert float((turned - again).abs().sum()) <= 0.01 * float(x.abs().sum())  # but for near ties
 
 
 @given(
@@ -185,7 +217,11 @@ def test_what_is_not_finite_and_empty() -> None:
 def test_names_json_and_errors() -> None:
     assert Quest(0, 16, 3.0, "floor", "pass").short == "quest(mx16, axis 0, clip 3, floor, pass)"
     assert FourOverSix(0, 8, "mae").short == "fouroversix(nv8, axis 0, mae)"
-    for scale in (Quest(0, 16, 3.0, "floor", "pass"), FourOverSix(0, 8, "mae")):
+    tile = FourOverSix(granularity="tile")
+    assert tile.short == "fouroversix(nv16x16)" and tile.along(1, 0) == tile
+    assert tile.along(1, None) == FourOverSix(1)
+    assert get_quantizer("fp4_e2m1:fouroversix(nv16x16)").scale == tile
+    for scale in (Quest(0, 16, 3.0, "floor", "pass"), FourOverSix(0, 8, "mae"), tile):
         quantizer = Quantizer(E2M1, scale)
         assert Quantizer.from_dict(json.loads(json.dumps(quantizer.to_dict()))) == quantizer
     assert get_quantizer("fp4_e2m1:quest(mx32)").scale == Quest()
@@ -193,7 +229,12 @@ def test_names_json_and_errors() -> None:
     for config in ({"block": 0}, {"clip": 0.0}, {"exponent": "up"}, {"ste": "stop"}):
         with pytest.raises(UserError, match="Quest"):
             Quest(**config)  # type: ignore[arg-type]
-    for config in ({"block": 0}, {"error": "mape"}):
+    for config in (
+        {"block": 0},
+        {"error": "mape"},
+        {"granularity": "row"},
+        {"granularity": "tile", "axis": 0},
+    ):
         with pytest.raises(UserError, match="FourOverSix"):
             FourOverSix(**config)  # type: ignore[arg-type]
     with pytest.raises(UserError, match="4 and 6 are levels of fp4_e2m1"):

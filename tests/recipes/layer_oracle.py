@@ -127,8 +127,8 @@ def fits(lines: list[Line], slot: Quantizer) -> list[list[OracleFit]]:
         one = oracle.absmax([x for line in lines for x in line], top)
         return [[one] * len(line) for line in lines]
     size: int = scale.block  # type: ignore[attr-defined]
-    if isinstance(scale, AbsMax) and scale.granularity == "tile":
-        return tiles(lines, size, scale, top)
+    if isinstance(scale, AbsMax | FourOverSix) and scale.granularity == "tile":
+        return tiles(lines, size, slot)
     blocks = [cut(line, size) for line in lines]
     flat = [block for row in blocks for block in row]
     if isinstance(scale, Quest):
@@ -151,13 +151,21 @@ def fits(lines: list[Line], slot: Quantizer) -> list[list[OracleFit]]:
     return [[fit for block in row for fit in [next(each)] * len(block)] for row in blocks]
 
 
-def tiles(lines: list[Line], size: int, scale: AbsMax, top: float) -> list[list[OracleFit]]:
-    """NV's two levels of scales over squares of `size` x `size`."""
-    squares: dict[tuple[int, int], Line] = {}
-    for i, line in enumerate(lines):
-        for j, x in enumerate(line):
-            squares.setdefault((i // size, j // size), []).append(x)
-    found = oracle.nv_blocks(list(squares.values()), top, E4M3, scale.limit, scale.headroom)
+def tiles(lines: list[Line], size: int, slot: Quantizer) -> list[list[OracleFit]]:
+    """NV's two levels of scales over squares of `size` x `size`, 0 beyond the matrix."""
+    scale, squares = slot.scale, {}
+    for i in range(-(-len(lines) // size) * size):
+        for j in range(-(-len(lines[0]) // size) * size):
+            inside = i < len(lines) and j < len(lines[0])
+            square = squares.setdefault((i // size, j // size), [])
+            square.append(lines[i][j] if inside else 0.0)
+    every = list(squares.values())
+    if isinstance(scale, FourOverSix):
+        found = oracle_scales.four_over_six(every, slot.format, scale.error)
+    else:
+        assert isinstance(scale, AbsMax)
+        top = slot.format.max_value
+        found = oracle.nv_blocks(every, top, E4M3, scale.limit, scale.headroom)
     of = dict(zip(squares, found, strict=True))
     return [[of[i // size, j // size] for j in range(len(line))] for i, line in enumerate(lines)]
 

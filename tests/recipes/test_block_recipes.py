@@ -26,6 +26,8 @@ RECIPES = [
     "ufp4:hadamard=32+grid=e2m1+signs=fixed",
     "four-over-six",
     "four-over-six:error=mae+hadamard=none",
+    "four-over-six:weights=tile",
+    "four-over-six:weights=tile+error=absmax+backward_weight=nvfp4",
     "fp4-all-the-way:headroom=yes",
     "wang2025:dge=none+outliers=none",
     "wang2025:dge=none+outliers=none+gradient=fp8+backward=bf16",

@@ -80,6 +80,7 @@ _NAMED_SCALES: dict[str, ScaleConfig] = {
         *(BestOfTwo("tensor"), BestOfTwo("row"), BestOfTwo("channel")),
         *(BestOfTwo("tensor", rms=0.35), BestOfTwo("row", rms=0.35)),
         *(Quest(), FourOverSix(), FourOverSix(error="mae"), FourOverSix(error="absmax")),
+        FourOverSix(granularity="tile"),
         *(Eden(), Eden(group=128), RowLeastSquares("row"), RowLeastSquares("channel")),
     )
 }

@@ -12,8 +12,7 @@ Source: abstract and code: the rule, its three error measures, the limit of 256,
 gradients, and that forward weights and inputs are what it is used on in training. What the backward
 Gemms read is not in the texts that were available: switches.
 
-Not done here: 16 x 16 tiles for weights (each Gemm's blocks lie along its own sum); other formats
-of the code (IF4); layers kept in BF16 beside the first and the last.
+Not done here: other formats of the code (IF4); layers kept in BF16 beside the first and the last.
 """
 
 from __future__ import annotations
@@ -32,6 +31,13 @@ SWITCHES = (
         ("mse", "mae", "absmax"),
         "mse",
         "what decides between 4 and 6: the code's default, and its two other measures",
+    ),
+    Switch(
+        "weights",
+        ("block", "tile"),
+        "block",
+        "blocks along the sum of each Gemm, or 16 x 16 tiles, which the code has too: one set of"
+        " codes for both passes",
     ),
     Switch(
         "backward_weight",
@@ -78,6 +84,9 @@ def adaptive_blocks(settings: dict[str, str]) -> LayerSpec:
     error = cast("Literal['mse', 'mae', 'absmax']", settings["error"])
     forward = Quantizer(e2m1, FourOverSix(error=error))
     plain = Quantizer(e2m1, AbsMax.nv())
+    tiles = cast("Literal['block', 'tile']", settings["weights"])
+    weight = Quantizer(e2m1, FourOverSix(error=error, granularity=tiles))
+    again: Quantizer | Literal["same"] = forward if tiles == "block" else "same"
     signs = settings["hadamard"]
     turn = None
     if signs != "none":
@@ -87,9 +96,9 @@ def adaptive_blocks(settings: dict[str, str]) -> LayerSpec:
         gradient = Quantizer(e2m1, AbsMax.nv(headroom=17 / 16), Stochastic())
     return LayerSpec(
         output_input=forward,
-        output_weight=forward,
+        output_weight=weight,
         grad_input_grad=gradient,
-        grad_input_weight=forward if settings["backward_weight"] == "four-over-six" else plain,
+        grad_input_weight=again if settings["backward_weight"] == "four-over-six" else plain,
         grad_weight_grad=Quantizer(e2m1, gradient.scale, gradient.rounding, turn),
         grad_weight_input=Quantizer(e2m1, AbsMax.nv(), transform=turn),
     )

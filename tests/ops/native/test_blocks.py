@@ -161,6 +161,8 @@ SCALES = (
     FourOverSix(),
     FourOverSix(error="mae"),
     FourOverSix(error="absmax"),
+    FourOverSix(granularity="tile"),
+    FourOverSix(error="mae", granularity="tile"),
 )
 
 

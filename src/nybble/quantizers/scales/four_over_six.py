@@ -18,9 +18,13 @@ numbers lie near its maximum is better held on the levels up to 4. Per block, in
 So the error of a block is never larger than that of NV with the same g. (It may be larger than with
 the usual limit of 448, where E4M3 has other neighbours.) Errors are those of nearest rounding.
 
+A tile, block x block elements of the first two dimensions, is the same with its elements row by
+row (zeros where it reaches beyond the tensor); a weight then has one set of codes for both of its
+Gemms.
+
 Source: the paper's abstract and the authors' code, read and not copied.
 
-Not done here: tiles (the code has 16x16 ones); other formats and scale formats (IF4, MX).
+Not done here: other formats and scale formats (IF4, MX).
 """
 
 from __future__ import annotations
@@ -40,9 +44,10 @@ from nybble.quantizers.scales.blocks import (
     nv_codes,
     nv_from_codes,
     nv_whole,
+    tile_max,
 )
 from nybble.quantizers.scales.fit import Fit, ScaleConfig
-from nybble.quantizers.scales.groups import along, block_rows
+from nybble.quantizers.scales.groups import along, block_rows, tile_rows
 from nybble.quantizers.sums import tree_sum_last
 
 if TYPE_CHECKING:
@@ -58,8 +63,9 @@ class FourOverSix(ScaleConfig):
     """The better of two NV scales for each block; see the module.
 
     axis: the dimension along which blocks count (default the last).
-    block: elements of a block.
+    block: elements of a block, or of a tile's side.
     error: "mse", "mae" or "absmax".
+    granularity: "block", one scale for each `block` elements, or "tile".
 
     >>> FourOverSix().short
     'fouroversix(nv16)'
@@ -68,22 +74,24 @@ class FourOverSix(ScaleConfig):
     axis: int | None = None
     block: int = 16
     error: Literal["mse", "mae", "absmax"] = "mse"
+    granularity: Literal["block", "tile"] = "block"
 
     def __post_init__(self) -> None:
         if self.block < 1:
             raise UserError(f"FourOverSix: block must be at least 1, got {self.block}")
         if self.error not in ("mse", "mae", "absmax"):
             raise UserError(f"FourOverSix: error is 'mse', 'mae' or 'absmax', got {self.error!r}")
+        if self.granularity not in ("block", "tile"):
+            raise UserError(
+                f"FourOverSix: granularity is 'block' or 'tile', got {self.granularity!r}"
+            )
+        if self.granularity == "tile" and self.axis is not None:
+            raise UserError(f"FourOverSix: tiles lie on the first two axes, got axis={self.axis}")
 
     scale_format: ClassVar[str] = "fp8_e4m3"
 
-    @property
-    def granularity(self) -> str:
-        """ "block": one scale for each `block` elements."""
-        return "block"
-
     def along(self, contraction: int, free: int | None) -> FourOverSix:
-        return along(self, "block", contraction, free)
+        return along(self, self.granularity, contraction, free)
 
     def fit(self, x: Tensor, format: Format) -> Fit:
         """Fit to `x`.
@@ -99,8 +107,11 @@ class FourOverSix(ScaleConfig):
                 f"FourOverSix: 4 and 6 are levels of fp4_e2m1, the format is {format.name!r}"
             )
         x = x.detach().to(torch.float32)
-        info = block_layout("FourOverSix", x, "block", self.axis, self.block)
-        top = block_max(x, info["axis"], self.block)
+        info = block_layout("FourOverSix", x, self.granularity, self.axis, self.block)
+        if self.granularity == "tile":
+            top = tile_max(x, self.block)
+        else:
+            top = block_max(x, info["axis"], self.block)
         return self.fit_tops(top, format, info, lambda fit: self._error(x, fit, format))
 
     def fit_tops(
@@ -121,17 +132,28 @@ class FourOverSix(ScaleConfig):
         return self.error_of_(fit.dequantize(format.round(fit.scaled(x))).sub_(x), fit.axis or 0)
 
     def error_of_(self, difference: Tensor, axis: int) -> Tensor:
-        """The error of every block along `axis`; `difference` is written over."""
+        """The error of every block along `axis`, or of every tile; `difference` is written over."""
+        statistic: Callable[[Tensor], Tensor] = tree_sum_last
         if self.error == "absmax":
-            return block_rows(difference, axis, self.block, lambda rows: rows.abs().amax(1))
-        size = difference.abs_() if self.error == "mae" else difference.mul_(difference)
-        return block_rows(size, axis, self.block, tree_sum_last)
+            statistic = _largest
+        elif self.error == "mae":
+            difference.abs_()
+        else:
+            difference.mul_(difference)
+        if self.granularity == "tile":
+            return tile_rows(difference, self.block, statistic)
+        return block_rows(difference, axis, self.block, statistic)
 
     @property
     def short(self) -> str:
+        side = f"x{self.block}" if self.granularity == "tile" else ""
         parts = [
-            f"nv{self.block}",
+            f"nv{self.block}{side}",
             "" if self.axis in (None, -1) else f"axis {self.axis}",
             "" if self.error == "mse" else self.error,
         ]
         return f"fouroversix({', '.join(part for part in parts if part)})"
+
+
+def _largest(rows: Tensor) -> Tensor:
+    return rows.abs().amax(1)

@@ -30,7 +30,15 @@ if TYPE_CHECKING:
     from nybble.formats import Format
     from nybble.quantizers.scales.fit import ScaleConfig
 
-__all__ = ["along", "block_rows", "check_groups", "largest_scale", "rows_of", "scale_layout"]
+__all__ = [
+    "along",
+    "block_rows",
+    "check_groups",
+    "largest_scale",
+    "rows_of",
+    "scale_layout",
+    "tile_rows",
+]
 
 GROUPS = ("tensor", "channel", "row", "free")
 
@@ -157,3 +165,23 @@ def block_rows(
         return rows
     numbers = statistic(rows) if rows.numel() else rows.new_zeros(rows.shape[0])
     return numbers.view(*lines.shape[:-1], count).movedim(-1, axis)
+
+
+def tile_rows(x: Tensor, block: int, statistic: Callable[[Tensor], Tensor]) -> Tensor:
+    """A statistic of every tile, block x block elements of the first two dimensions, of which it
+    sees one row: the tile's rows one after the other, with 0 beyond the tensor.
+
+    >>> tile_rows(torch.tensor([[1.0, 2.0, 3.0], [4.0, 5.0, 6.0]]), 2, lambda rows: rows.sum(1))
+    tensor([[12.,  9.]])
+    """
+    down, across = (-(-size // block) for size in x.shape[:2])
+    rest = x.shape[2:]
+    missing = (down * block - x.shape[0], across * block - x.shape[1])
+    if any(missing):
+        pads = [0, 0] * len(rest) + [0, missing[1], 0, missing[0]]
+        x = torch.nn.functional.pad(x, pads)
+    tiles = x.unflatten(1, (across, block)).unflatten(0, (down, block))
+    tiles = tiles.movedim((1, 3), (-2, -1))  # [down, across, rest, block, block]
+    rows = tiles.reshape(down * across * math.prod(rest), block * block)
+    numbers = statistic(rows) if rows.numel() else rows.new_zeros(rows.shape[0])
+    return numbers.view(down, across, *rest)
