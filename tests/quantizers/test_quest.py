@@ -242,3 +242,21 @@ def test_names_json_and_errors() -> None:
     for scale in (Quest(2), FourOverSix(2)):
         with pytest.raises(UserError, match="axis 2"):
             scale.fit(torch.ones(2, 2), E2M1)
+
+
+def test_the_error_of_a_tile_is_summed_row_by_row() -> None:
+    """The order is part of the definition: another one rounds otherwise."""
+    size, d = 16, data(32, 20, seed=5)
+    found = FourOverSix(block=size, granularity="tile").error_of_(d.clone(), 0)
+    whole = torch.zeros(32, 32)
+    whole[:, :20] = d.square()
+    tiles = {
+        (i, j): whole[size * i : size * (i + 1), size * j : size * (j + 1)]
+        for i, j in itertools.product(range(2), range(2))
+    }
+    for place, tile in tiles.items():
+        assert float(found[place]) == oracle.tree_sum(tile.reshape(-1).tolist())
+    assert any(
+        float(found[place]) != oracle.tree_sum(tile.T.reshape(-1).tolist())
+        for place, tile in tiles.items()
+    )

@@ -16,7 +16,7 @@ from nybble.ops.reference.composite_operand import Streams, quantize, turn, valu
 from nybble.ops.reference.operand import Draw
 from nybble.ops.reference.places import GemmName, Place, places
 from nybble.ops.spec import LayerSpec
-from nybble.quantizers import AbsMax, Quantizer, SplitRows
+from nybble.quantizers import AbsMax, FourOverSix, Quantizer, SplitRows
 from nybble.recipes import get_recipe
 
 LINEAR = Geometry("linear")
@@ -239,3 +239,9 @@ def test_xi2023_s_rows_run_over_the_channels_in_both_gemms(gemm: GemmName, slot:
         assert torch.equal(
             values(found), quantizer.scale.estimate(grad, 1, streams.on(grad.device))
         )
+
+
+def test_tiles_of_four_over_six_are_the_weights_of_both_passes() -> None:
+    spec = get_recipe("four-over-six:weights=tile").spec
+    assert spec.output_weight.scale == FourOverSix(granularity="tile")
+    assert spec.grad_input_weight == "same" and spec.output_input.scale == FourOverSix()
