@@ -228,6 +228,38 @@ def test_other_data_in_the_same_place_is_refused(
     run_study(STUDY, how(tmp_path))
 
 
+def test_the_same_data_in_another_place_is_taken_over(
+    engine: Engine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = {"sha256": "a" * 64}
+    before = recording._describe_task
+
+    def describe(study: Study, task: StudyTask) -> dict[str, Any]:
+        configuration = {"data": task.config.data, "data_set": dict(found)}
+        return {**before(study, task), "configuration": configuration}
+
+    monkeypatch.setattr(recording, "_describe_task", describe)
+
+    def at(place: str, **changes: Any) -> Study:
+        config = replace(SMALL, data=place, **changes)
+        return replace(STUDY, tasks=(replace(STUDY.tasks[0], config=config),))
+
+    record = run_study(at("folder:here"), how(tmp_path))
+    path = tmp_path / "record.json"
+    path.write_text(json.dumps(record))
+    engine.ran.clear()
+    there = at("folder:there")
+    again = run_study(there, how(tmp_path, out=tmp_path / "there", taken=path))
+    assert engine.ran == [] and again["tables"] == record["tables"]
+    assert {run["key"] for run in again["runs"]} == {cell.key for cell in there.cells()}
+    for other in (at("folder:there", epochs=2), replace(there, seeds=(0,))):
+        with pytest.raises(UserError, match="finished cells that this call does not ask for"):
+            run_study(other, how(tmp_path, out=tmp_path / "no", taken=path))
+    found["sha256"] = "b" * 64
+    with pytest.raises(UserError, match="finished cells that this call does not ask for"):
+        run_study(there, how(tmp_path, out=tmp_path / "no", taken=path))
+
+
 def test_another_recipe_of_the_same_name_is_refused(
     engine: Engine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -47,7 +47,7 @@ from nybble.studies.study.store import (
     Store,
     is_complete,
 )
-from nybble.studies.study.taken import check_data, check_kept, check_recipes, outcomes_of
+from nybble.studies.study.taken import check_data, check_kept, check_recipes, moved, outcomes_of
 from nybble.training.config import TrainConfig
 from nybble.training.files import disk_errors
 from nybble.training.result import read_result
@@ -111,10 +111,14 @@ def run_study(study: Study, how: RunConfig, tell: Tell = lambda progress: None) 
         get_recipe(recipe)
     for measure in study.measures:
         get_measure(measure)
-    earlier = {} if how.taken is None else outcomes_of(how.taken)
+    earlier: dict[str, Outcome] = {}
+    if how.taken is not None:
+        outcomes_of(how.taken)  # a file that cannot be read is said before data is loaded
     description = describe(study, how.command)
     if how.taken is not None:
-        check_kept(how.taken, {cell.key for cell in cells}, description)
+        renamed = moved(how.taken, cells, description)
+        check_kept(how.taken, {*(cell.key for cell in cells), *renamed}, description)
+        earlier = outcomes_of(how.taken, renamed)
     out = claim(how.out)
     with Session(out) as session, Store(out) as store:
         known = store.described(study.name)

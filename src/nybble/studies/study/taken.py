@@ -7,19 +7,22 @@ and runs the rest; the new record has them all. What a record does not keep, cur
 A record without missing cells is final: it is never taken up again, because a number in a page
 points at it. One that is continued keeps all it has: a call that selects less of the study, or that
 finds other data or other recipes under the same names, is refused before anything runs
-(`check_kept`, `check_data`, `check_recipes`).
+(`check_kept`, `check_data`, `check_recipes`). The same data in another place is the same data: its
+cells are taken over under the keys that they have now (`moved`).
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from nybble.errors import UserError
 from nybble.recipes.definition import changed
 from nybble.studies.outcome import Outcome
+from nybble.studies.study.grid import Cell
 from nybble.studies.study.record import SCHEMA
 
 _KEPT = ("recipe", "seed", "status", "metric", "reason", "seconds", "dead_layers", "origin")
@@ -39,8 +42,8 @@ def unfinished(path: Path, study: str) -> bool:
     )
 
 
-def outcomes_of(path: Path) -> dict[str, Outcome]:
-    """How the cells of the record ended, by key.
+def outcomes_of(path: Path, renamed: Mapping[str, str] | None = None) -> dict[str, Outcome]:
+    """How the cells of the record ended, by key; `renamed`: what `moved` found.
 
     Raises:
         UserError: the file cannot be read, or is no record of a study.
@@ -49,15 +52,36 @@ def outcomes_of(path: Path) -> dict[str, Outcome]:
     try:
         if record.get("schema") != SCHEMA:
             raise ValueError(f"its schema is {record.get('schema')!r}")
-        return {str(run["key"]): outcome_of_run(run) for run in record["runs"]}
+        now = renamed or {}
+        return {now.get(run["key"], str(run["key"])): outcome_of_run(run) for run in record["runs"]}
     except (KeyError, TypeError, ValueError) as error:
         raise UserError(f"{path} is no record of a study ({error}).") from error
+
+
+def moved(path: Path, cells: Sequence[Cell], description: Mapping[str, Any]) -> dict[str, str]:
+    """The keys of the record's cells, and of the same cells now, where a task's data has the same
+    hash in another place (its path is part of a key).
+
+    Raises:
+        UserError: the file cannot be read.
+    """
+    record, found = _read(path), {}
+    for cell in cells:
+        (before, then), (given, now) = _data(record, cell.task), _data(description, cell.task)
+        place = before.get("data")
+        if then is None or then != now or place in (None, given.get("data")):
+            continue
+        if cell.config.data == given.get("data"):
+            old = replace(cell, config=replace(cell.config, data=place))
+            found[old.key] = cell.key
+    return found
 
 
 def check_kept(path: Path, keys: Collection[str], description: Mapping[str, Any]) -> None:
     """Refuse to continue a record with a call that would not keep every cell of it.
 
-    keys: of the cells of the call; description: what the call found (`record.describe`).
+    keys: of the cells of the call, and of those that were `moved`; description: what the call found
+    (`record.describe`).
 
     Raises:
         UserError: a cell of the record is not among them, the data of its task is other data, or
