@@ -74,12 +74,23 @@ def title(record: Record) -> str:
     """
     made = record["configuration"]
     if record["bench"] in ("step", "memory"):
-        parts = f"{made['model']}, batch {made['batch']}, {made['recipe']}"
+        parts = f"{made['model']}, batch {made['batch']}, {made['recipe']}{wider(record)}"
     elif record["bench"] == "kernels":
         parts = ", ".join(made["only"])
     else:
         parts = ", ".join(made["models"])
     return f"{TITLES[record['bench']]}: {parts}"
+
+
+def wider(record: Record) -> str:
+    """ ", AVX512" and the like, for a record of a machine that is not one with AVX2, which the aims
+    are for: there float32 is faster.
+
+    >>> wider({"environment": {"machine": {"instructions": "AVX512"}}}), wider({})
+    (', AVX512', '')
+    """
+    found = record.get("environment", {}).get("machine", {}).get("instructions")
+    return "" if found in (None, "AVX2") else f", {found}"
 
 
 def summary(records: Mapping[str, Record]) -> str:
@@ -114,7 +125,7 @@ def summary(records: Mapping[str, Record]) -> str:
 
 def _what(record: Record) -> str:
     made = record["configuration"]
-    return f"{made['model']}, batch {made['batch']}, `{made['recipe']}`"
+    return f"{made['model']}, batch {made['batch']}, `{made['recipe']}`{wider(record)}"
 
 
 def _ratio(record: Record, count: int) -> str:
@@ -170,7 +181,9 @@ def _aim_row(aim: Target, records: Mapping[str, Record]) -> str:
         if found:
             names.append(f"`{name}`")
         for where, value in found:
-            figures.append(f"{where}: {value:.2f}x ({against(value, aim.to_dict())})")
+            figures.append(
+                f"{where}{wider(record)}: {value:.2f}x ({against(value, aim.to_dict())})"
+            )
     hard = f"{aim.hard:.2f}x" if aim.hard is not None else "-"
     text = "<br>".join(figures) or "not recorded yet"
     return f"| {aim.what} | {aim.least:.2f}x | {hard} | {text} | {', '.join(names) or '-'} |"
