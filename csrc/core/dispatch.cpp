@@ -39,14 +39,16 @@ const Kernels kAvx2 = {"avx2",       {"avx2", "fma", "f16c"},
                        &kNormAvx2,   &kGatesAvx2};
 #endif
 
-// A set that is another one with inner loops of products of its own.
-Kernels with_products(const Kernels& base, const char* name, std::vector<const char*> requires_,
-                      const GemmKernels* gemm, const WinogradKernels* winograd) {
+// A set that is another one with products, and maybe lines, of its own.
+Kernels changed(const Kernels& base, const char* name, std::vector<const char*> requires_,
+                const GemmKernels* gemm, const WinogradKernels* winograd,
+                const LineKernels* lines) {
   Kernels set = base;
   set.name = name;
   set.requires_.insert(set.requires_.end(), requires_.begin(), requires_.end());
   set.gemm = gemm;
   set.winograd = winograd;
+  set.lines = lines;
   return set;
 }
 
@@ -55,13 +57,14 @@ Kernels with_products(const Kernels& base, const char* name, std::vector<const c
 const std::vector<Kernels>& compiled_sets() {
   static const std::vector<Kernels> sets = {
 #if defined(NYBBLE_HAVE_AVX2)
-      with_products(kAvx2, "avx512vnni", {"avx512f", "avx512vnni"}, &kGemmAvx512Vnni,
-                    &kWinogradAvx512Vnni),
+      changed(kAvx2, "avx512vnni", {"avx512f", "avx512vnni"}, &kGemmAvx512Vnni,
+              &kWinogradAvx512Vnni, &kLineAvx512Vnni),
       kAvx2,
 #endif
 #if defined(NYBBLE_HAVE_NEON)
-      with_products(kGeneric, "dotprod", {"neon", "dotprod"}, &kGemmDotprod, &kWinogradGeneric),
-      with_products(kGeneric, "neon", {"neon"}, &kGemmNeon, &kWinogradGeneric),
+      changed(kGeneric, "dotprod", {"neon", "dotprod"}, &kGemmDotprod, &kWinogradGeneric,
+              &kLineGeneric),
+      changed(kGeneric, "neon", {"neon"}, &kGemmNeon, &kWinogradGeneric, &kLineGeneric),
 #endif
       kGeneric,
   };

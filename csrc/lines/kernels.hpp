@@ -66,5 +66,6 @@ struct LineKernels {
 
 extern const LineKernels kLineGeneric;
 extern const LineKernels kLineAvx2;
+extern const LineKernels kLineAvx512Vnni;
 
 } // namespace nybble

@@ -121,7 +121,8 @@ def _pack(x: Tensor, along: Tensor, across: Tensor, values: dict[str, Value]) ->
     fmt = get_format("g31")
     keys = [RandomKey(seed=2**33 + 1, layer=3, call=9, operand=i) for i in (2, 3)]
     folded = (x * along, x * across[:, None])
-    inverses = [torch.full((n,), 1.7) / folded[i].abs().amax(1 - i) for i, n in enumerate(x.shape)]
+    top = 1.05 * fmt.max_value  # every level occurs, and what lies beyond the last one
+    inverses = [torch.full((n,), top) / folded[i].abs().amax(1 - i) for i, n in enumerate(x.shape)]
     scaled = (folded[0] * inverses[0][:, None], folded[1] * inverses[1])
     codes = [
         pack4(fmt.encode(y, Stochastic(), random24(y.shape, key)))
