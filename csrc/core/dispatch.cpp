@@ -39,6 +39,16 @@ const Kernels kAvx2 = {"avx2",       {"avx2", "fma", "f16c"},
                        &kNormAvx2,   &kGatesAvx2};
 #endif
 
+#if defined(NYBBLE_HAVE_AVX2)
+LineKernels wider_lines() {
+  LineKernels kernels = kLineAvx2;
+  kernels.errors = errors_avx512vnni;
+  kernels.rounded = rounded_avx512vnni;
+  return kernels;
+}
+const LineKernels kLineAvx512Vnni = wider_lines();
+#endif
+
 // A set that is another one with products, and maybe lines, of its own.
 Kernels changed(const Kernels& base, const char* name, std::vector<const char*> requires_,
                 const GemmKernels* gemm, const WinogradKernels* winograd,

@@ -66,6 +66,11 @@ struct LineKernels {
 
 extern const LineKernels kLineGeneric;
 extern const LineKernels kLineAvx2;
-extern const LineKernels kLineAvx512Vnni;
+
+// What avx512vnni has of its own; core/dispatch.cpp puts them into a copy of kLineAvx2. Not here:
+// code that runs while the module is loaded must not be compiled for a set that the CPU may lack.
+void errors_avx512vnni(const float* x, int64_t n, const LevelRule& rule, LevelForm form,
+                       const float* scale, const float* inv, float* const* out);
+void rounded_avx512vnni(const FoldedPiece& piece, const WholeLevels& levels);
 
 } // namespace nybble

@@ -145,15 +145,15 @@ void errors(const float* x, int64_t n, const LevelRule& rule, LevelForm form, co
     kLineAvx2.errors(x, n, rule, form, scale, inv, out);
 }
 
-LineKernels changed() {
-  LineKernels kernels = kLineAvx2;
-  kernels.errors = errors;
-  kernels.rounded = rounded;
-  return kernels;
-}
-
 } // namespace
 
-const LineKernels kLineAvx512Vnni = changed();
+void errors_avx512vnni(const float* x, int64_t n, const LevelRule& rule, LevelForm form,
+                       const float* scale, const float* inv, float* const* out) {
+  errors(x, n, rule, form, scale, inv, out);
+}
+
+void rounded_avx512vnni(const FoldedPiece& piece, const WholeLevels& levels) {
+  rounded(piece, levels);
+}
 
 } // namespace nybble
