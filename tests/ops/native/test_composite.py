@@ -9,6 +9,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tests.bits import same_bits
+from tests.ops.native.convs import Conv, conv_spec, convs
 from tests.ops.native.test_layer import compare, run
 from torch import Tensor
 
@@ -122,57 +123,43 @@ def test_a_clip_for_the_whole_tensor() -> None:
 
 
 CONVS = [
-    ("", False),
-    ("", True),
-    ("control=no", False),
-    ("conv_weights=w20", True),
-    ("conv_inputs=pact", False),
-    ("samples=2", False),
+    ("nybble4", False),
+    ("nybble4", True),
+    ("nybble4:control=no", False),
+    ("nybble4:conv_weights=w20", True),
+    ("nybble4:conv_inputs=pact", False),
+    ("nybble4:samples=2", False),
 ]
 
 
-def conv_spec(switches: str, signed: bool) -> LayerSpec:
-    """What the recipe gives a convolution in the middle of a network."""
-    recipe = get_recipe(f"nybble4:{switches}" if switches else "nybble4")
-    spec = next(rule.spec for rule in recipe.rules if getattr(rule, "type", None) == "conv")
-    assert isinstance(spec, LayerSpec)
-    return signed_input(spec) if signed else spec
-
-
 @pytest.mark.parametrize("isa", ISAS)
-@settings(deadline=None, max_examples=40)
-@given(
-    case=st.sampled_from(CONVS),
-    n=st.integers(1, 3),
-    c=st.sampled_from([1, 3, 13, 16, 64]),
-    o=st.sampled_from([1, 5, 16, 64]),
-    side=st.integers(2, 9),
-    kernel=st.sampled_from([1, 3]),
-    stride=st.integers(1, 2),
-    padding=st.integers(0, 1),
-    last=st.tuples(st.booleans(), st.booleans(), st.booleans()),
-    threads=st.integers(1, 2),
-    seed=st.integers(0, 2**31),
-)
-def test_convolutions(isa, case, n, c, o, side, kernel, stride, padding, last, threads, seed):
+@settings(deadline=None, max_examples=60)
+@given(case=st.sampled_from(CONVS), conv=convs(), threads=st.integers(1, 2))
+def test_convolutions(isa, case, conv, threads) -> None:
     CORE.use_isa(isa)
     torch.set_num_threads(threads)
-    spec = conv_spec(*case)
-    size = max(side, kernel)
-    geometry = Geometry("conv2d", (stride, stride), (padding, padding), (1, 1))
-    assert all(why_not(spec, geometry, gemm) is None for gemm in GEMMS)
-    generator = torch.Generator().manual_seed(seed)
-    x = torch.randn(n, c, size, size + 1, generator=generator)
-    x *= torch.exp2(torch.randint(-3, 3, (n, 1, 1, 1), generator=generator).float())
-    weight = torch.randn(o, c, kernel, kernel, generator=generator) / 8
-    shape = geometry.output_shape(tuple(x.shape), tuple(weight.shape))
-    grad = torch.randn(shape, generator=generator) * 1e-4
-    x = x if case[1] else x.relu()
-    x, weight, grad = (
-        t.contiguous(memory_format=torch.channels_last) if is_last else t
-        for t, is_last in zip((x, weight, grad), last, strict=True)
-    )
-    compare(spec, geometry, x, weight, grad, bias=torch.randn(o), alpha=0.9)
+    compare_conv(conv_spec(*case), conv, signed=case[1])
+
+
+def compare_conv(spec: LayerSpec, conv: Conv, *, signed: bool) -> None:
+    assert all(why_not(spec, conv.geometry, gemm) is None for gemm in GEMMS)
+    x = conv.x if signed else conv.x.relu()
+    compare(spec, conv.geometry, x, conv.weight, conv.grad, bias=conv.bias, alpha=0.9)
+
+
+@pytest.mark.parametrize("channels", [8, 96])
+@pytest.mark.parametrize("last", [False, True])
+def test_depthwise_convolutions(channels: int, last: bool) -> None:
+    """Their own kernels, and a control variate in as many groups."""
+    generator = torch.Generator().manual_seed(channels)
+    form = torch.channels_last if last else torch.contiguous_format
+    x = torch.randn(3, channels, 9, 9, generator=generator).contiguous(memory_format=form)
+    grad = torch.randn(x.shape, generator=generator).contiguous(memory_format=form)
+    weight = torch.randn(channels, 1, 3, 3, generator=generator)
+    geometry = Geometry("conv2d", (1, 1), (1, 1), (1, 1), channels)
+    conv = Conv(geometry, x, weight, grad, torch.randn(channels, generator=generator))
+    for recipe, signed in CONVS:
+        compare_conv(conv_spec(recipe, signed), conv, signed=signed)
 
 
 def test_long_columns() -> None:

@@ -7,13 +7,13 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tests.bits import same_bits
+from tests.ops.native.convs import conv_spec, convs
 from tests.ops.native.test_composite import CORE, ISAS, LINEAR, is_native, operands
 from tests.ops.native.test_layer import compare, run
 
 import nybble
 from nybble.nn.inputs import signed_input
 from nybble.ops import native
-from nybble.ops.geometry import Geometry
 from nybble.ops.native import integers
 from nybble.ops.native.plan import GEMMS, why_not
 from nybble.ops.reference import gemm as reference
@@ -95,64 +95,26 @@ def test_what_is_no_byte_goes_to_the_reference(
 
 
 CONVS = [
-    ("block=64", False),
-    ("block=16+order=consecutive", True),
-    ("block=128+partner=w20", False),
-    ("conv_weights=w20+block=32", True),
-    ("inputs=uint4+control=no", False),
+    ("nybble4-hadamard:block=64", False),
+    ("nybble4-hadamard:block=16+order=consecutive", True),
+    ("nybble4-hadamard:block=128+partner=w20", False),
+    ("nybble4-hadamard:conv_weights=w20+block=32", True),
+    ("nybble4-hadamard:inputs=uint4+control=no", False),
 ]
 
 
-def conv_spec(switches: str, signed: bool) -> LayerSpec:
-    """What the recipe gives a convolution in the middle of a network."""
-    recipe = get_recipe(f"nybble4-hadamard:{switches}")
-    spec = next(rule.spec for rule in recipe.rules if getattr(rule, "type", None) == "conv")
-    assert isinstance(spec, LayerSpec)
-    return signed_input(spec) if signed else spec
-
-
-@settings(deadline=None, max_examples=60)
-@given(
-    case=st.sampled_from(CONVS),
-    isa=st.sampled_from(list(ISAS) or [""]),
-    n=st.sampled_from([0, 1, 2, 3, 17]),
-    c=st.sampled_from([1, 3, 16, 33]),
-    o=st.sampled_from([1, 5, 16, 40]),
-    side=st.integers(2, 7),
-    kernel=st.sampled_from([1, 2, 3]),
-    stride=st.integers(1, 2),
-    padding=st.integers(0, 1),
-    dilation=st.integers(1, 2),
-    last=st.tuples(st.booleans(), st.booleans(), st.booleans()),
-    seed=st.integers(0, 2**31),
-)
-def test_convolutions(case, isa, n, c, o, side, kernel, stride, padding, dilation, last, seed):
+@settings(deadline=None, max_examples=100)
+@given(case=st.sampled_from(CONVS), isa=st.sampled_from(list(ISAS) or [""]), conv=convs())
+def test_convolutions(case, isa, conv) -> None:
     spec = conv_spec(*case)
-    size = max(side, dilation * (kernel - 1) + 1)
-    geometry = Geometry("conv2d", (stride, stride), (padding, padding), (dilation, dilation))
-    assert all(why_not(spec, geometry, gemm) is None for gemm in GEMMS)
-    generator = torch.Generator().manual_seed(seed)
-    x = torch.randn(n, c, size, size + 1, generator=generator)
-    weight = torch.randn(o, c, kernel, kernel, generator=generator) / 8
-    shape = geometry.output_shape(tuple(x.shape), tuple(weight.shape))
-    grad = torch.randn(shape, generator=generator) * 1e-4
-    x = x if case[1] else x.relu()
-    x, weight, grad = (
-        t.contiguous(memory_format=torch.channels_last) if is_last else t
-        for t, is_last in zip((x, weight, grad), last, strict=True)
-    )
+    assert all(why_not(spec, conv.geometry, gemm) is None for gemm in GEMMS)
+    x = conv.x if case[1] else conv.x.relu()
     before = CORE.active_isa()
     CORE.use_isa(isa)
     try:
-        compare(spec, geometry, x, weight, grad, bias=torch.randn(o))
+        compare(spec, conv.geometry, x, conv.weight, conv.grad, bias=conv.bias)
     finally:
         CORE.use_isa(before)
-
-
-def test_convolutions_in_groups_run_on_the_reference() -> None:
-    conv = Geometry("conv2d", (1, 1), (1, 1), (1, 1), 2)
-    reasons = [why_not(conv_spec("block=64", False), conv, gemm) for gemm in GEMMS]
-    assert all(reason is not None and not reason.by_recipe for reason in reasons)
 
 
 def test_a_model_says_so_and_trains_alike() -> None:

@@ -7,7 +7,7 @@ Where the gradient lies channels-last, its maxima are those of a folded matrix [
 else those of its planes, since max|dy s| = fl(max|dy| s). The control variate's e_tap are sums of
 one plane, that of the rounding error summed over the images (ops/reference/taps.py).
 
-Not done here: groups, other convolutions than conv2d.
+Not done here: convolutions in three dimensions, transposed ones.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ class _Step:
     geometry: Geometry
     draw: Draw
     x: Codes  # [N, H, W, C]
-    w: Codes  # [O, kh, kw, C]
+    w: Codes  # [O, kh, kw, C / groups]
     scale_x: Tensor | None  # [N] or one number
     scale_w: Tensor | None  # [O] or one number
 
@@ -195,12 +195,21 @@ def _grad_weight(
         dw = convolution.grad_weight(g, step.x, step.geometry, (o, h, w, c), scale, left)
         if step.spec.control_variate:
             error, mean = _control_variate(step, codes, slot, scale, left, weight_shape)
-            lines.add_outer_(dw.view(o * h * w, c), error, mean)
+            _add_outer_(dw.view(o * h * w, c), error, mean, step.geometry.groups)
         dw = torch_layout(dw, last, lasting=True)
         total = dw if total is None else total.add_(dw)
     if total is None:
         raise NybbleError("there is at least one sample")
     return total if len(packed) == 1 else total.mul_(1.0 / len(packed))
+
+
+def _add_outer_(dw: Tensor, error: Tensor, mean: Tensor, groups: int) -> None:
+    """`lines.add_outer_` for each group's rows of dw and its own part of the input's means."""
+    if groups == 1:
+        lines.add_outer_(dw, error, mean)
+        return
+    # By torch, and all groups at once: a depthwise convolution has as many as it has channels.
+    dw.view(groups, -1, dw.shape[1]).add_(error.view(groups, -1, 1) * mean.view(groups, 1, -1))
 
 
 def _control_variate(

@@ -102,7 +102,7 @@ def _composite(spec: LayerSpec, geometry: Geometry) -> Reason | None:
     if _requantised(spec, geometry):
         return None
     plain = spec.grad_input_weight == "same" and spec.grad_weight_input == "same"
-    fits = geometry.kind in ("linear", "conv2d") and geometry.groups == 1
+    fits = geometry.kind in ("linear", "conv2d")
     if not plain or spec.double or spec.weight_gradient is not None or not fits:
         return Reason("has no integer kernel", by_recipe=False)
     for name, slot in slots.items():
