@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -10,10 +12,12 @@ from tests.bits import same_bits
 from tests.ops.native.convs import conv_spec, convs
 from tests.ops.native.test_composite import CORE, ISAS, LINEAR, is_native, operands
 from tests.ops.native.test_layer import compare, run
+from tests.ops.native.test_shaped import KIND, shapes
 
 import nybble
 from nybble.nn.inputs import signed_input
 from nybble.ops import native
+from nybble.ops.geometry import Geometry
 from nybble.ops.native import integers
 from nybble.ops.native.plan import GEMMS, why_not
 from nybble.ops.reference import gemm as reference
@@ -107,7 +111,8 @@ CONVS = [
 @given(case=st.sampled_from(CONVS), isa=st.sampled_from(list(ISAS) or [""]), conv=convs())
 def test_convolutions(case, isa, conv) -> None:
     spec = conv_spec(*case)
-    assert all(why_not(spec, conv.geometry, gemm) is None for gemm in GEMMS)
+    one = conv.geometry.groups == 1
+    assert all((why_not(spec, conv.geometry, gemm) is None) == one for gemm in GEMMS)
     x = conv.x if case[1] else conv.x.relu()
     before = CORE.active_isa()
     CORE.use_isa(isa)
@@ -115,6 +120,62 @@ def test_convolutions(case, isa, conv) -> None:
         compare(spec, conv.geometry, x, conv.weight, conv.grad, bias=conv.bias)
     finally:
         CORE.use_isa(before)
+
+
+OTHERS = [*CONVS, ("nybble4", True), ("nybble4:samples=2", False), ("nybble4:control=no", True)]
+
+
+@pytest.mark.parametrize("kind", KIND)
+@settings(deadline=None, max_examples=40)
+@given(
+    data=st.data(),
+    case=st.sampled_from(OTHERS),
+    last=st.tuples(st.booleans(), st.booleans(), st.booleans()),
+    isa=st.sampled_from(list(ISAS) or [""]),
+    seed=st.integers(0, 2**20),
+)
+def test_other_convolutions(kind: str, data, case, last, isa, seed) -> None:
+    geometry, x_shape, w_shape = data.draw(shapes(kind))
+    spec = conv_spec(*case)
+    known = geometry.groups == 1 or (geometry.mirror is None and not spec.double)
+    assert all((why_not(spec, geometry, gemm) is None) == known for gemm in GEMMS)
+    torch.manual_seed(seed)
+    out = geometry.output_shape(x_shape, w_shape)
+    x, weight, grad = torch.randn(x_shape), torch.randn(w_shape) / 8, torch.randn(out) * 1e-4
+    x = x if case[1] else x.relu()
+    tensors = [
+        t.contiguous(memory_format=torch.channels_last) if yes and t.dim() == 4 else t
+        for t, yes in zip((x, weight, grad), last, strict=True)
+    ]
+    before = CORE.active_isa()
+    CORE.use_isa(isa)
+    try:
+        compare(spec, geometry, *tensors, bias=torch.randn(out[1]))
+    finally:
+        CORE.use_isa(before)
+
+
+@pytest.mark.parametrize("kind", ["conv2d", *KIND])
+@pytest.mark.parametrize("groups", [1, 2])
+@pytest.mark.parametrize("case", OTHERS)
+def test_native_is_what_no_operator_of_torch_multiplies(
+    kind: str, groups: int, case: tuple[str, bool], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    torch.manual_seed(0)
+    dims = int(kind[-2])
+    geometry = Geometry(kind, (2,) * dims, (1,) * dims, (1,) * dims, groups)
+    x, weight = torch.rand(2, 6, *(5,) * dims), torch.randn(6, 6 // groups, *(3,) * dims)
+    grad = torch.randn(geometry.output_shape(tuple(x.shape), tuple(weight.shape)))
+    multiplied = set()
+    for gemm in GEMMS:
+        inner = getattr(reference, gemm)
+        monkeypatch.setattr(
+            reference, gemm, lambda *a, n=gemm, f=inner, **k: multiplied.add(n) or f(*a, **k)
+        )
+    # The control variate of a transposed convolution is a Gemm of the reference's.
+    spec = replace(conv_spec(*case), control_variate=False)
+    run("native", spec, geometry, x, weight, None, torch.ones(1), grad, torch.zeros(1))
+    assert multiplied == {gemm for gemm in GEMMS if why_not(spec, geometry, gemm) is not None}
 
 
 def test_a_model_says_so_and_trains_alike() -> None:

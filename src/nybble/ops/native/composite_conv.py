@@ -7,7 +7,7 @@ Where the gradient lies channels-last, its maxima are those of a folded matrix [
 else those of its planes, since max|dy s| = fl(max|dy| s). The control variate's e_tap are sums of
 one plane, that of the rounding error summed over the images (ops/reference/taps.py).
 
-Not done here: convolutions in three dimensions, transposed ones.
+Not done here: other convolutions than conv2d (integers.py).
 """
 
 from __future__ import annotations

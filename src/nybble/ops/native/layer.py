@@ -24,9 +24,10 @@ from nybble.ops.native.gemm import gemm
 from nybble.ops.native.gradient import quantize_gradient
 from nybble.ops.native.layout import image, reuse, torch_layout
 from nybble.ops.native.operand import Kept, codes_of, mask_, mask_gradient_, quantize_kept
-from nybble.ops.native.plan import why_not
+from nybble.ops.native.plan import has_lines, why_not
 from nybble.ops.native.pool import hollow_
 from nybble.ops.native.shaped import Stored
+from nybble.ops.reference import composite
 from nybble.ops.reference import composite_backward as rounded_again
 from nybble.ops.reference import gemm as reference_gemm
 from nybble.ops.reference import sliced as reference
@@ -64,6 +65,20 @@ def layer_forward(
     if why_not(spec, geometry, "output") is not None:
         return reference.layer_forward(
             x, weight, bias, alpha, spec, geometry, "exact", draw, save, image, block_operand
+        )
+    if spec.composite and not has_lines(geometry):
+        return composite.layer_forward(
+            x,
+            weight,
+            bias,
+            alpha,
+            spec,
+            geometry,
+            "exact",
+            draw,
+            save,
+            block_operand,
+            integers,
         )
     slot_x, slot_w = forward_slots(spec, geometry)
     x, weight = _dense(x), _dense(weight)
@@ -130,7 +145,7 @@ def layer_backward(grad: Tensor, call: BackwardCall, overwrite: bool = False) ->
         return reference.layer_backward(grad, call, image, block_operand)
     given, grad = grad, _dense(grad)
     overwrite = overwrite or grad is not given
-    if spec.composite and spec.double:
+    if spec.composite and (spec.double or not has_lines(geometry)):
         return rounded_again.layer_backward(grad, call, integers, block_operand)
     step, saved = _Backward(grad, call), call.saved
     dx = dw = dalpha = NO_FLOATS

@@ -22,7 +22,7 @@ from nybble.ops.native.quantize import packs
 from nybble.ops.spec import SLOTS, LayerSpec, Slot
 from nybble.quantizers import PACT, SAWB, AbsMax, BestOfTwo, Quantizer, StatefulScale
 
-__all__ = ["GEMMS", "Reason", "is_code_slot", "why_not"]
+__all__ = ["GEMMS", "Reason", "has_lines", "is_code_slot", "why_not"]
 
 GEMMS = ("output", "grad_input", "grad_weight")
 
@@ -102,7 +102,8 @@ def _composite(spec: LayerSpec, geometry: Geometry) -> Reason | None:
     if _requantised(spec, geometry):
         return None
     plain = spec.grad_input_weight == "same" and spec.grad_weight_input == "same"
-    fits = geometry.kind in ("linear", "conv2d")
+    # Groups cut the dimension of a transposed convolution's weight that its scale follows.
+    fits = covers(geometry) and (geometry.mirror is None or geometry.groups == 1)
     if not plain or spec.double or spec.weight_gradient is not None or not fits:
         return Reason("has no integer kernel", by_recipe=False)
     for name, slot in slots.items():
@@ -113,8 +114,11 @@ def _composite(spec: LayerSpec, geometry: Geometry) -> Reason | None:
 
 def _requantised(spec: LayerSpec, geometry: Geometry) -> bool:
     """Whether backward operands are made of the forward codes by the reference's quantizers, with
-    or without a transform, and are integers of a byte: `ops/native/integers.py`."""
-    if not covers(geometry) or not spec.double or spec.fold or spec.weight_gradient:
+    or without a transform, and are integers of a byte: `ops/native/integers.py`. Groups cut the
+    dimension that their scales follow."""
+    if not covers(geometry) or geometry.groups > 1 or not spec.double:
+        return False
+    if spec.fold or spec.weight_gradient:
         return False
     forward = (spec.output_input, spec.output_weight)
     if any(slot is None or not _by_line(slot, True, False) for slot in forward):
@@ -127,6 +131,16 @@ def _requantised(spec: LayerSpec, geometry: Geometry) -> bool:
         and not isinstance(slot.scale, StatefulScale)
         for slot in backward
     )
+
+
+def has_lines(geometry: Geometry) -> bool:
+    """Whether the kernels of scales by line have it: `composite.py`, `composite_conv.py`. Other
+    convolutions' operands are made by the reference: `integers.py`.
+
+    >>> has_lines(Geometry("conv2d")), has_lines(Geometry("conv3d"))
+    (True, False)
+    """
+    return geometry.kind in ("linear", "conv2d")
 
 
 def _by_line(slot: Quantizer, fold: bool, gradient: bool) -> bool:

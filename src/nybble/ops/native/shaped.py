@@ -21,7 +21,7 @@ from nybble.ops.exactness import finish_
 from nybble.ops.geometry import Geometry
 from nybble.ops.native import convolution, volume
 from nybble.ops.native.buffers import require, span, threads, vector
-from nybble.ops.native.codes import Codes
+from nybble.ops.native.codes import Codes, table_of
 from nybble.ops.native.layout import reuse, torch_layout
 from nybble.ops.native.operand import codes_of
 from nybble.ops.native.pool import result
@@ -63,7 +63,8 @@ class Stored:
         for size in self.shape:
             count *= size
         flat = unpack_codes(self.packed, count, self.slot.format.bits)
-        return volume.Volume(flat.view(self.shape), self.slot.format, self.zero_point)
+        table, low, high = table_of(self.slot.format, self.zero_point)
+        return volume.Volume(flat.view(self.shape), self.slot.format.bits, table, low, high)
 
 
 def output(

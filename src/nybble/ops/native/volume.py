@@ -22,10 +22,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from nybble.errors import NybbleError
-from nybble.formats import Format
 from nybble.ops.geometry import Geometry
 from nybble.ops.native import convolution
-from nybble.ops.native.codes import Codes, table_of
+from nybble.ops.native.codes import Codes
 from nybble.ops.native.layout import gathered
 from nybble.quantizers.packing import pack_codes
 
@@ -34,16 +33,19 @@ __all__ = ["Volume", "grad_input", "grad_weight", "output", "wide_table"]
 
 @dataclass(frozen=True)
 class Volume:
-    """Codes of a 5-d tensor, uint8, one a byte, in torch's order."""
+    """Codes of `bits` bits of a 5-d tensor, uint8, one a byte, in torch's order; table, low and
+    high as `Codes` has them."""
 
     codes: Tensor
-    format: Format
-    zero_point: int
+    bits: int
+    table: Tensor
+    low: int
+    high: int
 
     @property
     def nothing(self) -> int | None:
-        """The code of the integer 0, None where the format has none."""
-        return _nothing(self.format, self.zero_point)
+        """The code of the integer 0, None where the table has none."""
+        return _nothing(self.table, self.bits)
 
     def planes(self, index: Tensor) -> Codes:
         """Codes [N R, H, W, C T] for a table [R, T] of depths, the depth -1 being 0."""
@@ -70,12 +72,12 @@ class Volume:
     def _pack(self, codes: Tensor, *, extended: bool = False) -> Codes:
         shape = tuple(codes.shape)
         if not extended:
-            packed = pack_codes(codes.contiguous(), self.format.bits)
-            return Codes.of(packed, shape, self.format, self.zero_point)
-        if self.format.bits > 4:
-            raise NybbleError(f"{self.format.name} has no code of 0 and none to spare")
-        table, low, high = table_of(self.format, self.zero_point)
-        return Codes(codes.contiguous().view(-1), shape, wide_table(table), low, high, 8)
+            packed, width = pack_codes(codes.contiguous(), self.bits), 4 if self.bits <= 4 else 8
+            return Codes(packed, shape, self.table, self.low, self.high, width)
+        if self.bits > 4:
+            raise NybbleError(f"codes of {self.bits} bits without one of 0, and with none to spare")
+        flat = codes.contiguous().view(-1)
+        return Codes(flat, shape, wide_table(self.table), self.low, self.high, 8)
 
 
 def output(
@@ -149,9 +151,8 @@ def wide_table(table: Tensor) -> Tensor:
 
 
 @lru_cache(maxsize=256)
-def _nothing(fmt: Format, zero_point: int) -> int | None:
-    table, _, _ = table_of(fmt, zero_point)
-    codes = (table[: 1 << fmt.bits] == 0).nonzero()
+def _nothing(table: Tensor, bits: int) -> int | None:
+    codes = (table[: 1 << bits] == 0).nonzero()  # by identity, as above
     return int(codes[0]) if codes.numel() else None
 
 

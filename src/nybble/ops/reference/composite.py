@@ -11,8 +11,8 @@ rotated basis, and its result is turned back. `fold` puts s_w, s_x into the grad
 they are multiplied into the codes, and the Gemm runs on values. Each slot's scale lies along the
 sum or the free dimension of its own Gemm: see places.py.
 
-`make` is who makes the operands: composite_operand.py, or its native twin. The backward step:
-composite_backward.py.
+`make` is who makes the operands: composite_operand.py, or its native twin; `products` multiplies
+them. The backward step: composite_backward.py.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ from nybble.ops.reference import composite_operand as operands
 from nybble.ops.reference import gemm
 from nybble.ops.reference.composite_operand import (
     Make,
+    Products,
     Streams,
     store,
     values,
@@ -87,9 +88,10 @@ def layer_forward(
     draw: Draw,
     save: bool,
     make: Make = operands,
+    products: Products = gemm,
 ) -> tuple[Tensor, list[Tensor]]:
     """Output of the layer and, if `save`, what its backward needs (else an empty list). make: who
-    quantises."""
+    quantises; products: who multiplies."""
     inner, outer = split_outliers(x, spec.outliers)
     qx, qw = output_operands(
         inner, weight, alpha, spec, geometry, draw, want_inside=save, make=make
@@ -98,7 +100,7 @@ def layer_forward(
     follow_x, follow_w = geometry.follow("output")
     tx, mx, limit_x = qx[0].facing(*follow_x, rank)
     tw, mw, limit_w = qw[0].facing(*follow_w, rank)
-    acc = gemm.output(
+    acc = products.output(
         tx,
         tw,
         geometry,

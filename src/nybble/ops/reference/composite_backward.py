@@ -6,8 +6,7 @@ needs of them step by step.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import Protocol
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -22,6 +21,7 @@ from nybble.ops.reference import gemm
 from nybble.ops.reference.composite_operand import (
     Blocks,
     Make,
+    Products,
     Streams,
     restore,
     restore_mask,
@@ -48,7 +48,6 @@ from nybble.ops.spec import DGE, SAME, LayerSpec
 from nybble.quantizers import Quantizer, StatefulScale
 
 __all__ = [
-    "Products",
     "from_rotated",
     "grad_input_operands",
     "input_of_steps",
@@ -57,15 +56,6 @@ __all__ = [
 ]
 
 _LINEAR = Geometry("linear")
-
-
-class Products(Protocol):
-    """The two backward products of integers, as `gemm` has them."""
-
-    @property
-    def grad_input(self) -> Callable[..., Tensor]: ...
-    @property
-    def grad_weight(self) -> Callable[..., Tensor]: ...
 
 
 def layer_backward(

@@ -10,7 +10,7 @@ E8M0 scales, with the tensor's float32 scale, or the headroom of MX scales, besi
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from math import prod
 from typing import Any, Protocol
@@ -30,6 +30,7 @@ from nybble.quantizers.transforms import ELEMENTS, SIGNS, STREAM, Bits, Hadamard
 __all__ = [
     "Blocks",
     "Make",
+    "Products",
     "Streams",
     "quantize",
     "restore",
@@ -166,6 +167,17 @@ class Make(Protocol):
     def quantize(self) -> Quantize: ...
     @property
     def turn(self) -> Turn: ...
+
+
+class Products(Protocol):
+    """The module gemm.py, or another with its results: who multiplies integers."""
+
+    @property
+    def output(self) -> Callable[..., Tensor]: ...
+    @property
+    def grad_input(self) -> Callable[..., Tensor]: ...
+    @property
+    def grad_weight(self) -> Callable[..., Tensor]: ...
 
 
 class Quantize(Protocol):
