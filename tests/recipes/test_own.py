@@ -21,7 +21,9 @@ MODULE = """
 from nybble.formats import get_format
 from nybble.ops.spec import LayerSpec
 from nybble.quantizers import AbsMax, Quantizer
-from nybble.recipes import Recipe
+from dataclasses import replace
+from nybble.recipes import Recipe, get_recipe
+from nybble.recipes.recipe import Switch
 
 def made(bits="4", loud="no"):
     if bits == "5":
@@ -29,7 +31,15 @@ def made(bits="4", loud="no"):
     slot = Quantizer(get_format("int4" if bits == "4" else "int8"), AbsMax())
     return Recipe(f"own{bits}", "own", "here", LayerSpec(slot, slot, slot, "same", slot, "same"))
 
+def of_another(grid="int4"):
+    return get_recipe("nybble4:weights=" + grid)
+
+def described(bits="4"):
+    switches = (Switch("bits", ("4", "8"), "4", "as wide"),)
+    return replace(made(bits), switches=switches, candidates=("", "bits=8"))
+
 mine = made()
+another = get_recipe("nybble4")
 number = 3
 def wrong():
     return 3
@@ -50,6 +60,31 @@ def test_a_recipe_or_a_function_of_switches() -> None:
     assert get_recipe("my_recipes:made").name == "own4"
     assert get_recipe("my_recipes:made:bits=8").name == "own8"
     assert isinstance(get_recipe("my_recipes:made:bits=8+loud=yes"), Recipe)
+
+
+def test_its_switches_are_the_functions_arguments(capsys: pytest.CaptureFixture[str]) -> None:
+    assert get_recipe("my_recipes:made:bits=8").settings == (("bits", "8"), ("loud", "no"))
+    assert main(["recipes", "show", "my_recipes:made:bits=8"]) == 0
+    text = capsys.readouterr().out
+    assert "Switches, written my_recipes:made:NAME=VALUE" in text
+    assert "bits = any text   (set to 8, default 4)" in text
+
+
+def test_the_switches_of_another_recipe_are_not_its_own(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """A function that returns a recipe of nybble's takes its own arguments, and a name none."""
+    made, named = get_recipe("my_recipes:of_another"), get_recipe("my_recipes:another")
+    assert [switch.name for switch in made.switches] == ["grid"]
+    assert named.switches == () == made.candidates == named.candidates
+    assert named.spec == get_recipe("nybble4").spec
+    assert main(["recipes", "show", "my_recipes:another"]) == 0
+    assert "Switches" not in capsys.readouterr().out
+
+
+def test_a_function_describes_its_switches() -> None:
+    recipe = get_recipe("my_recipes:described")
+    assert recipe.switches[0].choices == ("4", "8") and recipe.candidates == ("", "bits=8")
 
 
 def test_in_lists_of_recipes_beside_others() -> None:

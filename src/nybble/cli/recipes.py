@@ -41,9 +41,11 @@ def show(
     Example: nybble recipes show sun2020
     """
     from nybble.recipes import get_recipe
+    from nybble.recipes.registry import split_name
     from nybble.reports.recipes import as_json, describe
 
     found = get_recipe(recipe)
-    typer.echo(json_text.dumps(as_json(found), indent=1) if json else describe(found))
+    name, _ = split_name(recipe)
+    typer.echo(json_text.dumps(as_json(found), indent=1) if json else describe(found, name))
     if not json and found.spec.quantizes:
         typer.echo("\nA slot is FORMAT·SCALE·ROUNDING·TRANSFORM: docs/quantizers.md has the words.")

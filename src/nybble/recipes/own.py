@@ -8,9 +8,13 @@ model has what the recipe said.
 
 from __future__ import annotations
 
+import inspect
+from collections.abc import Callable
+from dataclasses import replace
+
 from nybble.errors import UserError
 from nybble.own import import_own
-from nybble.recipes.recipe import Recipe
+from nybble.recipes.recipe import Recipe, Switch
 
 __all__ = ["own_recipe"]
 
@@ -24,7 +28,7 @@ def own_recipe(name: str, switches: dict[str, str]) -> Recipe:
     module, attribute = import_own(name, "The recipe")
     found = getattr(module, attribute, None)
     if isinstance(found, Recipe) and not switches:
-        return found
+        return replace(found, switches=(), candidates=())  # a name takes none, whatever it is of
     if isinstance(found, Recipe) or not callable(found):
         what = "is not there" if found is None else f"is {type(found).__name__}, no recipe"
         if isinstance(found, Recipe):
@@ -42,4 +46,27 @@ def own_recipe(name: str, switches: dict[str, str]) -> Recipe:
         ) from error
     if not isinstance(made, Recipe):
         raise UserError(f"The recipe '{name}' must return a Recipe, not {type(made).__name__}.")
-    return made
+    known = _switches(found, made)
+    values = {switch.name: switch.default for switch in known} | switches
+    # Candidates are settings of the switches: none are left where those were another recipe's.
+    candidates = made.candidates if known == made.switches else ()
+    settings = tuple(sorted(values.items()))
+    return replace(made, switches=known, candidates=candidates, settings=settings)
+
+
+def _switches(make: Callable[..., object], made: Recipe) -> tuple[Switch, ...]:
+    """The arguments of a function, as far as it has a signature to read, that have a default: as
+    its recipe describes them, or as they are."""
+    try:
+        arguments = inspect.signature(make).parameters.values()
+    except (TypeError, ValueError):
+        return ()
+    described = {switch.name: switch for switch in made.switches}
+    if any(a.kind is inspect.Parameter.VAR_KEYWORD for a in arguments):
+        return made.switches
+    given = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
+    return tuple(
+        described.get(a.name, Switch(a.name, (), str(a.default), ""))
+        for a in arguments
+        if a.kind in given and a.default is not inspect.Parameter.empty
+    )

@@ -148,7 +148,10 @@ def name_matches(pattern: str, name: str) -> bool:
 
 @dataclass(frozen=True)
 class Switch:
-    """An open point of a recipe's source, as a choice: its values, its default and the reason."""
+    """An open point of a recipe's source, as a choice: its values, its default and the reason.
+
+    choices: empty where any text may be given, to a function of a user's own.
+    """
 
     name: str
     choices: tuple[str, ...]
@@ -157,7 +160,7 @@ class Switch:
 
     def check(self, recipe: str, value: str) -> str:
         """`value` if it is one of the choices, else a UserError."""
-        if value not in self.choices:
+        if self.choices and value not in self.choices:
             raise UserError(
                 f"{recipe}: switch {self.name}={value} is not known:"
                 f" use {' | '.join(self.choices)}.{suggest(value, self.choices)}"

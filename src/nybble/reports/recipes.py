@@ -120,8 +120,9 @@ def listing(recipes: list[Recipe]) -> str:
     return "\n".join([*lines, "", "`nybble recipes show NAME` prints one in full."])
 
 
-def describe(recipe: Recipe) -> str:
+def describe(recipe: Recipe, name: str | None = None) -> str:
     """A recipe in full: slots, accumulator, rules, loss scale, switches with their reasons.
+    name: what it is called by, where that is not its own name.
 
     >>> from nybble.recipes import get_recipe
     >>> print(describe(get_recipe("fp32")))
@@ -144,13 +145,15 @@ def describe(recipe: Recipe) -> str:
         lines += ["", *_indented(f"Not done here: {missing}", 0)]
     if recipe.switches:
         values = dict(recipe.settings)
-        lines += ["", f"Switches, written {recipe.name}:NAME=VALUE+NAME=VALUE:"]
+        lines += ["", f"Switches, written {name or recipe.name}:NAME=VALUE+NAME=VALUE:"]
         for switch in recipe.switches:
             value = values.get(switch.name, switch.default)
             chosen = f"default {switch.default}"
             if value != switch.default:
                 chosen = f"set to {value}, {chosen}"
-            lines.append(f"  {switch.name} = {' | '.join(switch.choices)}   ({chosen})")
+            lines.append(
+                f"  {switch.name} = {' | '.join(switch.choices) or 'any text'}   ({chosen})"
+            )
             lines += _indented(switch.why, 6)
     return "\n".join(lines)
 
