@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from nybble.ops import native
-from nybble.ops.backward import BackwardCall
+from nybble.ops.calls import BackwardCall, ForwardCall
 from nybble.ops.geometry import Geometry
 from nybble.ops.native import layer as native_layer
 from nybble.ops.reference import layer, sliced
@@ -37,8 +37,8 @@ def step(
     functions: Any, x: Tensor, w: Tensor, spec: LayerSpec, geometry: Geometry
 ) -> tuple[Tensor, list[Tensor], Tensor, Tensor]:
     """Output, what is kept, dx and dw of one call and its backward."""
-    plan = (spec, geometry, *([] if functions is native_layer else ["exact"]), DRAW)
-    y, saved = functions.layer_forward(x, w, None, None, *plan, True)
+    forward = ForwardCall(None, None, spec, geometry, "exact", DRAW, True)
+    y, saved = functions.layer_forward(x, w, forward)
     grad = torch.randn(y.shape, generator=torch.Generator().manual_seed(1))
     if is_channels_last(y):
         grad = grad.to(memory_format=torch.channels_last)

@@ -9,7 +9,7 @@ import torch
 from tests.recipes import layer_oracle as oracle
 
 from nybble.nn.inputs import signed_input
-from nybble.ops.backward import BackwardCall
+from nybble.ops.calls import BackwardCall, ForwardCall
 from nybble.ops.geometry import Geometry
 from nybble.ops.reference import composite, composite_backward
 from nybble.ops.reference.composite_operand import Streams, quantize, turn, values
@@ -104,9 +104,8 @@ def test_operands_and_gemms_equal_the_oracle(recipe: str) -> None:
         slot = spec.slot(name)
         found = quantize(tensor, slot, place, Streams(DRAW, oracle.SLOT[name]))[0]
         assert torch.equal(values(found), operands[name]), name
-    out, saved = composite.layer_forward(
-        x, weight, None, None, spec, LINEAR, "fast", DRAW, save=True
-    )
+    call = ForwardCall(None, None, spec, LINEAR, "fast", DRAW, save=True)
+    out, saved = composite.layer_forward(x, weight, call)
     assert torch.allclose(out.double(), y, rtol=1e-4, atol=1e-5)
     back = backward(spec, x, weight, grad, saved, DRAW)
     for got, want in zip(back[:2], (dx, dw), strict=True):
@@ -135,9 +134,8 @@ def average(
     total, square = [torch.zeros_like(t) for t in want], [torch.zeros_like(t) for t in want]
     for call in range(runs):
         draw = Draw(5, 3, call)
-        saved = composite.layer_forward(
-            x, weight, None, None, spec, LINEAR, "fast", draw, save=True
-        )[1]
+        forward = ForwardCall(None, None, spec, LINEAR, "fast", draw, save=True)
+        saved = composite.layer_forward(x, weight, forward)[1]
         back = backward(spec, x, weight, grad, saved, draw)
         for i in range(2):
             total[i] += back[i].double()

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from nybble.ops.backward import BackwardCall
+from nybble.ops.calls import BackwardCall, ForwardCall
 from nybble.ops.geometry import Geometry
 from nybble.ops.reference import composite, composite_backward
 from nybble.ops.reference.composite_operand import Streams, quantize, turn, values
@@ -134,9 +134,8 @@ def test_dge_multiplies_the_weight_s_gradient() -> None:
     found = []
     for recipe in ("wang2025:outliers=none", "wang2025:outliers=none+dge=none"):
         spec = get_recipe(recipe).spec
-        _, saved = composite.layer_forward(
-            x, weight, None, None, spec, geometry, "fast", DRAW, save=True
-        )
+        call = ForwardCall(None, None, spec, geometry, "fast", DRAW, save=True)
+        _, saved = composite.layer_forward(x, weight, call)
         found.append(
             composite_backward.layer_backward(grad, BackwardCall(
                 None, weight, saved, torch.zeros(1), (9, 24), (7, 24), spec, geometry,
@@ -156,9 +155,8 @@ def test_outlier_compensation_mends_what_clamping_breaks() -> None:
     errors = {}
     for outliers in ("0.99", "0.999", "none"):
         spec = get_recipe(f"wang2025:outliers={outliers}").spec
-        y = composite.layer_forward(
-            x, weight, None, None, spec, Geometry("linear"), "fast", DRAW, save=False
-        )[0]
+        call = ForwardCall(None, None, spec, Geometry("linear"), "fast", DRAW, save=False)
+        y = composite.layer_forward(x, weight, call)[0]
         errors[outliers] = float((y - exact).norm() / exact.norm())
     assert errors["0.99"] < errors["0.999"] < errors["none"]
     inner, outer = split_outliers(x, 0.99)

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from nybble.nn.once import once_differentiable
 from nybble.nn.owned import counts, may_overwrite
-from nybble.ops.backward import BackwardCall
+from nybble.ops.calls import BackwardCall, ForwardCall
 from nybble.ops.dispatch import runs_native
 from nybble.ops.geometry import Geometry
 from nybble.ops.native import layer as native
@@ -101,7 +101,8 @@ def _forward(
     """nybble::layer_forward."""
     if _directly(call.backend, x):
         spec, draw = parse_spec(call.spec.key), Draw(call.seed, call.layer, call.call)
-        return native.layer_forward(x, weight, bias, alpha, spec, call.geometry, draw, save)
+        step = ForwardCall(bias, alpha, spec, call.geometry, "exact", draw, save)
+        return native.layer_forward(x, weight, step)
     found: tuple[Tensor, list[Tensor]]
     more = list(call.geometry.output_padding)
     found = torch.ops.nybble.layer_forward(x, weight, bias, alpha, *call.arguments(), save, more)

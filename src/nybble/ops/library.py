@@ -20,7 +20,7 @@ from torch import Tensor
 
 from nybble.errors import UserError
 from nybble.ops import embedding
-from nybble.ops.backward import BackwardCall
+from nybble.ops.calls import BackwardCall, ForwardCall
 from nybble.ops.dispatch import runs_native
 from nybble.ops.geometry import Geometry
 from nybble.ops.native import layer as native
@@ -111,12 +111,11 @@ def _layer_forward(
     _check_float32(x=x, weight=weight, bias=bias, alpha=alpha)
     layer_spec, draw = parse_spec(spec), Draw(seed, layer, call)
     geometry = _geometry(kind, stride, padding, dilation, groups, output_padding)
+    step = ForwardCall(bias, alpha, layer_spec, geometry, accumulate, draw, save)
     if runs_native(backend, x):
-        y, saved = native.layer_forward(x, weight, bias, alpha, layer_spec, geometry, draw, save)
+        y, saved = native.layer_forward(x, weight, step)
         return y, _distinct(saved)
-    return reference.layer_forward(
-        x, weight, bias, alpha, layer_spec, geometry, accumulate, draw, save
-    )
+    return reference.layer_forward(x, weight, step)
 
 
 def _layer_backward(

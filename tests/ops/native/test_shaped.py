@@ -23,7 +23,7 @@ import nybble
 from nybble.errors import NybbleError
 from nybble.formats import get_format
 from nybble.ops import native
-from nybble.ops.backward import BackwardCall
+from nybble.ops.calls import BackwardCall, ForwardCall
 from nybble.ops.geometry import KINDS, Geometry
 from nybble.ops.native import shaped
 from nybble.ops.native.layer import layer_backward, layer_forward
@@ -206,7 +206,8 @@ def test_the_input_gradient_in_the_memory_of_the_outputs(kind: str, last: bool) 
     if last and dims == 2:
         x, weight = (t.to(memory_format=torch.channels_last) for t in (x, weight))
     spec, draw, alpha = spec_of("", False), Draw(3, 1, 2), torch.tensor([1.5])
-    _, saved = layer_forward(x, weight, None, alpha, spec, geometry, draw, True)
+    forward = ForwardCall(None, alpha, spec, geometry, "exact", draw, True)
+    _, saved = layer_forward(x, weight, forward)
     shape = geometry.output_shape(tuple(x.shape), tuple(weight.shape))
     grad = torch.empty_like(x).copy_(torch.randn(shape))  # as large as the input
     found = []

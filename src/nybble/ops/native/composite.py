@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 
 from nybble.errors import NybbleError
-from nybble.ops.backward import BackwardCall
+from nybble.ops.calls import BackwardCall
 from nybble.ops.geometry import Geometry
 from nybble.ops.gradients import gradient_key
 from nybble.ops.native import lines

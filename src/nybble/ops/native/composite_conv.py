@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from nybble.errors import NybbleError
-from nybble.ops.backward import BackwardCall
+from nybble.ops.calls import BackwardCall
 from nybble.ops.geometry import Geometry
 from nybble.ops.native import convolution, lines, quantize, taps
 from nybble.ops.native.buffers import NO_FLOATS

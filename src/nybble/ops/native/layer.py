@@ -12,7 +12,7 @@ from dataclasses import replace
 from torch import Tensor
 
 from nybble.errors import NybbleError
-from nybble.ops.backward import BackwardCall, Gradients
+from nybble.ops.calls import BackwardCall, ForwardCall, Gradients
 from nybble.ops.exactness import finish_
 from nybble.ops.geometry import Geometry
 from nybble.ops.gradients import drawn, gradient_operands, mean_
@@ -51,40 +51,20 @@ from nybble.quantizers import Quantizer
 __all__ = ["layer_backward", "layer_forward"]
 
 
-def layer_forward(
-    x: Tensor,
-    weight: Tensor,
-    bias: Tensor | None,
-    alpha: Tensor | None,
-    spec: LayerSpec,
-    geometry: Geometry,
-    draw: Draw,
-    save: bool,
-) -> tuple[Tensor, list[Tensor]]:
-    """Output of the layer and, if `save`, what its backward needs (else an empty list)."""
+def layer_forward(x: Tensor, weight: Tensor, call: ForwardCall) -> tuple[Tensor, list[Tensor]]:
+    """Output of the layer, and what its backward needs; all sums are exact."""
+    spec, geometry, draw, bias, save = call.spec, call.geometry, call.draw, call.bias, call.save
     if why_not(spec, geometry, "output") is not None:
-        return reference.layer_forward(
-            x, weight, bias, alpha, spec, geometry, "exact", draw, save, image, block_operand
-        )
+        call = replace(call, accumulate="exact")
+        return reference.layer_forward(x, weight, call, image, block_operand)
     if spec.composite and not has_lines(geometry):
-        return composite.layer_forward(
-            x,
-            weight,
-            bias,
-            alpha,
-            spec,
-            geometry,
-            "exact",
-            draw,
-            save,
-            block_operand,
-            integers,
-        )
+        call = replace(call, accumulate="exact")
+        return composite.layer_forward(x, weight, call, block_operand, integers)
     slot_x, slot_w = forward_slots(spec, geometry)
     x, weight = _dense(x), _dense(weight)
     out_last = is_channels_last(x) or is_channels_last(weight)
     last_x, last_w = is_channels_last(x), is_channels_last(weight)
-    kept_x = quantize_kept(x, slot_x, draw, INPUT, alpha, want_inside=save)
+    kept_x = quantize_kept(x, slot_x, draw, INPUT, call.alpha, want_inside=save)
     kept_w = quantize_kept(weight, slot_w, draw, WEIGHT, None, want_inside=save)
     x_shape, w_shape = tuple(x.shape), tuple(weight.shape)
     scale_x, scale_w = _scales(kept_x, kept_w, geometry, "output")
@@ -105,7 +85,7 @@ def layer_forward(
         return y, []
     if spec.composite:  # all its backward slots are "same", or made from the forward codes
         return y, [*kept_x, *kept_w]
-    return y, keep(x, weight, kept_x, kept_w, alpha, spec, draw)
+    return y, keep(x, weight, kept_x, kept_w, call.alpha, spec, draw)
 
 
 def keep(

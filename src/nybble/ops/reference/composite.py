@@ -19,6 +19,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
+from nybble.ops.calls import ForwardCall
 from nybble.ops.exactness import finish_
 from nybble.ops.geometry import Geometry
 from nybble.ops.reference import composite_operand as operands
@@ -80,21 +81,16 @@ def output_operands(
 def layer_forward(
     x: Tensor,
     weight: Tensor,
-    bias: Tensor | None,
-    alpha: Tensor | None,
-    spec: LayerSpec,
-    geometry: Geometry,
-    accumulate: str,
-    draw: Draw,
-    save: bool,
+    call: ForwardCall,
     make: Make = operands,
     products: Products = gemm,
 ) -> tuple[Tensor, list[Tensor]]:
-    """Output of the layer and, if `save`, what its backward needs (else an empty list). make: who
-    quantises; products: who multiplies."""
+    """Output of the layer, and what its backward needs. make: who quantises; products: who
+    multiplies."""
+    spec, geometry, draw, bias, save = call.spec, call.geometry, call.draw, call.bias, call.save
     inner, outer = split_outliers(x, spec.outliers)
     qx, qw = output_operands(
-        inner, weight, alpha, spec, geometry, draw, want_inside=save, make=make
+        inner, weight, call.alpha, spec, geometry, draw, want_inside=save, make=make
     )
     rank = x.dim()
     follow_x, follow_w = geometry.follow("output")
@@ -106,7 +102,7 @@ def layer_forward(
         geometry,
         max_x=limit_x,
         max_weight=limit_w,
-        accumulate=accumulate,
+        accumulate=call.accumulate,
         accumulator=spec.accumulator,
     )
     y = finish_(acc, mx, mw)

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from nybble.errors import NybbleError
-from nybble.ops.backward import BackwardCall, Gradients
+from nybble.ops.calls import BackwardCall, Gradients
 from nybble.ops.exactness import finish_
 from nybble.ops.geometry import Geometry
 from nybble.ops.gradients import gradient_key, mean_

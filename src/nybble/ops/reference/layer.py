@@ -15,7 +15,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from nybble.ops.backward import BackwardCall, Gradients
+from nybble.ops.calls import BackwardCall, ForwardCall, Gradients
 from nybble.ops.exactness import finish_
 from nybble.ops.geometry import Geometry
 from nybble.ops.gradients import drawn, gradient_operands, mean_
@@ -38,19 +38,10 @@ from nybble.ops.spec import LayerSpec
 from nybble.quantizers import PACT, Quantizer, tree_sum
 
 
-def layer_forward(
-    x: Tensor,
-    weight: Tensor,
-    bias: Tensor | None,
-    alpha: Tensor | None,
-    spec: LayerSpec,
-    geometry: Geometry,
-    accumulate: str,
-    draw: Draw,
-    save: bool,
-) -> tuple[Tensor, list[Tensor]]:
-    """Output of the layer and, if `save`, what its backward needs (else an empty list)."""
-    qx = quantize_operand(x, spec.output_input, draw, INPUT, alpha, want_inside=save)
+def layer_forward(x: Tensor, weight: Tensor, call: ForwardCall) -> tuple[Tensor, list[Tensor]]:
+    """Output of the layer, and what its backward needs."""
+    spec, geometry, draw, bias, save = call.spec, call.geometry, call.draw, call.bias, call.save
+    qx = quantize_operand(x, spec.output_input, draw, INPUT, call.alpha, want_inside=save)
     qw = quantize_operand(weight, spec.output_weight, draw, WEIGHT, None, want_inside=save)
     rank = x.dim()
     follow_x, follow_w = geometry.follow("output")
@@ -62,14 +53,14 @@ def layer_forward(
         geometry,
         max_x=limit_x,
         max_weight=limit_w,
-        accumulate=accumulate,
+        accumulate=call.accumulate,
         accumulator=spec.accumulator,
     )
     shaped = None if bias is None else bias.reshape(_bias_shape(geometry, rank))
     y = finish_(acc, mx, mw, shaped)
     if not save:
         return y, []
-    return y, keep(x, weight, qx, qw, alpha, spec, draw)
+    return y, keep(x, weight, qx, qw, call.alpha, spec, draw)
 
 
 def keep(

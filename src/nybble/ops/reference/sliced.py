@@ -25,12 +25,11 @@ import torch
 from torch import Tensor
 
 from nybble.formats import Stochastic
-from nybble.ops.backward import BackwardCall, Gradients
+from nybble.ops.calls import BackwardCall, ForwardCall, Gradients
 from nybble.ops.geometry import Geometry
 from nybble.ops.reference import composite, composite_backward, layer
 from nybble.ops.reference import composite_operand as operands
 from nybble.ops.reference.composite_operand import Make
-from nybble.ops.reference.operand import Draw
 from nybble.ops.reference.storage import is_channels_last
 from nybble.ops.spec import LayerSpec
 from nybble.quantizers import Quantizer, Unit
@@ -57,32 +56,23 @@ def empty(shape: tuple[int, ...], channels_last: bool) -> Tensor:
 def layer_forward(
     x: Tensor,
     weight: Tensor,
-    bias: Tensor | None,
-    alpha: Tensor | None,
-    spec: LayerSpec,
-    geometry: Geometry,
-    accumulate: str,
-    draw: Draw,
-    save: bool,
+    call: ForwardCall,
     memory: Empty = empty,
     make: Make = operands,
 ) -> tuple[Tensor, list[Tensor]]:
     """As `layer.layer_forward`; a sliced output lies in `memory`. make: who quantises the operands
     of `composite`."""
-    if spec.composite:
-        return composite.layer_forward(
-            x, weight, bias, alpha, spec, geometry, accumulate, draw, save, make
-        )
-    rest = (weight, bias, alpha, spec, geometry, accumulate, draw, save)
-    count = _slice(x, tuple(x.shape), tuple(weight.shape), spec, geometry)
+    if call.spec.composite:
+        return composite.layer_forward(x, weight, call, make)
+    count = _slice(x, tuple(x.shape), tuple(weight.shape), call.spec, call.geometry)
     if count is None:
-        return layer.layer_forward(x, *rest)
+        return layer.layer_forward(x, weight, call)
     y = codes = saved = mark = None
     for part in _parts(x.shape[0], count):
-        some, saved = layer.layer_forward(x[part], *rest)
+        some, saved = layer.layer_forward(x[part], weight, call)
         if y is None:
             y = memory((x.shape[0], *some.shape[1:]), is_channels_last(some))
-            if save:
+            if call.save:
                 form = torch.channels_last if is_channels_last(x) else torch.contiguous_format
                 codes = torch.empty(x.shape, dtype=saved[0].dtype, memory_format=form)
         y[part] = some

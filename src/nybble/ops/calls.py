@@ -1,8 +1,10 @@
-"""What a layer's backward step needs beside the gradient, as one argument.
+"""What a layer's two steps need beside the operands that they multiply, as one argument.
 
-    layer_backward(grad, call) -> (dx, dw, dalpha, amax, scale)        in every backend
+    layer_forward(x, weight, call)  -> (y, what backward needs)                in every backend
+    layer_backward(grad, call)      -> (dx, dw, dalpha, amax, scale)
 
-Each of the five is an empty tensor where `needs` says no, or there is none.
+What backward needs is an empty list unless `save` asks for it; each of its own five results is an
+empty tensor where `needs` says no, or there is none.
 """
 
 from __future__ import annotations
@@ -15,11 +17,25 @@ from nybble.ops.geometry import Geometry
 from nybble.ops.reference.operand import Draw
 from nybble.ops.spec import LayerSpec
 
-__all__ = ["BackwardCall", "Gradients"]
+__all__ = ["BackwardCall", "ForwardCall", "Gradients"]
 
 Gradients = tuple[Tensor, Tensor, Tensor, Tensor, Tensor]
 """(dx, dw, dalpha, amax, scale): amax and scale are what the gradient scale's state wants, the
 gradient's largest magnitude and the state that was used; empty for scales without a state."""
+
+
+@dataclass(frozen=True)
+class ForwardCall:
+    """See the module. alpha: the clip of PACT. accumulate: `fast` or `exact`, of the reference;
+    save: whether there will be a backward step."""
+
+    bias: Tensor | None
+    alpha: Tensor | None
+    spec: LayerSpec
+    geometry: Geometry
+    accumulate: str
+    draw: Draw
+    save: bool
 
 
 @dataclass(frozen=True)
