@@ -108,7 +108,7 @@ def test_all_runs_failed() -> None:
 
 def test_runs_that_are_missing_are_said() -> None:
     record = sample.record(seeds=[0, 1, 2, 3])
-    assert "fp32: not run yet: seeds 3." in notes(record)
+    assert "every recipe: not run yet: seeds 3." in notes(record)
     assert cells(record, record["rows"][0])[6] == "3 of 4"
 
 

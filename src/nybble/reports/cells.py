@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from nybble.reports.missing import not_run
 from nybble.studies.statistics import pairs_for_half_width
 
 PRECISION = 0.5
@@ -257,15 +258,11 @@ def notes(record: Mapping[str, Any]) -> list[str]:
     found += origin_notes(record["runs"])
     for row in record["rows"]:
         found += [f"{row['recipe']}: {problem}." for problem in row["problems"]]
-        if row["missing"]:
-            found.append(
-                f"{row['recipe']}: not run yet: seeds {', '.join(map(str, row['missing']))}."
-            )
         if row["dead_layers"]:
             found.append(
                 f"{row['recipe']}: layers without any gradient: {', '.join(row['dead_layers'])}."
             )
-    return found
+    return [*found, *(f"{line}." for line in not_run(record["rows"]))]
 
 
 def _precision_notes(record: Mapping[str, Any]) -> list[str]:

@@ -25,6 +25,7 @@ from typing import Any
 
 from nybble.errors import UserError
 from nybble.reports.cells import column_widths, fixed
+from nybble.reports.missing import not_run
 from nybble.studies.equivalence import judge
 from nybble.studies.statistics import PairedDifference, paired_change, paired_difference, spread
 
@@ -257,8 +258,9 @@ def notes(record: Mapping[str, Any], task: str) -> list[str]:
             found += [
                 f"{table['task']}, {row['recipe']}: {what}"
                 for row in table["rows"]
-                for what in (*row["problems"], *_not_run(row["missing"]))
+                for what in row["problems"]
             ]
+            found += [f"{table['task']}, {line}" for line in not_run(table["rows"])]
     for name, shares in failed.items():
         told = ", ".join(
             f"{recipe} {100 * sum(parts) / len(parts):.0f} %"
@@ -267,10 +269,6 @@ def notes(record: Mapping[str, Any], task: str) -> list[str]:
         )
         found += [f"{name}: draws without a finite number: {told}"] if told else []
     return found
-
-
-def _not_run(seeds: Sequence[int]) -> list[str]:
-    return [f"not run yet: seeds {_listed(seeds)}"] if seeds else []
 
 
 def _listed(seeds: Sequence[int]) -> str:

@@ -21,6 +21,7 @@ from nybble.reports.cells import (
     origin_notes,
     runs,
 )
+from nybble.reports.missing import not_run
 from nybble.studies.equivalence import ALPHA, EQUIVALENT, FAILED, UNDECIDED, margin_to_plan
 from nybble.studies.power import MOST, seeds_for_tost
 from nybble.studies.statistics import EQUAL
@@ -163,13 +164,11 @@ def table_notes(table: Mapping[str, Any]) -> list[str]:
                 f"{row['recipe']}: {EQUAL}; no test can be made of them, and their intervals "
                 "say nothing about other seeds."
             )
-        if row["missing"]:
-            found.append(f"{row['recipe']}: not run yet: seeds {_listed(row['missing'])}.")
         if row["dead_layers"]:
             found.append(
                 f"{row['recipe']}: layers without any gradient: {', '.join(row['dead_layers'])}."
             )
-    return found
+    return [*found, *(f"{line}." for line in not_run(table["rows"]))]
 
 
 def _seeds_needed(table: Mapping[str, Any]) -> list[str]:

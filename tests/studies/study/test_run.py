@@ -171,7 +171,7 @@ def test_a_budget_stops_beginning_and_the_table_says_what_is_missing(
     record = run_study(STUDY, how(tmp_path, budget=0.3 / 60))
     assert engine.ran == [("fp32", 0), ("sun2020", 0)]
     text = plain(record)
-    assert "2 cells have not been run" in text and "sun2020: not run yet: seeds 1." in text
+    assert "2 cells have not been run" in text and "every recipe: not run yet: seeds 1." in text
     # One pair has no interval, and so no difference is shown.
     assert "n/a: one pair has no interval" in text and "-1.00" not in text
 
