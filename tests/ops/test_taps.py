@@ -5,7 +5,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from nybble.ops.geometry import Geometry
-from nybble.ops.reference.taps import interval, sum_of_images, tap_sums
+from nybble.ops.reference.taps import interval, spread_tap_sums, sum_of_images, tap_sums
 
 
 @given(
@@ -45,6 +45,30 @@ def test_sums_are_a_convolution_with_ones(height, width, stride, padding, dilati
     )
     found = tap_sums(plane, geometry, (2, 1, height, width), taps)
     torch.testing.assert_close(found.double(), weight.grad[:, 0], rtol=1e-5, atol=1e-5)
+
+
+@settings(deadline=None)
+@given(
+    size=st.tuples(st.integers(1, 6), st.integers(1, 6)),
+    stride=st.tuples(st.integers(1, 3), st.integers(1, 3)),
+    padding=st.tuples(st.integers(0, 2), st.integers(0, 2)),
+    dilation=st.tuples(st.integers(1, 2), st.integers(1, 2)),
+    taps=st.tuples(st.integers(1, 3), st.integers(1, 3)),
+    data=st.data(),
+)
+def test_sums_of_a_transposed_convolution(size, stride, padding, dilation, taps, data):
+    more = tuple(data.draw(st.integers(0, s - 1)) for s in stride)
+    geometry = Geometry("conv_transpose2d", stride, padding, dilation, 1, more)
+    shape = geometry.output_shape((2, 1, *size), (1, 4, *taps))
+    assume(min(shape) > 0)
+    plane = torch.randn(4, *shape[2:])
+    ones = torch.ones(1, 1, *size, dtype=torch.float64)
+    weight = torch.zeros(1, 4, *taps, dtype=torch.float64, requires_grad=True)
+    torch.nn.functional.conv_transpose2d(
+        ones, weight, None, stride, padding, more, 1, dilation
+    ).backward(plane.double().unsqueeze(0))
+    found = spread_tap_sums(plane, geometry, (2, 1, *size), taps)
+    torch.testing.assert_close(found.double(), weight.grad[0], rtol=1e-5, atol=1e-5)
 
 
 def test_three_dimensions():

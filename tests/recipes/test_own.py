@@ -38,6 +38,36 @@ def described(bits="4"):
     switches = (Switch("bits", ("4", "8"), "4", "as wide"),)
     return replace(made(bits), switches=switches, candidates=("", "bits=8"))
 
+def forced(**switches):
+    return get_recipe("nybble4:control=no")
+
+def narrower(control="no", *, note):
+    return get_recipe("nybble4:control=" + control)
+
+def other_order(loud="no", bits="4"):
+    switches = (Switch("bits", ("4", "8"), "4", "as wide"),)
+    return replace(made(bits), switches=switches, candidates=("", "bits=8", "width=3"))
+
+def wide(kind="fp32"):
+    return get_recipe(kind)
+
+class Unreadable:
+    def __str__(self):
+        raise ValueError("no text\\nof mine")
+
+def unreadable(bits=Unreadable()):
+    return made()
+
+class Own(Recipe):
+    def __init__(self, bits="4"):
+        super().__init__("sub", "own", "here", made(bits).spec)
+
+def __getattr__(name):
+    if name == "lazy":
+        raise RuntimeError("not today")
+    raise AttributeError(name)
+
+instance = Own()
 mine = made()
 another = get_recipe("nybble4")
 number = 3
@@ -87,6 +117,32 @@ def test_a_function_describes_its_switches() -> None:
     assert recipe.switches[0].choices == ("4", "8") and recipe.candidates == ("", "bits=8")
 
 
+def test_what_the_recipe_says_of_its_settings_stands(capsys: pytest.CaptureFixture[str]) -> None:
+    assert dict(get_recipe("my_recipes:forced").settings)["control"] == "no"
+    made = get_recipe("my_recipes:narrower:note=a+control=yes")
+    assert dict(made.settings)["control"] == "yes" and dict(made.settings)["note"] == "a"
+    assert main(["recipes", "show", "my_recipes:narrower:note=a+control=yes"]) == 0
+    text = capsys.readouterr().out
+    assert "control = yes | no   (set to yes, default no)" in text
+    assert "note = any text   (set to a, no default)" in text
+
+
+def test_candidates_are_those_of_its_switches() -> None:
+    assert get_recipe("my_recipes:other_order").candidates == ("", "bits=8")
+
+
+def test_the_switches_of_what_converts_nothing_are_shown(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert main(["recipes", "show", "my_recipes:wide"]) == 0
+    assert "kind = any text   (default fp32)" in capsys.readouterr().out
+
+
+def test_a_recipe_of_a_class_of_ones_own() -> None:
+    for name in ("instance", "Own", "Own:bits=8"):
+        assert get_recipe(f"my_recipes:{name}").name == "sub"
+
+
 def test_in_lists_of_recipes_beside_others() -> None:
     specs = parse_recipes("fp32,my_recipes:mine,my_recipes:made:loud=yes+bits=8,sun2020:ste=clip")
     assert [spec.text for spec in specs] == [
@@ -105,6 +161,8 @@ def test_in_lists_of_recipes_beside_others() -> None:
         ("my_recipes:made:bits=5", "gave RuntimeError: five"),
         ("my_recipes:made:colour=red", "gave TypeError"),
         ("my_recipes:made:bits", "is no switch"),
+        ("my_recipes:unreadable", "asked for its arguments, gave ValueError: no text of mine"),
+        ("my_recipes:lazy", "looked up, gave RuntimeError: not today"),
         ("sun2020:mine", "is no switch"),
     ],
 )

@@ -60,16 +60,18 @@ class LayerCall:
 
 
 def dense(x: Tensor) -> Tensor:
-    """`x`, copied where a 4-d tensor lies in memory neither as [N, C, H, W] nor as [N, H, W, C].
+    """`x`, copied where a 4-d tensor lies in memory neither as [N, C, H, W] nor as [N, H, W, C], or
+    a 5-d one not as [N, C, D, H, W], the only order that codes of volumes have.
 
     Codes are kept in memory order. Of a tensor with gaps (a slice, a crop) torch's elementwise
-    operators make one without, in an order of their choice, which the backward would not know.
+    operators make one without, in an order of their choice, which the backward would not know; and
+    of a gradient with gaps, sums would be in another order than the compiled backend's.
 
     >>> x = torch.zeros(2, 4, 6, 6).to(memory_format=torch.channels_last)
     >>> dense(x) is x, dense(x[:, :, ::2]).is_contiguous()
     (True, True)
     """
-    odd = x.dim() == 4 and not x.is_contiguous() and not is_channels_last(x)
+    odd = x.dim() in (4, 5) and not x.is_contiguous() and not is_channels_last(x)
     return x.contiguous() if odd else x
 
 
@@ -205,7 +207,7 @@ class LayerFunction(torch.autograd.Function):
             return (None,) * 6
         overwrite = may_overwrite(counts(grad))
         needs = ctx.needs_input_grad
-        given, grad = grad, grad.float()
+        given, grad = grad, dense(grad.float())
         overwrite = overwrite or grad is not given
         dbias = None
         if needs[2]:

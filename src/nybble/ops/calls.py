@@ -3,8 +3,8 @@
     layer_forward(x, weight, call)  -> (y, what backward needs)                in every backend
     layer_backward(grad, call)      -> (dx, dw, dalpha, amax, scale)
 
-What backward needs is an empty list unless `save` asks for it; each of its own five results is an
-empty tensor where `needs` says no, or there is none.
+What backward needs is an empty list unless `save` asks for it; each of the five that it returns is
+an empty tensor where `needs` says no, or there is none.
 """
 
 from __future__ import annotations

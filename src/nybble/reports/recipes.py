@@ -133,7 +133,8 @@ def describe(recipe: Recipe, name: str | None = None) -> str:
     """
     lines = [f"{recipe.name}: {recipe.title}", f"source: {recipe.source}", ""]
     if not recipe.spec.quantizes and not recipe.rules:
-        return "\n".join([*lines, "Every layer stays in float32: nothing is converted."])
+        lines += ["Every layer stays in float32: nothing is converted."]
+        return "\n".join([*lines, *_switches(recipe, name or recipe.name)])
     lines += ["A layer, operand by operand:", *_slots(recipe.spec, None)]
     if recipe.rules:
         lines += ["", "Exceptions, the first that matches a layer decides:"]
@@ -143,19 +144,27 @@ def describe(recipe: Recipe, name: str | None = None) -> str:
     lines += [f"loss scale: {recipe.loss_scale:g}"]
     if missing := not_done(recipe.name):
         lines += ["", *_indented(f"Not done here: {missing}", 0)]
-    if recipe.switches:
-        values = dict(recipe.settings)
-        lines += ["", f"Switches, written {name or recipe.name}:NAME=VALUE+NAME=VALUE:"]
-        for switch in recipe.switches:
-            value = values.get(switch.name, switch.default)
-            chosen = f"default {switch.default}"
-            if value != switch.default:
-                chosen = f"set to {value}, {chosen}"
-            lines.append(
-                f"  {switch.name} = {' | '.join(switch.choices) or 'any text'}   ({chosen})"
-            )
-            lines += _indented(switch.why, 6)
-    return "\n".join(lines)
+    return "\n".join([*lines, *_switches(recipe, name or recipe.name)])
+
+
+def _switches(recipe: Recipe, name: str) -> list[str]:
+    if not recipe.switches:
+        return []
+    values = dict(recipe.settings)
+    lines = ["", f"Switches, written {name}:NAME=VALUE+NAME=VALUE:"]
+    for switch in recipe.switches:
+        value = values.get(switch.name, switch.default)
+        chosen = f"default {_short(switch.default)}" if switch.default else "no default"
+        if value != switch.default:
+            chosen = f"set to {_short(value)}, {chosen}"
+        choices = " | ".join(switch.choices) or "any text"
+        lines.append(f"  {switch.name} = {choices}   ({chosen})")
+        lines += _indented(switch.why, 6)
+    return lines
+
+
+def _short(text: str) -> str:
+    return text if len(text) <= WIDTH // 2 else text[: WIDTH // 2 - 3] + "..."
 
 
 def not_done(name: str) -> str:

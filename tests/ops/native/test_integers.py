@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import pytest
 import torch
 from hypothesis import given, settings
@@ -172,8 +170,7 @@ def test_native_is_what_no_operator_of_torch_multiplies(
         monkeypatch.setattr(
             reference, gemm, lambda *a, n=gemm, f=inner, **k: multiplied.add(n) or f(*a, **k)
         )
-    # The control variate of a transposed convolution is a Gemm of the reference's.
-    spec = replace(conv_spec(*case), control_variate=False)
+    spec = conv_spec(*case)
     run("native", spec, geometry, x, weight, None, torch.ones(1), grad, torch.zeros(1))
     assert multiplied == {gemm for gemm in GEMMS if why_not(spec, geometry, gemm) is not None}
 

@@ -6,6 +6,8 @@ float32 tensors of integers, go to the kernels as 8-bit codes, one a byte, and t
 the reference's exact sums would, in its layout. Operands that hold other numbers (a NaN, or
 integers beyond 127) are multiplied by the reference.
 
+`accumulate` is the reference's argument: sums are exact whatever it says.
+
 Not done here: batches of products; a table of its own for each format, so that codes stay packed.
 """
 

@@ -54,11 +54,10 @@ __all__ = ["layer_backward", "layer_forward"]
 def layer_forward(x: Tensor, weight: Tensor, call: ForwardCall) -> tuple[Tensor, list[Tensor]]:
     """Output of the layer, and what its backward needs; all sums are exact."""
     spec, geometry, draw, bias, save = call.spec, call.geometry, call.draw, call.bias, call.save
+    call = call if call.accumulate == "exact" else replace(call, accumulate="exact")
     if why_not(spec, geometry, "output") is not None:
-        call = replace(call, accumulate="exact")
         return reference.layer_forward(x, weight, call, image, block_operand)
     if spec.composite and not has_lines(geometry):
-        call = replace(call, accumulate="exact")
         return composite.layer_forward(x, weight, call, block_operand, integers)
     slot_x, slot_w = forward_slots(spec, geometry)
     x, weight = _dense(x), _dense(weight)

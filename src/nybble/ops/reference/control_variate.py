@@ -6,8 +6,7 @@ The sum runs over the batch, the mean of an input channel over batch and positio
 mean zero over the rounding of z, and takes from dw the noise that multiplies the input's mean.
 
 In a convolution a tap sees only a part of the positions: taps.py sums the error's plane, itself the
-sum over the images, over what each tap sees. (A transposed convolution's is a Gemm of its own: of
-the rounding error with an input of ones.) In a batch of products each product has its own term.
+sum over the images, over what each tap sees. In a batch of products each product has its own term.
 
 Natively: ops/native/composite.py and taps.py. Not done: other variates than the mean.
 """
@@ -18,10 +17,9 @@ import torch
 from torch import Tensor
 
 from nybble.ops.geometry import Geometry
-from nybble.ops.reference import gemm
 from nybble.ops.reference.composite_operand import Blocks, values
 from nybble.ops.reference.operand import Operand
-from nybble.ops.reference.taps import sum_of_images, tap_sums
+from nybble.ops.reference.taps import spread_tap_sums, sum_of_images, tap_sums
 from nybble.quantizers import per_channel_sum
 
 __all__ = ["control_variate"]
@@ -48,13 +46,13 @@ def control_variate(
             rounded = per_channel_sum(values(g), 1)
         return (per_channel_sum(z, 1) - rounded).unsqueeze(1) * mean.unsqueeze(0)
     groups, taps = geometry.groups, weight_shape[2:]
+    error, x_shape = sum_of_images(z) - _sum_of_rounded(g), tuple(x.tensor.shape)
     if geometry.mirror is None:  # weight [O, C / groups, ...]
-        error = sum_of_images(z) - _sum_of_rounded(g)
-        rest = tap_sums(error, geometry, tuple(x.tensor.shape), tuple(taps)).unsqueeze(1)
+        rest = tap_sums(error, geometry, x_shape, tuple(taps)).unsqueeze(1)
         mean = mean.view(groups, -1).repeat_interleave(weight_shape[0] // groups, dim=0)
     else:  # weight [I, O / groups, ...]
-        ones = z.new_ones((x.tensor.shape[0], groups, *x.tensor.shape[2:]))
-        rest = gemm.grad_weight(z - values(g), ones, geometry, (groups, weight_shape[1], *taps))
+        rest = spread_tap_sums(error, geometry, x_shape, tuple(taps))
+        rest = rest.view(groups, *weight_shape[1:])
         rest = rest.repeat_interleave(weight_shape[0] // groups, dim=0)
         mean = mean.unsqueeze(1)
     return rest * mean.view(*mean.shape, *[1] * len(taps))

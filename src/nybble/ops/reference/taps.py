@@ -7,6 +7,10 @@ where that is padding, it multiplies zero. What it sees is one interval [first, 
 
 is a difference of running sums, one dimension after the other: float64 from the first addition to
 the last, each line in ascending order, then one rounding to float32.
+
+Tap i of a transposed convolution multiplies input position y with output position
+y stride + i dilation - pad. Of the output's plane it sees every stride-th line; sums[o, i, j] is
+the last of the running sums of those, made in the same way.
 """
 
 from __future__ import annotations
@@ -16,7 +20,7 @@ from torch import Tensor
 
 from nybble.ops.geometry import Geometry
 
-__all__ = ["interval", "sum_of_images", "tap_sums"]
+__all__ = ["interval", "spread_tap_sums", "sum_of_images", "tap_sums"]
 
 
 def interval(
@@ -60,6 +64,31 @@ def tap_sums(
         ]
         first, last = torch.tensor(ends, device=plane.device).unbind(1)
         found = running.index_select(dim, last) - running.index_select(dim, first)
+    return found.to(torch.float32)
+
+
+def spread_tap_sums(
+    plane: Tensor, geometry: Geometry, x_shape: tuple[int, ...], taps: tuple[int, ...]
+) -> Tensor:
+    """`tap_sums` of a transposed convolution's plane [O, output positions].
+
+    >>> geometry = Geometry("conv_transpose2d", (1, 2), (0, 1), (1, 1))
+    >>> plane = torch.tensor([[[1.0, 2.0, 4.0]]])
+    >>> spread_tap_sums(plane, geometry, (1, 1, 1, 2), (1, 3)).tolist()
+    [[[2.0, 5.0, 2.0]]]
+    """
+    found = plane.to(torch.float64)
+    for i, count in enumerate(taps):
+        dim, out = 1 + i, plane.shape[1 + i]
+        each = []
+        for tap in range(count):
+            shift = tap * geometry.dilation[i] - geometry.padding[i]
+            seen = [y * geometry.stride[i] + shift for y in range(x_shape[2 + i])]
+            lines = torch.tensor([y for y in seen if 0 <= y < out], dtype=torch.int64)
+            zero = found.new_zeros([1 if d == dim else s for d, s in enumerate(found.shape)])
+            some = torch.cat([zero, found.index_select(dim, lines.to(plane.device))], dim)
+            each.append(some.cumsum(dim).select(dim, -1))
+        found = torch.stack(each, dim)
     return found.to(torch.float32)
 
 
