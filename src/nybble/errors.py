@@ -23,8 +23,10 @@ def suggest(name: str, choices: Iterable[str]) -> str:
 
     >>> suggest("sun2002", ["sun2020", "fp32"])
     " Did you mean 'sun2020'?"
-    >>> suggest("zebra", ["sun2020", "fp32"])
-    ''
+    >>> suggest("zebra", ["sun2020", "fp32"]), suggest("1", ["-1", "+1"])
+    ('', " Did you mean '+1'?")
     """
-    near = difflib.get_close_matches(name, list(choices), n=1, cutoff=0.5)
+    known = list(choices)
+    near = [f"+{name}"] if f"+{name}" in known else []  # difflib would take -1 for 1
+    near = near or difflib.get_close_matches(name, known, n=1, cutoff=0.5)
     return f" Did you mean '{near[0]}'?" if near else ""

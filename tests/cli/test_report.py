@@ -166,7 +166,7 @@ def test_the_command_on_the_page_repeats_the_run(monkeypatch: pytest.MonkeyPatch
     asked = TrainConfig(
         data="fashion-mnist:some folder",
         model="resnet8",
-        recipe="sun2020:odd_offset=1",
+        recipe="sun2020:odd_offset=+1",
         rules=(("fc", "none"), ("re:.*conv1", "hfp8")),
         seed=3,
         epochs=7,

@@ -9,6 +9,7 @@ import pytest
 from nybble.recipes import get_recipe
 from nybble.reports.claims import CLAIMS, RECIPE, markdown
 from nybble.studies.ready.ablation_sun2020 import SETTINGS
+from nybble.studies.study import sample
 
 
 def record(comparison: str, better: bool, paper: list[float], other: list[float]) -> dict[str, Any]:
@@ -17,7 +18,9 @@ def record(comparison: str, better: bool, paper: list[float], other: list[float]
         {"recipe": RECIPE, "metric": {"values": paper}},
         {"recipe": f"{RECIPE}:phases=even-even", "metric": {"values": other}},
     ]
-    return {"tables": [{"task": "t", "metric": metric, "rows": rows}]}
+    tasks = {"t": sample.record()["tasks"]["vision"]}
+    table = {"task": "t", "metric": metric, "rows": rows, "seeds": list(range(len(paper)))}
+    return {"tables": [table], "tasks": tasks}
 
 
 def line(text: str) -> str:
@@ -39,6 +42,14 @@ def line(text: str) -> str:
 def test_which_one_was_better(comparison, higher, paper, other, change, verdict) -> None:
     found = line(markdown(record(comparison, higher, paper, other)))
     assert change in found and f"| {verdict} |" in found
+
+
+@pytest.mark.parametrize(("other", "shown"), [([89.0, 90.0, 91.0], 1), ([91.0, 90.0, 92.0], 0)])
+def test_how_much_was_shown_is_said_first(other: list[float], shown: int) -> None:
+    text = markdown(record("difference", True, [90.0, 91.0, 92.1], other))
+    assert text.startswith("Short runs, 3 seeds each: ")
+    assert f"comparisons {shown} show one of the two choices to be better" in text.splitlines()[0]
+    assert "resnet8 on mnist5k (4000 train, 1000 test)" in text
 
 
 def test_one_seed_says_nothing() -> None:

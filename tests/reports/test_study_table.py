@@ -115,6 +115,20 @@ def test_pairs_of_different_commits_are_named() -> None:
         "vision, seed 2: hfp8, sun2020." in text
     )
     assert "differ in cpu" not in text
+    assert "vector instructions" not in text
+
+
+def test_runs_of_different_vector_instructions_are_named() -> None:
+    """torch's own float32 sums follow them: the same seed ends elsewhere."""
+    record = sample.record()
+    for run in record["runs"]:
+        wide = run["seed"] == 1
+        run["origin"] = {**HERE, "instructions": "AVX512" if wide else "AVX2"}
+    assert "The runs differ in torch's vector instructions: AVX2, AVX512." in plain(record)
+    assert "Pairs whose two runs" not in plain(record)
+    record["runs"][0]["origin"] = HERE
+    assert "AVX2, AVX512, not recorded." in plain(record)
+    assert "Pairs whose two runs differ in torch's vector instructions: vision" in plain(record)
 
 
 def test_commits_in_the_page_say_what_was_not_committed_and_where_runs_are_from() -> None:

@@ -49,7 +49,7 @@ def command(
     recipe: Annotated[
         str,
         typer.Option(
-            help="A recipe (`nybble recipes`), switches after a colon: sun2020:odd_offset=1.",
+            help="A recipe (`nybble recipes`), switches after a colon: sun2020:odd_offset=+1.",
             rich_help_panel=_RECIPE,
         ),
     ] = "sun2020",
@@ -319,8 +319,8 @@ def parse_betas(text: str) -> tuple[float, float]:
 def parse_rule(text: str) -> tuple[str, str]:
     """ "PATTERN=RECIPE" -> (pattern, recipe); the last equals sign outside switches separates.
 
-    >>> parse_rule("re:.*shortcut.*=hfp8"), parse_rule("fc=sun2020:odd_offset=1")
-    (('re:.*shortcut.*', 'hfp8'), ('fc', 'sun2020:odd_offset=1'))
+    >>> parse_rule("re:.*shortcut.*=hfp8"), parse_rule("fc=sun2020:odd_offset=+1")
+    (('re:.*shortcut.*', 'hfp8'), ('fc', 'sun2020:odd_offset=+1'))
     """
     name, equals, recipe = text.partition("=")
     if not equals or not name or not recipe:
@@ -339,7 +339,8 @@ def summary_line(record: dict[str, Any]) -> str:
     return (
         f"{metric} {with_unit(final[f'test_{metric}'], unit_of(record))}{extras}, "
         f"loss {final['test_loss']:.4f} after "
-        f"{final['epoch']} epochs, {final['step_ms']:.1f} ms/step: "
+        f"{final['epoch']} epoch{'' if final['epoch'] == 1 else 's'}, "
+        f"{final['step_ms']:.1f} ms/step: "
         f"{record['folder']}/result.json"
     )
 

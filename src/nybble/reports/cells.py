@@ -334,11 +334,25 @@ def _selection_note(selection: Mapping[str, Any]) -> str:
 def origin_notes(runs: Sequence[Mapping[str, Any]]) -> list[str]:
     """A warning for every property in which the runs' origins differ."""
     found = []
-    for name in ("commit", "cpu", "threads", "torch"):
-        values = {str(run["origin"][name])[:60] for run in runs if run.get("origin")}
+    for name in ("commit", "cpu", INSTRUCTIONS, "threads", "torch"):
+        told = [run["origin"].get(name) for run in runs if run.get("origin")]
+        values = {"not recorded" if value is None else str(value)[:60] for value in told}
         if len(values) > 1:
-            found.append(f"The runs differ in {name}: {', '.join(sorted(values))}.")
+            found.append(f"The runs differ in {ORIGINS[name]}: {', '.join(sorted(values))}.")
     return found
+
+
+INSTRUCTIONS = "instructions"
+ORIGINS = {
+    "commit": "commit",
+    "cpu": "cpu",
+    INSTRUCTIONS: "torch's vector instructions",
+    "threads": "threads",
+    "torch": "torch",
+}
+"""What a run's origin says, in words. The instructions count: torch's float32 operators (batch
+norm, the loss, float32's own products) sum in an order that follows them, so that the same seed
+ends elsewhere."""
 
 
 def _count(number: int, word: str) -> str:

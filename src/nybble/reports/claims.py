@@ -13,11 +13,12 @@ where it has been recorded, else the short one. Not done: claims that need other
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from nybble.reports.cells import difference
+from nybble.reports.study import configured
 from nybble.studies.equivalence import ALPHA, Verdict, judge
 from nybble.studies.statistics import PairedDifference, paired_change, paired_difference
 
@@ -26,6 +27,7 @@ __all__ = ["CLAIMS", "RECORDS", "Claim", "markdown"]
 RECIPE = "sun2020"
 RECORDS = ("ablation-sun2020", "ablation-sun2020-quick")
 """Names of the records, the first that is there is taken."""
+NEITHER = "neither"
 
 
 @dataclass(frozen=True)
@@ -72,6 +74,7 @@ def markdown(record: Mapping[str, Any]) -> str:
     True
     """
     lines: list[str] = []
+    shown: list[str] = []
     for table in record["tables"]:
         found = _rows(record, table)
         if not found:
@@ -82,6 +85,8 @@ def markdown(record: Mapping[str, Any]) -> str:
         lines += [
             f"### {table['task']}: {table['metric']['name']}, {better} is better",
             "",
+            configured(record, table),
+            "",
             f"| the paper's choice, against the other | {kind} [95 %] | p (Holm) "
             "| shown to be better |",
             "|---|---|---|---|",
@@ -89,12 +94,24 @@ def markdown(record: Mapping[str, Any]) -> str:
         verdicts = judge([one for _, one in found], None)
         for (claim, one), verdict in zip(found, verdicts, strict=True):
             p = "-" if verdict.p_holm is None else f"{verdict.p_holm:.3f}"
-            shown = difference(one.to_dict(), int(table["metric"].get("digits", 2)))
-            lines.append(f"| {claim.question} | {shown} | {p} | {_better(one, verdict, table)} |")
+            told = difference(one.to_dict(), int(table["metric"].get("digits", 2)))
+            shown.append(_better(one, verdict, table))
+            lines.append(f"| {claim.question} | {told} | {p} | {shown[-1]} |")
         lines.append("")
     if not lines:
         return "None of the choices is in this record."
-    return "\n".join([*lines, _NOTE])
+    return "\n".join([_summary(record, shown), "", *lines, _NOTE])
+
+
+def _summary(record: Mapping[str, Any], shown: Sequence[str]) -> str:
+    """What the tables amount to, so that nobody takes what was not shown for a "no"."""
+    seeds = sorted({len(table["seeds"]) for table in record["tables"]})
+    decided = len(shown) - shown.count(NEITHER)
+    return (
+        f"Short runs, {' or '.join(map(str, seeds))} seeds each: of {len(shown)} comparisons "
+        f"{decided} show one of the two choices to be better. The others show nothing, neither a "
+        "difference nor that there is none; their intervals say how large it may be."
+    )
 
 
 _NOTE = (
@@ -124,6 +141,6 @@ def _recipe(switches: str) -> str:
 
 def _better(found: PairedDifference, verdict: Verdict, table: Mapping[str, Any]) -> str:
     if found.mean is None or verdict.p_holm is None or verdict.p_holm > ALPHA:
-        return "neither"
+        return NEITHER
     up = found.mean > 0
     return "the paper's" if up == table["metric"]["higher_is_better"] else "the other"

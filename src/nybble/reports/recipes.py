@@ -6,7 +6,7 @@ import sys
 import textwrap
 from typing import Any
 
-from nybble.nn.inputs import signed_input
+from nybble.nn.inputs import SIGNED, SKEWED, UNSIGNED, input_forms
 from nybble.ops.geometry import Geometry
 from nybble.ops.native.plan import why_not
 from nybble.ops.spec import SAME, SLOTS, LayerSpec, Slot
@@ -193,19 +193,22 @@ def _slots(spec: LayerSpec, usual: LayerSpec | None) -> list[str]:
         text = "fp32" if slot is None else slot.short
         note = " (the forward codes)" if getattr(spec, name) == SAME and slot is not None else ""
         width = "32" if slot is None else str(slot.format.bits)
-        signed = signed_input(spec).slot(name)
+        _, signed, skewed = _means(spec, name)
         if signed is not None and signed != slot and not note:
             text += f"; where negative {signed.short}"
         lines.append(f"  {gemm:<12}{operand:<8}{width:>3} bits  {text}{note}")
+        if skewed is not None and skewed != signed and not note:
+            lines.append(f"{'':<32}where mostly above zero, as behind GELU, {skewed.short}")
     if usual is None or spec.accumulator != usual.accumulator:
         full = spec.accumulator.format is None
         lines.append(f"  {'sum':<12}{'in full precision' if full else spec.accumulator}")
     return lines
 
 
-def _means(spec: LayerSpec, name: str) -> tuple[Slot, Slot]:
-    """What a slot does to inputs without negative values and with some."""
-    return spec.slot(name), signed_input(spec).slot(name)
+def _means(spec: LayerSpec, name: str) -> tuple[Slot, Slot, Slot]:
+    """What a slot does to inputs without negative values, with some, and mostly above zero."""
+    forms = input_forms(spec)
+    return forms[UNSIGNED].slot(name), forms[SIGNED].slot(name), forms[SKEWED].slot(name)
 
 
 def _rule(rule: Rule, usual: LayerSpec) -> list[str]:

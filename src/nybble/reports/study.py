@@ -13,7 +13,9 @@ from typing import Any
 
 from nybble.reports import conditions
 from nybble.reports.cells import (
+    INSTRUCTIONS,
     NONE,
+    ORIGINS,
     column_widths,
     difference,
     fixed,
@@ -70,7 +72,7 @@ def markdown(record: Mapping[str, Any]) -> str:
         rows = [header(table), *(cells(table, row) for row in table["rows"])]
         text = ["| " + " | ".join(_cell(cell) for cell in row) + " |" for row in rows]
         text.insert(1, "|" + "---|" * len(rows[0]))
-        lines += [f"### {name(table)}", "", _configured(record, table), "", *text, ""]
+        lines += [f"### {name(table)}", "", configured(record, table), "", *text, ""]
         lines += [f"- {_escaped(note)}" for note in table_notes(table)]
         lines += [""] if table_notes(table) else []
     return "\n".join([*lines, *(f"- {_escaped(note)}" for note in notes(record))])
@@ -267,11 +269,15 @@ def notes(record: Mapping[str, Any]) -> list[str]:
         )
     if record["missing"]:
         found.append(
-            f"{record['missing']} cells have not been run: the same command continues. A verdict "
+            f"{_unrun(record['missing'])} not been run: the same command continues. A verdict "
             "that is read again after every few seeds errs more often than its level says."
         )
     found += [*origin_notes(record["runs"]), *_mixed(record)]
     return [*found, *record["notes"]]
+
+
+def _unrun(missing: int) -> str:
+    return "1 cell has" if missing == 1 else f"{missing} cells have"
 
 
 def _mixed(record: Mapping[str, Any]) -> list[str]:
@@ -281,7 +287,7 @@ def _mixed(record: Mapping[str, Any]) -> list[str]:
         for run in record["runs"]
     }
     found = []
-    for what in ("commit", "cpu", "torch"):
+    for what in ("commit", "cpu", INSTRUCTIONS, "torch"):
         apart: dict[str, list[str]] = {}
         for (task, variant, recipe, seed), origin in runs.items():
             baseline = runs.get((task, variant, record["baseline"], seed))
@@ -290,11 +296,11 @@ def _mixed(record: Mapping[str, Any]) -> list[str]:
                 apart.setdefault(f"{place}, seed {seed}", []).append(recipe)
         if apart:
             told = "; ".join(f"{place}: {', '.join(recipes)}" for place, recipes in apart.items())
-            found.append(f"Pairs whose two runs differ in {what}: {told}.")
+            found.append(f"Pairs whose two runs differ in {ORIGINS[what]}: {told}.")
     return found
 
 
-def _configured(record: Mapping[str, Any], table: Mapping[str, Any]) -> str:
+def configured(record: Mapping[str, Any], table: Mapping[str, Any]) -> str:
     """One sentence about a task: model, data and length of training."""
     given = record["tasks"][table["task"]]["configuration"]
     data, options = given["data_set"], dict(given.get("task_options") or ())

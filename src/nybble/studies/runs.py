@@ -180,6 +180,7 @@ def read_outcome(config: TrainConfig, record: dict[str, Any] | None) -> Outcome:
         origin={
             "commit": record.get("commit"),
             "cpu": record["machine"]["cpu"],
+            "instructions": record["machine"].get("instructions"),
             "threads": record["machine"]["threads"],
             "torch": record["versions"]["torch"],
         },

@@ -83,7 +83,7 @@ def selection() -> dict[str, Any]:
         "epochs": 2,
         "candidates": [
             {"recipe": BEST, "mean": 85.0, "values": [84.5, 85.5]},
-            {"recipe": "sun2020:odd_offset=1", "mean": 84.0, "values": [83.0, 85.0]},
+            {"recipe": "sun2020:odd_offset=+1", "mean": 84.0, "values": [83.0, 85.0]},
         ],
     }
 

@@ -56,7 +56,7 @@ class TrainConfig:
 
     task: a name of `nybble.training.tasks.TASKS`, or "module:Class". data, model, recipe: names
     (docs/training.md lists them); recipe may carry switches, as in
-    "sun2020:odd_offset=1,one_by_one=int4".
+    "sun2020:odd_offset=+1+one_by_one=int4".
     rules: pairs (layer pattern, recipe name or "none"), before the recipe's own rules.
     None, where a field allows it, is the default of the task and the model.
     lr: peak learning rate. betas: of AdamW. clip_norm: the largest norm of all gradients together

@@ -162,8 +162,9 @@ class Run:
         return (
             f"{config.task}: {about['name']} ({about['train']} train, {about['test']} test), "
             f"{config.model}, recipe {config.recipe}, seed {config.seed}, "
-            f"{config.epochs} epochs of {self.task.steps_per_epoch} steps, "
-            f"{torch.get_num_threads()} threads -> {self.folder}"
+            f"{config.epochs} epoch{_s(config.epochs)} of {self.task.steps_per_epoch} "
+            f"step{_s(self.task.steps_per_epoch)}, {torch.get_num_threads()} "
+            f"thread{_s(torch.get_num_threads())} -> {self.folder}"
         )
 
     def step(self) -> None:
@@ -381,3 +382,7 @@ class Run:
         record = run_record(self, status, error)
         with disk_errors(f"The result in {self.folder}"):
             return write_result(self.folder, record)
+
+
+def _s(number: int) -> str:
+    return "" if number == 1 else "s"

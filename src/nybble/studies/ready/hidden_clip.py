@@ -34,6 +34,8 @@ def make(quick: bool) -> Study:
     """
     short = sizes.lstm(False, (0, 1, 2) if quick else sizes.LSTM_SEEDS)
     if quick:
-        return Study("hidden-clip-quick", TITLE, (short,), RECIPES, (0, 1, 2))
+        return Study(
+            "hidden-clip-quick", TITLE, (short,), RECIPES, (0, 1, 2), notes=(sizes.EARLY_NOTE,)
+        )
     longer = replace(short, config=replace(short.config, task_options=(), limit_test=None))
     return Study("hidden-clip", TITLE, (longer, sizes.digits(False)), RECIPES, (0, 1, 2, 3, 4))

@@ -44,5 +44,5 @@ def make(quick: bool) -> Study:
         tasks=tasks,
         recipes=every,
         seeds=(0, 1, 2) if quick else (0, 1, 2, 3, 4),
-        notes=(sizes.CLIP_NOTE,),
+        notes=(sizes.CLIP_NOTE,) if quick else (sizes.CLIP_NOTE, sizes.EARLY_NOTE),
     )

@@ -35,6 +35,11 @@ CLIP_NOTE = (
     "lstm, digits: sun2020, luq:inputs=pact and :recurrent=hidden have a learned clip of hidden"
     " states, the others none; study hidden-clip tells its effect from that of few bits."
 )
+EARLY_NOTE = (
+    "lstm: so few steps end where float32 is still worse than word frequencies alone"
+    " (docs/language.md): the table tells of the beginning of a run, its verdicts too."
+)
+"""Of the full study's LSTM (230 steps, the whole vocabulary)."""
 
 
 def tasks(quick: bool) -> tuple[StudyTask, ...]:
