@@ -25,8 +25,11 @@ def suggest(name: str, choices: Iterable[str]) -> str:
     " Did you mean 'sun2020'?"
     >>> suggest("zebra", ["sun2020", "fp32"]), suggest("1", ["-1", "+1"])
     ('', " Did you mean '+1'?")
+    >>> suggest("NVFP4", ["ufp4", "nvfp4"])
+    " Did you mean 'nvfp4'?"
     """
     known = list(choices)
     near = [f"+{name}"] if f"+{name}" in known else []  # difflib would take -1 for 1
+    near = near or [one for one in known if one.lower() == name.lower()]
     near = near or difflib.get_close_matches(name, known, n=1, cutoff=0.5)
     return f" Did you mean '{near[0]}'?" if near else ""

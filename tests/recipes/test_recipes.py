@@ -226,7 +226,13 @@ def test_specs_refuse_what_they_do_not_know():
 
 
 @pytest.mark.parametrize(
-    "name", ["sun2020:+factor=1.6", "sun2020:factor=1.6+", "sun2020:factor=1.6++phases=average"]
+    "name",
+    [
+        "sun2020:",
+        "sun2020:+factor=1.6",
+        "sun2020:factor=1.6+",
+        "sun2020:factor=1.6++phases=average",
+    ],
 )
 def test_an_empty_switch_is_refused(name: str) -> None:
     with pytest.raises(nybble.UserError, match="an empty switch"):

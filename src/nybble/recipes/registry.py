@@ -75,7 +75,7 @@ def get_recipe(name: str | Recipe) -> Recipe:
             f"{suggest(base, RECIPES)}"
         )
     given: dict[str, str] = {}
-    for part in _split(switches) if switches else ():
+    for part in _split(switches) if switches or name.endswith(":") else ():
         if not part:
             raise UserError(
                 f"recipe {name!r}: an empty switch; write {base}:switch=value+switch=value"
