@@ -52,7 +52,7 @@ def result(config: TrainConfig, status: str, accuracy: float = 0.5, **more: Any)
         "warnings": [],
         "saved_bytes": 100,
         "dead_layers": [],
-        "machine": {"cpu": "c", "threads": 1},
+        "machine": {"cpu": "c", "instructions": "AVX2", "threads": 1},
         "versions": {"torch": "t"},
         "commit": "abc",
         **more,
@@ -101,7 +101,8 @@ def test_accuracy_is_in_percent_and_the_rest_is_read(
     outcome = run_all(configs)[1]
     assert (outcome.recipe, outcome.seed, outcome.metric) == ("sun2020", 0, 80.0)
     assert (outcome.saved_bytes, outcome.seconds, outcome.reused) == (100, 3.0, False)
-    assert outcome.origin == {"commit": "abc", "cpu": "c", "threads": 1, "torch": "t"}
+    machine = {"cpu": "c", "instructions": "AVX2", "threads": 1}
+    assert outcome.origin == {"commit": "abc", **machine, "torch": "t"}
 
 
 def test_finished_runs_are_taken_over(trainer: Trainer, configs: list[TrainConfig]) -> None:
