@@ -47,7 +47,7 @@ def test_which_one_was_better(comparison, higher, paper, other, change, verdict)
 @pytest.mark.parametrize(("other", "shown"), [([89.0, 90.0, 91.0], 1), ([91.0, 90.0, 92.0], 0)])
 def test_how_much_was_shown_is_said_first(other: list[float], shown: int) -> None:
     text = markdown(record("difference", True, [90.0, 91.0, 92.1], other))
-    assert text.startswith("Short runs, 3 seeds each: ")
+    assert text.startswith("Runs of 3 seeds: ")
     assert f"comparisons {shown} show one of the two choices to be better" in text.splitlines()[0]
     assert "resnet8 on mnist5k (4000 train, 1000 test)" in text
 

@@ -26,6 +26,12 @@ def test_bits_of_known_recipes() -> None:
     assert set(bits(get_recipe("hfp8").spec).values()) == {"8 x 8"}
 
 
+def test_every_kind_of_input_is_told_where_a_recipe_has_levels_for_it() -> None:
+    told = "where mostly above zero, as behind GELU, s31·absmax(free)"
+    assert told in describe(get_recipe("nybble4"))
+    assert "mostly above zero" not in describe(get_recipe("sun2020"))
+
+
 def test_sun2020_in_full() -> None:
     text = describe(get_recipe("sun2020"))
     for wanted in (

@@ -108,7 +108,7 @@ def _summary(record: Mapping[str, Any], shown: Sequence[str]) -> str:
     seeds = sorted({len(table["seeds"]) for table in record["tables"]})
     decided = len(shown) - shown.count(NEITHER)
     return (
-        f"Short runs, {' or '.join(map(str, seeds))} seeds each: of {len(shown)} comparisons "
+        f"Runs of {' or '.join(map(str, seeds))} seeds: of {len(shown)} comparisons "
         f"{decided} show one of the two choices to be better. The others show nothing, neither a "
         "difference nor that there is none; their intervals say how large it may be."
     )
